@@ -1,0 +1,56 @@
+"""The one contract of every runtime: a backend is a callable denoiser that knows its model.
+
+    denoised = backend(x, sigma)            x float32 [B, *shape], sigma float32 [B]
+    denoised = backend(x, sigma, labels)    labels int64 [B]
+
+Each row has its own sigma. The result is a fresh array that the caller owns.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from ncdeploy.errors import InputError
+from ncdeploy.modelinfo import ModelInfo
+
+
+class Backend(Protocol):
+    """A loaded model. `name` says what runs it and where, for reports."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, x: Any, sigma: Any, labels: Any = None) -> Any: ...
+
+    def close(self) -> None:
+        """Release device memory and files; calling the backend afterwards is an error."""
+        ...
+
+
+def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None) -> None:
+    """Raise InputError when an input does not fit the model; works on NumPy arrays and torch tensors."""
+    shape = tuple(x.shape)
+    if _dtype(x) != "float32" or shape[1:] != info.shape or len(shape) != len(info.shape) + 1 or shape[0] < 1:
+        wanted = ", ".join(map(str, info.shape))
+        raise InputError(f"x: got {_dtype(x)} {shape}; this model takes float32 (batch, {wanted}) with batch >= 1")
+    if _dtype(sigma) != "float32" or tuple(sigma.shape) != (shape[0],):
+        raise InputError(f"sigma: got {_dtype(sigma)} {tuple(sigma.shape)}; expected float32 ({shape[0]},), one per row")
+    if bool((sigma <= 0).any()) or not bool((sigma < np.inf).all()):
+        raise InputError("sigma: every value must be positive and finite")
+    if info.num_classes == 0:
+        if labels is not None:
+            raise InputError("labels: this model is unconditional and takes none")
+        return
+    if labels is None:
+        raise InputError(f"labels: this model needs them, 0 to {info.num_classes} ({info.num_classes} = unconditional)")
+    if _dtype(labels) != "int64" or tuple(labels.shape) != (shape[0],):
+        raise InputError(f"labels: got {_dtype(labels)} {tuple(labels.shape)}; expected int64 ({shape[0]},)")
+    if bool((labels < 0).any()) or bool((labels > info.num_classes).any()):
+        raise InputError(f"labels: every value must lie in 0 .. {info.num_classes} ({info.num_classes} = unconditional)")
+
+
+def _dtype(array: Any) -> str:
+    return str(array.dtype).removeprefix("torch.")

@@ -1,0 +1,116 @@
+"""What a model says of itself: the record that travels in model.pt, in ONNX metadata and beside engines.
+
+Stored as JSON under one key (`METADATA_KEY` in ONNX metadata), so that a runtime without PyTorch can
+check inputs, choose a plan and label its output.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncdeploy.errors import FileError, InputError
+
+METADATA_KEY = "ncdeploy"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorCurve:
+    """Mean squared denoising error per dimension, mse(sigma) = E|x0 - D(x0 + sigma n, sigma)|^2 / d.
+
+    sigmas: increasing noise levels; mse: one value each, in squared units of the data.
+    Tweedie's second-order formula makes mse / sigma^2 the mean diagonal of dD/dx.
+    """
+
+    sigmas: tuple[float, ...]
+    mse: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        s, m = np.asarray(self.sigmas, float), np.asarray(self.mse, float)
+        if s.ndim != 1 or s.shape != m.shape or s.size < 2:
+            raise InputError(f"error curve: got shapes {s.shape} and {m.shape}, expected two equal lists of >= 2 values")
+        if not (np.all(s > 0) and np.all(np.diff(s) > 0) and np.all(m > 0) and np.all(np.isfinite(m))):
+            raise InputError("error curve: sigmas must increase from above 0, and every mse must be positive and finite")
+
+    def jacobian(self, sigma: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """The scalar Jacobian tr(dD/dx)/d = mse/sigma^2 at each sigma, interpolated in log-log, in [0, 1]."""
+        with np.errstate(divide="ignore"):
+            log_sigma = np.log(np.asarray(sigma, float))
+        log_mse = np.interp(log_sigma, np.log(self.sigmas), np.log(self.mse))
+        g = np.exp(np.minimum(log_mse - 2 * np.maximum(log_sigma, np.log(self.sigmas[0])), 0.0))
+        return np.asarray(g, np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Everything a runtime needs to know of a denoiser D(x, sigma[, labels]).
+
+    shape:          of one sample, without the batch axis: (C, H, W) for images, (d,) for vectors
+    sigma_min/max:  noise levels the network was trained on, in model units
+    sigma_data:     standard deviation of the training data, in model units
+    num_classes:    0 if unconditional; otherwise labels 0 .. num_classes - 1 and num_classes = unconditional
+    offset, scale:  data units = offset + scale * model units
+    data:           name of the training data
+    default_plan:   keyword arguments of `ncdeploy.make_plan` that suit the model
+    error_curve:    measured denoising error, in model units, or None
+    weights_digest: SHA-256 of the weights ("" when unknown)
+    versions:       package versions that wrote the file
+    """
+
+    shape: tuple[int, ...]
+    sigma_min: float
+    sigma_max: float
+    sigma_data: float
+    num_classes: int = 0
+    offset: float = 0.0
+    scale: float = 1.0
+    data: str = ""
+    default_plan: dict[str, Any] = field(default_factory=dict)
+    error_curve: ErrorCurve | None = None
+    weights_digest: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.shape or any(not isinstance(n, int) or n < 1 for n in self.shape):
+            raise InputError(f"shape: got {self.shape}, expected positive integers without the batch axis")
+        if not 0 < self.sigma_min < self.sigma_max < float("inf"):
+            raise InputError(f"sigma range: got {self.sigma_min} .. {self.sigma_max}, expected 0 < min < max")
+        if not 0 < self.sigma_data < float("inf"):
+            raise InputError(f"sigma_data: got {self.sigma_data}, expected a positive number")
+        if self.num_classes < 0:
+            raise InputError(f"num_classes: got {self.num_classes}, expected 0 or more")
+
+    @property
+    def dim(self) -> int:
+        """Number of values in one sample."""
+        return int(np.prod(self.shape))
+
+    def to_json(self) -> str:
+        """One line of JSON, keys sorted."""
+        return json.dumps({"format": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelInfo":
+        """Read what `to_json` wrote. Raises FileError naming what is missing or wrong."""
+        try:
+            record = json.loads(text)
+        except ValueError as e:
+            raise FileError(f"model metadata is not JSON: {e}") from e
+        if not isinstance(record, dict) or record.get("format") != FORMAT_VERSION:
+            found = record.get("format") if isinstance(record, dict) else type(record).__name__
+            raise FileError(f"model metadata has format {found}, this version reads {FORMAT_VERSION}; update ncdeploy")
+        record.pop("format")
+        unknown = sorted(set(record) - {f.name for f in fields(cls)})
+        if unknown:
+            raise FileError(f"model metadata has unknown fields {unknown}; update ncdeploy")
+        try:
+            record["shape"] = tuple(record["shape"])
+            curve = record.get("error_curve")
+            if curve is not None:
+                record["error_curve"] = ErrorCurve(sigmas=tuple(curve["sigmas"]), mse=tuple(curve["mse"]))
+            return cls(**record)
+        except (KeyError, TypeError, ValueError) as e:
+            raise FileError(f"model metadata is damaged: {e}") from e

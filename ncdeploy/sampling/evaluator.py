@@ -1,0 +1,56 @@
+"""The only place where a driver meets the network: it calls, counts, times and checks."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+from numpy.typing import NDArray
+
+from ncdeploy.errors import InputError, NumericalError
+from ncdeploy.sampling.window import device_of
+
+Denoise = Callable[..., Any]
+
+
+class Evaluator:
+    """Calls denoise(x, sigma[, labels]) on flat rows and keeps count.
+
+    `calls` and `rows` are the depth and the rows evaluated so far; `seconds` the time spent inside the
+    network (on a GPU: until the call returned, which may be before the device finished).
+    """
+
+    def __init__(self, denoise: Denoise, shape: tuple[int, ...], labels: NDArray[np.int64] | None, like: Any) -> None:
+        self._denoise, self._shape, self._labels, self._like = denoise, shape, labels, like
+        self._xp = array_namespace(like)
+        self.calls = self.rows = 0
+        self.seconds = 0.0
+
+    def __call__(self, x: Any, sigma: NDArray[np.float64], node: NDArray[np.int64], sample: NDArray[np.int64]) -> Any:
+        """D for rows x [B, d] at noise levels sigma [B]; `node` and `sample` [B] say what each row is.
+
+        Raises NumericalError when D is not finite, InputError when it has the wrong shape or dtype.
+        """
+        xp, device = self._xp, device_of(self._like)
+        inputs = [xp.reshape(x, (-1, *self._shape)), xp.asarray(sigma, dtype=x.dtype, device=device)]
+        if self._labels is not None:
+            inputs.append(xp.asarray(self._labels[sample], device=device))
+        start = time.perf_counter()
+        out = self._denoise(*inputs)
+        self.seconds += time.perf_counter() - start
+        self.calls += 1
+        self.rows += len(node)
+        if getattr(out, "shape", None) != inputs[0].shape or out.dtype != x.dtype:
+            found = f"{getattr(out, 'dtype', type(out).__name__)} {tuple(getattr(out, 'shape', ()))}"
+            raise InputError(
+                f"denoiser: returned {found} for {x.dtype} {tuple(inputs[0].shape)}; D must match x in shape and dtype"
+            )
+        out = xp.reshape(out, tuple(x.shape))
+        if not bool(xp.all(xp.isfinite(out))):
+            row = int(np.argmin(np.asarray(xp.all(xp.isfinite(out), axis=-1).tolist())))
+            raise NumericalError(
+                f"the network returned NaN or infinity at node {node[row]} (sigma = {sigma[row]:.6g}) of sample "
+                f"{sample[row]}; check the model there (ncdeploy verify), or its precision"
+            )
+        return out

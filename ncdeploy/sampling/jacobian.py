@@ -1,0 +1,62 @@
+"""The scalar Jacobian g = tr(dD/dx)/d where no denoising-error curve is known: a secant per node.
+
+Two evaluations at one node give g = <dD, dx> / <dx, dx>, clamped to [0, 1] and averaged half and half
+with its last value. New nodes inherit the value of the last node before them.
+"""
+
+from typing import Any
+
+from ncdeploy.sampling.window import WindowTables, inverse_by_lag
+
+
+class OnlineJacobian:
+    """Secant estimates for every slot of every lane; slots as in WindowTables."""
+
+    def __init__(self, tables: WindowTables, xp: Any) -> None:
+        self._tables, self._xp = tables, xp
+        self._x: Any = None
+
+    def update(self, x: Any, D: Any, k: Any, stop: Any) -> tuple[Any, Any]:
+        """Take in new evaluations D at x [n, slots, d]; returns g [n, span, 1] and the inverse [n, span, span]."""
+        xp, t = self._xp, self._tables
+        dx = x - self._x
+        norm = xp.sum(dx * dx, axis=-1)
+        usable = self._seen & (norm > 0)
+        secant = xp.sum((D - self._D) * dx, axis=-1) / xp.where(usable, norm, xp.ones_like(norm))
+        self._g = xp.where(usable, (self._g + xp.clip(secant, 0.0, 1.0)) / 2, self._g)
+        self._x, self._D = xp.asarray(x, copy=True), xp.asarray(D, copy=True)
+        self._seen = xp.ones_like(self._seen)
+
+        a, b = t.state[k], t.denoised[k]
+        rows = [a[..., h] + b[..., h] * self._g[:, t.reach - 1 - h : t.reach - 1 - h + t.span] for h in range(t.reach)]
+        lag = inverse_by_lag(xp, xp.stack(rows, axis=-1), t.span)
+        return self._g[:, t.reach :, None], _dense(xp, lag)
+
+    def slide(self, row: Any, state_slot: Any, output_slot: Any, inside: Any) -> None:
+        """Re-order lanes to `row` and move their slots; slots not `inside` the old window start anew."""
+        self._x, self._D = self._x[row, state_slot], self._D[row, state_slot]
+        self._g, self._seen = self._g[row, output_slot], self._seen[row, state_slot] & inside
+
+    def clear(self) -> None:
+        """Forget all lanes."""
+        self._x = None
+
+    def extend(self, lanes: int, x: Any) -> None:
+        """Append lanes that have not been evaluated; x [n, slots, d] are the states of all lanes."""
+        xp = self._xp
+        fresh = xp.zeros_like(x[-lanes:])
+        g = fresh[..., 0]
+        if self._x is None:
+            self._x, self._D, self._g, self._seen = fresh, xp.zeros_like(fresh), g, g > 0
+        else:
+            self._x, self._D = xp.concat([self._x, fresh], axis=0), xp.concat([self._D, fresh], axis=0)
+            self._g, self._seen = xp.concat([self._g, g], axis=0), xp.concat([self._seen, g > 0], axis=0)
+
+
+def _dense(xp: Any, lag: Any) -> Any:
+    """[n, span, lags] by lag -> lower-triangular [n, span, span]."""
+    n, span = lag.shape[0], lag.shape[1]
+    i = xp.arange(span, device=getattr(lag, "device", None))
+    column = i[:, None] - i[None, :]
+    gathered = lag[:, i[:, None], xp.clip(column, 0, span - 1)]
+    return xp.where((column >= 0)[None], gathered, xp.zeros((n, 1, 1), dtype=lag.dtype, device=gathered.device))

@@ -1,0 +1,56 @@
+"""What a sampling run returns, at the end and after every network call."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """A finished run of n samples.
+
+    samples:  [n, *shape], array kind and dtype of the run, in model units
+    depth:    network calls made one after another
+    nfe:      rows evaluated per sample, on average
+    sweeps:   int64 [n], network calls each sample took part in
+    residual: float64 [n], largest residual that was accepted, relative to sigma; 0 for sequential runs
+    wall_s:   seconds of the whole run; engine_s: those spent inside the network
+    """
+
+    samples: Any
+    depth: int
+    nfe: float
+    sweeps: NDArray[np.int64]
+    residual: NDArray[np.float64]
+    wall_s: float
+    engine_s: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sweep:
+    """The state after one network call.
+
+    calls:     network calls so far; rows: those of this call
+    accepted:  int64 [n], nodes of each sample that are final; nodes: how many there are
+    lanes:     int64 [m], the samples this call worked on; base: int64 [m], their first node
+    residual:  float64 [m, span], change of node base + 1 + i over its noise level; 0 behind the window
+    """
+
+    calls: int
+    rows: int
+    accepted: NDArray[np.int64]
+    nodes: int
+    lanes: NDArray[np.int64]
+    base: NDArray[np.int64]
+    residual: NDArray[np.float64]
+    _estimate: Callable[[], Any]
+
+    def estimate(self) -> Any:
+        """[n, *shape]: every sample as known now: the sample itself, or the last D in its window.
+
+        Valid until the next sweep.
+        """
+        return self._estimate()

@@ -1,0 +1,123 @@
+"""Run a plan on a denoiser: `sample` returns when it is done, `iterate` after every network call."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ncdeploy.errors import InputError
+from ncdeploy.modelinfo import ErrorCurve
+from ncdeploy.sampling.evaluator import Denoise, Evaluator
+from ncdeploy.sampling.noise import check_seeds
+from ncdeploy.sampling.parallel import ParallelRun
+from ncdeploy.sampling.plan import Plan
+from ncdeploy.sampling.result import Result, Sweep
+from ncdeploy.sampling.sequential import SequentialRun
+
+TOLERANCE = 1e-3
+ERROR_FLOOR = 0.1
+
+
+def sample(
+    denoise: Denoise,
+    plan: Plan,
+    *,
+    shape: tuple[int, ...],
+    seeds: Sequence[int],
+    labels: Sequence[int] | None = None,
+    window: int | None = None,
+    tolerance: float = TOLERANCE,
+    error_curve: ErrorCurve | None = None,
+    error_floor: float = ERROR_FLOOR,
+    max_rows: int | None = None,
+    like: Any = None,
+    on_sweep: Callable[[Sweep], None] | None = None,
+) -> Result:
+    """Draw one sample per seed.
+
+    denoise:     callable D(x, sigma) or, with labels, D(x, sigma, labels); x [B, *shape], sigma [B]
+    plan:        what `ncdeploy.make_plan` or a solver returns
+    shape:       of one sample, without the batch axis
+    seeds:       one integer per sample; a sample depends on its seed alone, not on batch or window
+    labels:      one class index per sample
+    window:      None runs sequentially; otherwise the evaluated nodes per sample and sweep
+    tolerance:   a node is accepted when the rms of its change is at most tolerance * hypot(sigma, error_floor);
+                 0 iterates to the sequential result
+    error_curve: the model's denoising error (ModelInfo.error_curve); without it the parallel driver
+                 estimates the scalar Jacobian from its iterates
+    error_floor: in model units; below this noise level the tolerance is absolute
+    max_rows:    most rows in one network call; more samples than fit are worked on in turn
+    like:        an array whose kind, dtype and device the run uses; NumPy float32 if None
+    on_sweep:    called after every network call
+
+    Raises InputError for values that do not fit, NumericalError when the network returns NaN or infinity.
+    """
+    steps = iterate(
+        denoise, plan, shape=shape, seeds=seeds, labels=labels, window=window, tolerance=tolerance,
+        error_curve=error_curve, error_floor=error_floor, max_rows=max_rows, like=like,
+    )  # fmt: skip
+    while True:
+        try:
+            sweep = next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        if on_sweep is not None:
+            on_sweep(sweep)
+
+
+def iterate(
+    denoise: Denoise,
+    plan: Plan,
+    *,
+    shape: tuple[int, ...],
+    seeds: Sequence[int],
+    labels: Sequence[int] | None = None,
+    window: int | None = None,
+    tolerance: float = TOLERANCE,
+    error_curve: ErrorCurve | None = None,
+    error_floor: float = ERROR_FLOOR,
+    max_rows: int | None = None,
+    like: Any = None,
+) -> Generator[Sweep, None, Result]:
+    """The generator form of `sample`: yields a Sweep after every network call and returns the Result."""
+    like = np.zeros((), np.float32) if like is None else like
+    names = check_seeds(seeds)
+    n, dim = len(names), int(np.prod(shape))
+    if labels is not None and len(labels) != n:
+        raise InputError(f"labels: got {len(labels)} for {n} seeds; give one per sample")
+    if not tolerance >= 0:
+        raise InputError(f"tolerance: got {tolerance}; expected 0 or more")
+    if not error_floor > 0:
+        raise InputError(f"error_floor: got {error_floor}; expected a positive number")
+    width = 1 if window is None else window
+    if not 1 <= width <= plan.evaluations:
+        raise InputError(f"window: got {window}; plan {plan.name} has {plan.evaluations} evaluations, so 1 to that")
+    if max_rows is not None and max_rows < width:
+        raise InputError(f"max_rows: got {max_rows}; a window of {width} needs at least that many")
+    lanes = n if max_rows is None else min(n, max_rows // width)
+
+    start = time.perf_counter()
+    classes = None if labels is None else np.asarray(labels, np.int64)
+    evaluator = Evaluator(denoise, tuple(shape), classes, like)
+    run: SequentialRun | ParallelRun
+    if window is None:
+        run = SequentialRun(evaluator, plan, seeds=names, dim=dim, lanes=lanes, like=like)
+    else:
+        g = None if error_curve is None else error_curve.jacobian(plan.sigmas)
+        run = ParallelRun(
+            evaluator, plan, seeds=names, dim=dim, window=window, tolerance=tolerance, floor=error_floor,
+            jacobian=g, lanes=lanes, like=like,
+        )  # fmt: skip
+    yield from run.run()
+    return Result(
+        samples=array_namespace(like).reshape(run.samples, (n, *shape)),
+        depth=evaluator.calls,
+        nfe=evaluator.rows / n,
+        sweeps=run.sweeps,
+        residual=run.residual,
+        wall_s=time.perf_counter() - start,
+        engine_s=evaluator.seconds,
+    )

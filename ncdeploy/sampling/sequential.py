@@ -1,0 +1,80 @@
+"""Forward substitution through a plan: one network call after another."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ncdeploy.sampling.evaluator import Evaluator
+from ncdeploy.sampling.noise import normal
+from ncdeploy.sampling.plan import Plan
+from ncdeploy.sampling.result import Sweep
+from ncdeploy.sampling.window import device_of
+
+_NOISE_BLOCK = 32  # nodes drawn at a time: the generator works best on many values
+
+
+class SequentialRun:
+    """Samples in groups of `lanes`, each group through all nodes of the plan."""
+
+    def __init__(
+        self, evaluator: Evaluator, plan: Plan, *, seeds: list[int], dim: int, lanes: int, like: Any
+    ) -> None:
+        self.evaluator, self.plan, self.seeds, self.lanes = evaluator, plan, seeds, lanes
+        self.xp, self.like, self.dim = array_namespace(like), like, dim
+        self.samples = self.xp.zeros((len(seeds), dim), dtype=like.dtype, device=device_of(like))
+        self.sweeps = np.zeros(len(seeds), np.int64)
+        self.residual = np.zeros(len(seeds))
+
+    def run(self) -> Iterator[Sweep]:
+        """Yield after every network call."""
+        for first in range(0, len(self.seeds), self.lanes):
+            yield from self._group(np.arange(first, min(first + self.lanes, len(self.seeds))))
+
+    def _group(self, lanes: Any) -> Iterator[Sweep]:
+        plan, xp = self.plan, self.xp
+        states: deque[Any] = deque(maxlen=plan.reach)
+        outputs: deque[Any] = deque(maxlen=plan.reach)
+        accepted = np.where(np.arange(len(self.seeds)) < lanes[0], len(plan), 0)
+        for k in range(len(plan)):
+            x = self._row(k, lanes, states, outputs)
+            states.appendleft(x)
+            outputs.appendleft(None)
+            if plan.evaluated[k]:
+                full = np.full(len(lanes), k)
+                outputs[0] = self.evaluator(x, plan.sigmas[full], full, lanes)
+                accepted[lanes] = k + 1
+                yield Sweep(
+                    calls=self.evaluator.calls, rows=len(lanes), accepted=accepted.copy(), nodes=len(plan),
+                    lanes=lanes, base=full, residual=np.zeros((len(lanes), 1)),
+                    _estimate=lambda: self._estimate(lanes, outputs[0]),
+                )  # fmt: skip
+        self.samples[lanes[0] : lanes[-1] + 1] = x
+        self.sweeps[lanes] = plan.evaluations
+
+    def _row(self, k: int, lanes: Any, states: deque[Any], outputs: deque[Any]) -> Any:
+        plan = self.plan
+        terms = [float(c) * v for c, v in zip(plan.state[k], states, strict=False) if c]
+        terms += [float(c) * v for c, v in zip(plan.denoised[k], outputs, strict=False) if c]
+        if plan.noise[k]:
+            terms.append(float(plan.noise[k]) * self._draw(k, lanes))
+        x = terms[0]
+        for term in terms[1:]:
+            x = x + term
+        return x
+
+    def _draw(self, k: int, lanes: Any) -> Any:
+        ahead = 1 if k == 0 else _NOISE_BLOCK
+        if k < 2 or k >= self._drawn_to:
+            nodes = np.broadcast_to(np.arange(k, k + ahead), (len(lanes), ahead))
+            seeds = [self.seeds[i] for i in lanes]
+            draws = normal(self.xp, seeds, nodes, self.dim, device=device_of(self.like))
+            self._block, self._first, self._drawn_to = self.xp.astype(draws, self.like.dtype), k, k + ahead
+        return self._block[:, k - self._first]
+
+    def _estimate(self, lanes: Any, denoised: Any) -> Any:
+        estimate = self.xp.asarray(self.samples, copy=True)
+        estimate[lanes[0] : lanes[-1] + 1] = denoised
+        return estimate
