@@ -31,9 +31,13 @@ class ErrorCurve:
     def __post_init__(self) -> None:
         s, m = np.asarray(self.sigmas, float), np.asarray(self.mse, float)
         if s.ndim != 1 or s.shape != m.shape or s.size < 2:
-            raise InputError(f"error curve: got shapes {s.shape} and {m.shape}, expected two equal lists of >= 2 values")
+            raise InputError(
+                f"error curve: got shapes {s.shape} and {m.shape}, expected two equal lists of >= 2 values"
+            )
         if not (np.all(s > 0) and np.all(np.diff(s) > 0) and np.all(m > 0) and np.all(np.isfinite(m))):
-            raise InputError("error curve: sigmas must increase from above 0, and every mse must be positive and finite")
+            raise InputError(
+                "error curve: sigmas must increase from above 0, and every mse must be positive and finite"
+            )
 
     def jacobian(self, sigma: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """The scalar Jacobian tr(dD/dx)/d = mse/sigma^2 at each sigma, interpolated in log-log, in [0, 1]."""
@@ -55,6 +59,7 @@ class ModelInfo:
     offset, scale:  data units = offset + scale * model units
     data:           name of the training data
     default_plan:   keyword arguments of `ncdeploy.make_plan` that suit the model
+    mean:           mean of the training data, prod(shape) values in model units, or None
     error_curve:    measured denoising error, in model units, or None
     weights_digest: SHA-256 of the weights ("" when unknown)
     versions:       package versions that wrote the file
@@ -69,6 +74,7 @@ class ModelInfo:
     scale: float = 1.0
     data: str = ""
     default_plan: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
     error_curve: ErrorCurve | None = None
     weights_digest: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -80,6 +86,8 @@ class ModelInfo:
             raise InputError(f"sigma range: got {self.sigma_min} .. {self.sigma_max}, expected 0 < min < max")
         if not 0 < self.sigma_data < float("inf"):
             raise InputError(f"sigma_data: got {self.sigma_data}, expected a positive number")
+        if self.mean is not None and (len(self.mean) != self.dim or not np.all(np.isfinite(self.mean))):
+            raise InputError(f"mean: got {len(self.mean)} values, expected {self.dim} finite ones")
         if self.num_classes < 0:
             raise InputError(f"num_classes: got {self.num_classes}, expected 0 or more")
 
@@ -108,6 +116,8 @@ class ModelInfo:
             raise FileError(f"model metadata has unknown fields {unknown}; update ncdeploy")
         try:
             record["shape"] = tuple(record["shape"])
+            if record.get("mean") is not None:
+                record["mean"] = tuple(record["mean"])
             curve = record.get("error_curve")
             if curve is not None:
                 record["error_curve"] = ErrorCurve(sigmas=tuple(curve["sigmas"]), mse=tuple(curve["mse"]))

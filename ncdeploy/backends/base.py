@@ -6,6 +6,7 @@
 Each row has its own sigma. The result is a fresh array that the caller owns.
 """
 
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,13 +33,18 @@ class Backend(Protocol):
 
 def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None) -> None:
     """Raise InputError when an input does not fit the model; works on NumPy arrays and torch tensors."""
+    for name, value in (("x", x), ("sigma", sigma)):
+        if not hasattr(value, "dtype"):
+            raise InputError(f"{name}: got {type(value).__name__}, expected an array of float32")
     shape = tuple(x.shape)
-    if _dtype(x) != "float32" or shape[1:] != info.shape or len(shape) != len(info.shape) + 1 or shape[0] < 1:
+    if _name(x.dtype) != "float32" or shape[1:] != info.shape or len(shape) != len(info.shape) + 1 or shape[0] < 1:
         wanted = ", ".join(map(str, info.shape))
-        raise InputError(f"x: got {_dtype(x)} {shape}; this model takes float32 (batch, {wanted}) with batch >= 1")
-    if _dtype(sigma) != "float32" or tuple(sigma.shape) != (shape[0],):
-        raise InputError(f"sigma: got {_dtype(sigma)} {tuple(sigma.shape)}; expected float32 ({shape[0]},), one per row")
-    if bool((sigma <= 0).any()) or not bool((sigma < np.inf).all()):
+        raise InputError(f"x: got {_name(x.dtype)} {shape}; this model takes float32 (batch, {wanted}) with batch >= 1")
+    if _name(sigma.dtype) != "float32" or tuple(sigma.shape) != (shape[0],):
+        raise InputError(
+            f"sigma: got {_name(sigma.dtype)} {tuple(sigma.shape)}; expected float32 ({shape[0]},), one per row"
+        )
+    if not (sigma.min() > 0 and sigma.max() < np.inf):  # also catches NaN
         raise InputError("sigma: every value must be positive and finite")
     if info.num_classes == 0:
         if labels is not None:
@@ -46,11 +52,14 @@ def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None) -> Non
         return
     if labels is None:
         raise InputError(f"labels: this model needs them, 0 to {info.num_classes} ({info.num_classes} = unconditional)")
-    if _dtype(labels) != "int64" or tuple(labels.shape) != (shape[0],):
-        raise InputError(f"labels: got {_dtype(labels)} {tuple(labels.shape)}; expected int64 ({shape[0]},)")
-    if bool((labels < 0).any()) or bool((labels > info.num_classes).any()):
-        raise InputError(f"labels: every value must lie in 0 .. {info.num_classes} ({info.num_classes} = unconditional)")
+    if _name(labels.dtype) != "int64" or tuple(labels.shape) != (shape[0],):
+        raise InputError(f"labels: got {_name(labels.dtype)} {tuple(labels.shape)}; expected int64 ({shape[0]},)")
+    if labels.min() < 0 or labels.max() > info.num_classes:
+        raise InputError(
+            f"labels: every value must lie in 0 .. {info.num_classes} ({info.num_classes} = unconditional)"
+        )
 
 
-def _dtype(array: Any) -> str:
-    return str(array.dtype).removeprefix("torch.")
+@cache
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -22,7 +22,7 @@ class Evaluator:
     """
 
     def __init__(self, denoise: Denoise, shape: tuple[int, ...], labels: NDArray[np.int64] | None, like: Any) -> None:
-        self._denoise, self._shape, self._labels, self._like = denoise, shape, labels, like
+        self._denoise, self.shape, self._labels, self._like = denoise, shape, labels, like
         self._xp = array_namespace(like)
         self.calls = self.rows = 0
         self.seconds = 0.0
@@ -33,7 +33,7 @@ class Evaluator:
         Raises NumericalError when D is not finite, InputError when it has the wrong shape or dtype.
         """
         xp, device = self._xp, device_of(self._like)
-        inputs = [xp.reshape(x, (-1, *self._shape)), xp.asarray(sigma, dtype=x.dtype, device=device)]
+        inputs = [xp.reshape(x, (-1, *self.shape)), xp.asarray(sigma, dtype=x.dtype, device=device)]
         if self._labels is not None:
             inputs.append(xp.asarray(self._labels[sample], device=device))
         start = time.perf_counter()

@@ -6,17 +6,20 @@ with its last value. New nodes inherit the value of the last node before them.
 
 from typing import Any
 
-from ncdeploy.sampling.window import WindowTables, inverse_by_lag
+from ncdeploy.sampling.window import WindowTables, device_of, inverse_by_lag
 
 
 class OnlineJacobian:
     """Secant estimates for every slot of every lane; slots as in WindowTables."""
 
-    def __init__(self, tables: WindowTables, xp: Any) -> None:
+    def __init__(self, tables: WindowTables, xp: Any, like: Any, dim: int) -> None:
         self._tables, self._xp = tables, xp
-        self._x: Any = None
+        slots = tables.reach + tables.span
+        self._x = self._D = xp.zeros((0, slots, dim), dtype=like.dtype, device=device_of(like))
+        self._g = self._x[..., 0]
+        self._seen = self._g > 0
 
-    def update(self, x: Any, D: Any, k: Any, stop: Any) -> tuple[Any, Any]:
+    def update(self, x: Any, D: Any, k: Any) -> tuple[Any, Any]:
         """Take in new evaluations D at x [n, slots, d]; returns g [n, span, 1] and the inverse [n, span, span]."""
         xp, t = self._xp, self._tables
         dx = x - self._x
@@ -30,33 +33,26 @@ class OnlineJacobian:
         a, b = t.state[k], t.denoised[k]
         rows = [a[..., h] + b[..., h] * self._g[:, t.reach - 1 - h : t.reach - 1 - h + t.span] for h in range(t.reach)]
         lag = inverse_by_lag(xp, xp.stack(rows, axis=-1), t.span)
-        return self._g[:, t.reach :, None], _dense(xp, lag)
+        return self.values()[..., None], _dense(xp, lag)
 
-    def slide(self, row: Any, state_slot: Any, output_slot: Any, inside: Any) -> None:
-        """Re-order lanes to `row` and move their slots; slots not `inside` the old window start anew."""
-        self._x, self._D = self._x[row, state_slot], self._D[row, state_slot]
-        self._g, self._seen = self._g[row, output_slot], self._seen[row, state_slot] & inside
+    def values(self) -> Any:
+        """g of the window's nodes, [n, span]."""
+        return self._g[:, self._tables.reach :]
 
-    def clear(self) -> None:
-        """Forget all lanes."""
-        self._x = None
-
-    def extend(self, lanes: int, x: Any) -> None:
-        """Append lanes that have not been evaluated; x [n, slots, d] are the states of all lanes."""
+    def slide(self, row: Any, state_slot: Any, output_slot: Any, known: Any, fresh: Any) -> None:
+        """Re-order lanes to `row`, move their slots, append lanes `fresh`; slots not `known` start anew."""
         xp = self._xp
-        fresh = xp.zeros_like(x[-lanes:])
-        g = fresh[..., 0]
-        if self._x is None:
-            self._x, self._D, self._g, self._seen = fresh, xp.zeros_like(fresh), g, g > 0
-        else:
-            self._x, self._D = xp.concat([self._x, fresh], axis=0), xp.concat([self._D, fresh], axis=0)
-            self._g, self._seen = xp.concat([self._g, g], axis=0), xp.concat([self._seen, g > 0], axis=0)
+        none = xp.zeros_like(fresh)
+        self._x = xp.concat([self._x[row, state_slot], none], axis=0)
+        self._D = xp.concat([self._D[row, state_slot], none], axis=0)
+        self._g = xp.concat([self._g[row, output_slot], none[..., 0]], axis=0)
+        self._seen = xp.concat([self._seen[row, state_slot], none[..., 0] > 0], axis=0) & known
 
 
 def _dense(xp: Any, lag: Any) -> Any:
     """[n, span, lags] by lag -> lower-triangular [n, span, span]."""
     n, span = lag.shape[0], lag.shape[1]
-    i = xp.arange(span, device=getattr(lag, "device", None))
+    i = xp.arange(span, device=device_of(lag))
     column = i[:, None] - i[None, :]
     gathered = lag[:, i[:, None], xp.clip(column, 0, span - 1)]
     return xp.where((column >= 0)[None], gathered, xp.zeros((n, 1, 1), dtype=lag.dtype, device=gathered.device))

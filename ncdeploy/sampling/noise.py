@@ -43,7 +43,7 @@ def normal(xp: Any, seeds: Sequence[int], nodes: Any, dim: int, *, device: Any =
     """
     words = np.array([[s & _MASK, s >> 32] for s in seeds], np.int64)
     key = xp.asarray(words, device=device)
-    node = xp.asarray(np.asarray(nodes, np.int64), device=device)[:, :, None]
+    node = xp.asarray(np.array(nodes, np.int64), device=device)[:, :, None]
     block = xp.arange(-(-dim // 4), dtype=xp.int64, device=device)[None, None, :]
     r = _philox(block, node, key[:, 0][:, None, None], key[:, 1][:, None, None])
     shape = tuple(node.shape[:2])

@@ -4,7 +4,13 @@ One sweep evaluates D at every node of every sample's window in one network call
 rows for new states. The linear part of the rows is exact, and with the scalar Jacobian g (the mean
 diagonal of dD/dx) the solve also accounts for how D follows the states: D(x_new) is taken as
 D(x_old) + g (x_new - x_old), which leaves the fixed point where it was. Nodes that stopped moving are
-accepted from the front, at least one a sweep, because the first node of a window is exact.
+accepted from the front, at least one a sweep, because the first node of a window is exact. Nodes at the
+far end that still jump by a good part of their noise level are dropped and start anew later: evaluating
+them is waste, and a wrong iterate there would have to be unlearned.
+
+A node new to a window has no output yet. Along the trajectory of an ODE plan D hardly changes, so it
+starts from the last D before it; in an SDE plan D is a martingale driven by the injected noise, so it also
+moves by g times that noise. The first window of all starts from the data mean.
 
 The iteration is that of Shih et al. 2023 ("Parallel Sampling of Diffusion Models") with the linear part
 exact, frozen outputs instead of frozen states for new nodes, and the Jacobian in the linear part.
@@ -28,6 +34,9 @@ from ncdeploy.sampling.window import WindowTables, device_of
 
 Ints = NDArray[np.int64]
 
+_JUMP = 0.3  # a node whose state changed by more than this part of its noise level is not worth keeping
+_KEEP = 16  # but this many nodes behind the base always are
+
 
 class ParallelRun:
     """Samples in lanes; a lane that finishes takes the next sample, so nobody waits for the slowest.
@@ -35,6 +44,7 @@ class ParallelRun:
     window:    evaluated nodes per sample and sweep
     tolerance: a node holds when the rms of its change is at most tolerance * hypot(sigma, floor)
     jacobian:  float64 [nodes], g at every node, or None to estimate it from the iterates
+    mean:      [dim], the data mean, first guess of D; or None for zero
     lanes:     samples worked on at once
     """
 
@@ -49,43 +59,45 @@ class ParallelRun:
         tolerance: float,
         floor: float,
         jacobian: Floats | None,
+        mean: Floats | None,
         lanes: int,
         like: Any,
     ) -> None:
         self.evaluator, self.plan, self.seeds, self.dim = evaluator, plan, seeds, dim
         self.tolerance, self.capacity, self.like, self.xp = tolerance, lanes, like, array_namespace(like)
         self.tables = WindowTables(plan, window, jacobian, floor, self.xp, like)
-        self.online = OnlineJacobian(self.tables, self.xp) if jacobian is None else None
+        self.online = OnlineJacobian(self.tables, self.xp, like, dim) if jacobian is None else None
         self.noise = NoiseWindow(self.tables, plan, seeds, dim, self.xp, like)
+        self.mean = self.tables.on_device(np.zeros(dim) if mean is None else mean)
         self.samples = self._zeros(len(seeds))
         self.sweeps = np.zeros(len(seeds), np.int64)
         self.residual = np.zeros(len(seeds))
         self.accepted = np.zeros(len(seeds), np.int64)
 
         self.waiting = deque(range(len(seeds)))
-        self.lanes, self.base = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self.lanes, self.base, self.stop = (np.zeros(0, np.int64) for _ in range(3))
         slots = self.tables.reach + self.tables.span
         self.x, self.D = self._zeros(0, slots), self._zeros(0, slots)
 
     def run(self) -> Iterator[Sweep]:
         """Yield after every sweep, until every sample is accepted to its last node."""
-        self._admit(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self._admit(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
         while self.lanes.size:
             yield self._sweep()
 
     def _sweep(self) -> Sweep:
         t, xp, reach = self.tables, self.xp, self.tables.reach
-        lanes, base = self.lanes, self.base
+        lanes, base, stop = self.lanes, self.base, self.stop
         rows = self._evaluate()
         node = (base + 1)[:, None] + np.arange(t.span)
-        k = xp.asarray(node, device=device_of(self.like))
+        k = self._host(node)
 
         x_old = self.x[:, reach:]
         if self.online is None:
             g = t.jacobian[k][..., None]
             inverse = t.triangle(t.inverse_jacobian, k[:, 0] - 1)
         else:
-            g, inverse = self.online.update(self.x, self.D, k, stop=t.stop[base] - base)
+            g, inverse = self.online.update(self.x, self.D, k)
         v = xp.concat([self.D[:, :reach], self.D[:, reach:] - g * x_old], axis=1)
         x_new = self._solve(inverse, v, k)
         change = x_new - x_old
@@ -93,9 +105,10 @@ class ParallelRun:
         self.x[:, reach:] = x_new
 
         residual = np.asarray(xp.sqrt(xp.mean(change * change, axis=-1)).tolist()) * t.residual_scale[node]
-        inside = t.evaluated[node] & (node < t.stop[base][:, None])
-        moving = inside & ~(residual <= self.tolerance)
-        accepted = np.where(moving.any(1), node[np.arange(len(base)), moving.argmax(1)], t.stop[base])
+        inside = t.evaluated[node] & (node < stop[:, None])
+        accepted = _first(inside & ~(residual <= self.tolerance), node, stop)
+        jumping = ~(residual <= _JUMP) & (node > (accepted + _KEEP)[:, None])
+        steady = _first(inside & jumping, node, np.full_like(stop, t.final))
         held = inside & (node < accepted[:, None])
         self.residual[lanes] = np.maximum(self.residual[lanes], np.where(held, residual, 0).max(1))
         self.sweeps[lanes] += 1
@@ -105,22 +118,22 @@ class ParallelRun:
         if finished.size:
             slot = t.final - base[finished] + reach - 1
             self.samples[lanes[finished]] = self.x[finished, slot]
-        window = np.where(node <= t.stop[base][:, None], residual, 0.0)
-        self._admit(np.flatnonzero(accepted < t.final), accepted)
+        shown = np.where(node <= stop[:, None], residual, 0.0)
+        self._admit(np.flatnonzero(accepted < t.final), accepted, steady)
         return Sweep(
             calls=self.evaluator.calls, rows=rows, accepted=self.accepted.copy(), nodes=len(self.plan),
-            lanes=lanes, base=base, residual=window, _estimate=self._estimate,
+            lanes=lanes, base=base, residual=shown, _estimate=self._estimate,
         )  # fmt: skip
 
     def _evaluate(self) -> int:
         """D at every evaluated node of every window, in one call; returns the number of rows."""
         t, xp = self.tables, self.xp
         node = self.base[:, None] + np.arange(1 - t.reach, t.span + 1)
-        due = (node >= self.base[:, None]) & (node < t.stop[self.base][:, None])
+        due = (node >= self.base[:, None]) & (node < self.stop[:, None])
         due &= t.evaluated[np.where(due, node, 0)]
         lane, _ = np.nonzero(due)
         node = node[due]
-        index = xp.asarray(np.flatnonzero(due), device=device_of(self.like))
+        index = self._host(np.flatnonzero(due))
         rows = xp.take(xp.reshape(self.x, (-1, self.dim)), index, axis=0)
         flat = xp.reshape(self.D, (-1, self.dim))
         flat[index] = self.evaluator(rows, t.sigmas[node], node, self.lanes[lane])
@@ -139,49 +152,66 @@ class ParallelRun:
             u[:, :rows] += a[:, :rows, h, None] * self.x[:, first : first + rows]
         return self.xp.matmul(inverse, u)
 
-    def _admit(self, keep: Ints, accepted: Ints) -> None:
+    def _admit(self, keep: Ints, accepted: Ints, steady: Ints) -> None:
         """Slide the windows of the lanes `keep` to their accepted nodes and let waiting samples in.
 
-        Nodes new to a window start from the last D before them, rolled out through the rows.
+        accepted, steady: per old lane, the new base, and the first node that jumped too far to keep.
         """
-        t, xp, device = self.tables, self.xp, device_of(self.like)
+        t, xp = self.tables, self.xp
         fresh = [self.waiting.popleft() for _ in range(min(self.capacity - keep.size, len(self.waiting)))]
-        if keep.size:
-            move = accepted[keep] - self.base[keep]
-            slot = np.arange(t.reach + t.span) + move[:, None]
-            last = (t.last[self.base[keep]] - self.base[keep] + t.reach - 1)[:, None]
-            row = xp.asarray(keep[:, None], device=device)
-            state_slot = xp.asarray(np.minimum(slot, t.reach + t.span - 1), device=device)
-            output_slot = xp.asarray(np.minimum(slot, last), device=device)
-            x, D = self.x[row, state_slot], self.D[row, output_slot]
-            if self.online is not None:
-                self.online.slide(row, state_slot, output_slot, xp.asarray(slot <= last, device=device))
-        else:
-            x, D = self.x[:0], self.D[:0]
-            if self.online is not None:
-                self.online.clear()
-        if fresh:
-            start = self._zeros(len(fresh), t.reach + t.span)
-            draws = normal(xp, [self.seeds[i] for i in fresh], np.zeros((len(fresh), 1)), self.dim, device=device)
-            start[:, t.reach - 1] = xp.astype(draws[:, 0] * float(self.plan.noise[0]), self.like.dtype)
-            x, D = xp.concat([x, start], axis=0), xp.concat([D, self._zeros(len(fresh), t.reach + t.span)], axis=0)
-            if self.online is not None:
-                self.online.extend(len(fresh), x)
-        self.x, self.D = x, D
+        slots = np.arange(t.reach + t.span)
+        move = (accepted - self.base)[keep][:, None]
+        last = (t.previous[np.minimum(steady, self.stop)[keep]] - self.base[keep] + t.reach - 1)[:, None]
+        known = slots + move <= last
+        row, state_slot, output_slot = (
+            self._host(i)
+            for i in (keep[:, None], np.minimum(slots + move, slots[-1]), np.minimum(slots + move, last))
+        )
+        self.x = xp.concat([self.x[row, state_slot], self._starts(fresh)], axis=0)
+        guess = xp.broadcast_to(self.mean, (len(fresh), slots.size, self.dim))
+        self.D = xp.concat([self.D[row, output_slot], guess], axis=0)
         self.lanes = np.concatenate([self.lanes[keep], np.array(fresh, np.int64)])
         self.base = np.concatenate([accepted[keep], np.zeros(len(fresh), np.int64)])
+        self.stop = t.stop[self.base]
+        self.stop[: keep.size] = np.minimum(self.stop[: keep.size], t.next[steady[keep]])
+        known = np.concatenate([known, np.zeros((len(fresh), slots.size), bool)])
         if not self.lanes.size:
             return
         self.noise.place(keep, self.lanes, self.base)
-        k = xp.asarray((self.base + 1)[:, None] + np.arange(t.span), device=device)
+        if self.online is not None:
+            self.online.slide(row, state_slot, output_slot, self._host(known), self.x[keep.size :])
+        k = self._host((self.base + 1)[:, None] + np.arange(t.span))
+        if self.plan.stochastic:
+            g = t.jacobian[k] if self.online is None else self.online.values()
+            new = self._host(~known[:, t.reach :])
+            driven = xp.where(new, g, xp.zeros_like(g))[..., None] * self.noise.scaled(self.base)
+            self.D[:, t.reach :] += xp.cumulative_sum(driven, axis=1)
         self.x[:, t.reach :] = self._solve(t.triangle(t.inverse, k[:, 0] - 1), self.D, k)
+
+    def _starts(self, fresh: list[int]) -> Any:
+        """Lanes whose base is node 0, [n, slots, dim]."""
+        x = self._zeros(len(fresh), self.tables.reach + self.tables.span)
+        if fresh:
+            seeds = [self.seeds[i] for i in fresh]
+            draws = normal(self.xp, seeds, np.zeros((len(fresh), 1)), self.dim, device=device_of(self.like))
+            x[:, self.tables.reach - 1] = self.xp.astype(draws[:, 0] * float(self.plan.noise[0]), x.dtype)
+        return x
 
     def _estimate(self) -> Any:
         estimate = self.xp.asarray(self.samples, copy=True)
         if self.lanes.size:
-            slot = self.tables.last[self.base] - self.base + self.tables.reach - 1
+            slot = self.tables.previous[self.stop] - self.base + self.tables.reach - 1
             estimate[self.lanes] = self.D[np.arange(self.lanes.size), slot]
-        return estimate
+        return self.xp.reshape(estimate, (-1, *self.evaluator.shape))
+
+    def _host(self, array: Any) -> Any:
+        """Host indices as an array of the run's kind, on its device."""
+        return self.xp.asarray(array, device=device_of(self.like))
 
     def _zeros(self, *shape: int) -> Any:
         return self.xp.zeros((*shape, self.dim), dtype=self.like.dtype, device=device_of(self.like))
+
+
+def _first(mask: NDArray[np.bool_], node: Ints, default: Ints) -> Ints:
+    """Per lane, the first node where the mask holds; `default` where it holds nowhere."""
+    return np.where(mask.any(axis=1), node[np.arange(len(node)), mask.argmax(axis=1)], default)

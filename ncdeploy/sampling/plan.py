@@ -10,6 +10,7 @@ x_0 = noise[0] xi_0; the last node is the sample. Whoever runs a plan needs no s
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for field, dtype in _DTYPES.items():
-            array = np.array(getattr(self, field), dtype=dtype)
+            array: NDArray[Any] = np.array(getattr(self, field), dtype=dtype)
             array.setflags(write=False)
             object.__setattr__(self, field, array)
         n = self.sigmas.size
@@ -70,12 +71,12 @@ class Plan:
             raise InputError(f"plan {self.name}: a row uses the denoiser at a node that is not evaluated")
 
     def __len__(self) -> int:
-        return self.sigmas.size
+        return int(self.sigmas.size)
 
     @property
     def reach(self) -> int:
         """How many nodes a row reaches back."""
-        return self.state.shape[-1]
+        return int(self.state.shape[-1])
 
     @property
     def evaluations(self) -> int:
@@ -88,7 +89,13 @@ class Plan:
         return bool(np.any(self.noise[1:]))
 
 
-_DTYPES = {"sigmas": np.float64, "state": np.float64, "denoised": np.float64, "noise": np.float64, "evaluated": np.bool_}
+_DTYPES = {
+    "sigmas": np.float64,
+    "state": np.float64,
+    "denoised": np.float64,
+    "noise": np.float64,
+    "evaluated": np.bool_,
+}
 
 
 class PlanBuilder:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
+from numpy.typing import ArrayLike
 
 from ncdeploy.errors import InputError
-from ncdeploy.modelinfo import ErrorCurve
+from ncdeploy.modelinfo import ErrorCurve, ModelInfo
 from ncdeploy.sampling.evaluator import Denoise, Evaluator
 from ncdeploy.sampling.noise import check_seeds
 from ncdeploy.sampling.parallel import ParallelRun
@@ -24,12 +25,13 @@ def sample(
     denoise: Denoise,
     plan: Plan,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
     window: int | None = None,
     tolerance: float = TOLERANCE,
     error_curve: ErrorCurve | None = None,
+    mean: ArrayLike | None = None,
     error_floor: float = ERROR_FLOOR,
     max_rows: int | None = None,
     like: Any = None,
@@ -37,7 +39,8 @@ def sample(
 ) -> Result:
     """Draw one sample per seed.
 
-    denoise:     callable D(x, sigma) or, with labels, D(x, sigma, labels); x [B, *shape], sigma [B]
+    denoise:     callable D(x, sigma) or, with labels, D(x, sigma, labels); x [B, *shape], sigma [B]. One with
+                 a ModelInfo in `.info` (every backend) supplies shape, error_curve and mean where not given
     plan:        what `ncdeploy.make_plan` or a solver returns
     shape:       of one sample, without the batch axis
     seeds:       one integer per sample; a sample depends on its seed alone, not on batch or window
@@ -47,6 +50,7 @@ def sample(
                  0 iterates to the sequential result
     error_curve: the model's denoising error (ModelInfo.error_curve); without it the parallel driver
                  estimates the scalar Jacobian from its iterates
+    mean:        [*shape], the mean of the data (ModelInfo.mean), first guess of the parallel driver
     error_floor: in model units; below this noise level the tolerance is absolute
     max_rows:    most rows in one network call; more samples than fit are worked on in turn
     like:        an array whose kind, dtype and device the run uses; NumPy float32 if None
@@ -56,7 +60,7 @@ def sample(
     """
     steps = iterate(
         denoise, plan, shape=shape, seeds=seeds, labels=labels, window=window, tolerance=tolerance,
-        error_curve=error_curve, error_floor=error_floor, max_rows=max_rows, like=like,
+        error_curve=error_curve, mean=mean, error_floor=error_floor, max_rows=max_rows, like=like,
     )  # fmt: skip
     while True:
         try:
@@ -72,18 +76,26 @@ def iterate(
     denoise: Denoise,
     plan: Plan,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None = None,
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
     window: int | None = None,
     tolerance: float = TOLERANCE,
     error_curve: ErrorCurve | None = None,
+    mean: ArrayLike | None = None,
     error_floor: float = ERROR_FLOOR,
     max_rows: int | None = None,
     like: Any = None,
 ) -> Generator[Sweep, None, Result]:
     """The generator form of `sample`: yields a Sweep after every network call and returns the Result."""
     like = np.zeros((), np.float32) if like is None else like
+    info = getattr(denoise, "info", None)
+    if isinstance(info, ModelInfo):
+        shape = info.shape if shape is None else shape
+        error_curve = info.error_curve if error_curve is None else error_curve
+        mean = info.mean if mean is None else mean
+    if shape is None:
+        raise InputError("shape: not given, and the denoiser has no info that tells it; give shape=(...)")
     names = check_seeds(seeds)
     n, dim = len(names), int(np.prod(shape))
     if labels is not None and len(labels) != n:
@@ -107,9 +119,12 @@ def iterate(
         run = SequentialRun(evaluator, plan, seeds=names, dim=dim, lanes=lanes, like=like)
     else:
         g = None if error_curve is None else error_curve.jacobian(plan.sigmas)
+        center = None if mean is None else np.asarray(mean, np.float64).reshape(-1)
+        if center is not None and center.size != dim:
+            raise InputError(f"mean: got {center.size} values for samples of {dim}")
         run = ParallelRun(
             evaluator, plan, seeds=names, dim=dim, window=window, tolerance=tolerance, floor=error_floor,
-            jacobian=g, lanes=lanes, like=like,
+            jacobian=g, mean=center, lanes=lanes, like=like,
         )  # fmt: skip
     yield from run.run()
     return Result(

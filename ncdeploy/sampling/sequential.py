@@ -19,14 +19,13 @@ _NOISE_BLOCK = 32  # nodes drawn at a time: the generator works best on many val
 class SequentialRun:
     """Samples in groups of `lanes`, each group through all nodes of the plan."""
 
-    def __init__(
-        self, evaluator: Evaluator, plan: Plan, *, seeds: list[int], dim: int, lanes: int, like: Any
-    ) -> None:
+    def __init__(self, evaluator: Evaluator, plan: Plan, *, seeds: list[int], dim: int, lanes: int, like: Any) -> None:
         self.evaluator, self.plan, self.seeds, self.lanes = evaluator, plan, seeds, lanes
         self.xp, self.like, self.dim = array_namespace(like), like, dim
         self.samples = self.xp.zeros((len(seeds), dim), dtype=like.dtype, device=device_of(like))
         self.sweeps = np.zeros(len(seeds), np.int64)
         self.residual = np.zeros(len(seeds))
+        self._drawn_to = 0
 
     def run(self) -> Iterator[Sweep]:
         """Yield after every network call."""
@@ -34,7 +33,7 @@ class SequentialRun:
             yield from self._group(np.arange(first, min(first + self.lanes, len(self.seeds))))
 
     def _group(self, lanes: Any) -> Iterator[Sweep]:
-        plan, xp = self.plan, self.xp
+        plan = self.plan
         states: deque[Any] = deque(maxlen=plan.reach)
         outputs: deque[Any] = deque(maxlen=plan.reach)
         accepted = np.where(np.arange(len(self.seeds)) < lanes[0], len(plan), 0)
@@ -67,7 +66,8 @@ class SequentialRun:
 
     def _draw(self, k: int, lanes: Any) -> Any:
         ahead = 1 if k == 0 else _NOISE_BLOCK
-        if k < 2 or k >= self._drawn_to:
+        # Node 0 starts a new group of samples, whose draws differ.
+        if k == 0 or k >= self._drawn_to:
             nodes = np.broadcast_to(np.arange(k, k + ahead), (len(lanes), ahead))
             seeds = [self.seeds[i] for i in lanes]
             draws = normal(self.xp, seeds, nodes, self.dim, device=device_of(self.like))
@@ -77,4 +77,4 @@ class SequentialRun:
     def _estimate(self, lanes: Any, denoised: Any) -> Any:
         estimate = self.xp.asarray(self.samples, copy=True)
         estimate[lanes[0] : lanes[-1] + 1] = denoised
-        return estimate
+        return self.xp.reshape(estimate, (-1, *self.evaluator.shape))

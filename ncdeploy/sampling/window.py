@@ -19,8 +19,8 @@ from ncdeploy.sampling.plan import Floats, Plan
 class WindowTables:
     """Tables of one plan for windows of `window` evaluated nodes; floats live on the sampling device.
 
-    Host side (int64 or float64 [n + span]): `stop[b]`, the node behind the window that starts at base b;
-    `last[b]`, the last evaluated node inside it; `next[k]`, the first node >= k that is evaluated or final.
+    Host side, int64 [n]: `stop[b]`, the node behind the window that starts at base b; `next[k]`, the first
+    node >= k that is evaluated or final; `previous[k]`, the last evaluated node < k.
     """
 
     def __init__(self, plan: Plan, window: int, jacobian: Floats | None, floor: float, xp: Any, like: Any) -> None:
@@ -30,7 +30,7 @@ class WindowTables:
         rank = np.searchsorted(evaluated, np.arange(n))
         self.next = behind[rank]
         self.stop = behind[np.minimum(rank + window, evaluated.size)]
-        self.last = evaluated[np.minimum(rank + window, evaluated.size) - 1]
+        self.previous = evaluated[np.maximum(rank, 1) - 1]
         self.span = int(np.max((self.stop - np.arange(n))[evaluated]))
         self.evaluated = self._pad(plan.evaluated)
         self.sigmas = self._pad(plan.sigmas)

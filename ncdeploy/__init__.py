@@ -1,0 +1,73 @@
+"""ncdeploy: diffusion models from PyTorch to ONNX and engines, sampled in parallel to a known tolerance."""
+
+from typing import TYPE_CHECKING, Any
+
+from ncdeploy.errors import (
+    BackendError,
+    DependencyError,
+    FileError,
+    InputError,
+    NcdeployError,
+    NumericalError,
+    ParityError,
+)
+
+if TYPE_CHECKING:
+    from ncdeploy.backends import open_engine
+    from ncdeploy.modelinfo import ErrorCurve, ModelInfo
+    from ncdeploy.sampling import schedules, solvers
+    from ncdeploy.sampling.plan import Plan, PlanBuilder
+    from ncdeploy.sampling.recipe import make_plan
+    from ncdeploy.sampling.result import Result, Sweep
+    from ncdeploy.sampling.sample import iterate, sample
+
+__version__ = "0.1.0"
+
+# Looked up on first use, so that `import ncdeploy` costs nothing and the command line starts at once.
+_HOME = {
+    "ErrorCurve": "ncdeploy.modelinfo",
+    "ModelInfo": "ncdeploy.modelinfo",
+    "Plan": "ncdeploy.sampling.plan",
+    "PlanBuilder": "ncdeploy.sampling.plan",
+    "Result": "ncdeploy.sampling.result",
+    "Sweep": "ncdeploy.sampling.result",
+    "iterate": "ncdeploy.sampling.sample",
+    "make_plan": "ncdeploy.sampling.recipe",
+    "open_engine": "ncdeploy.backends",
+    "sample": "ncdeploy.sampling.sample",
+    "schedules": "ncdeploy.sampling",
+    "solvers": "ncdeploy.sampling",
+}
+
+__all__ = [
+    "BackendError",
+    "DependencyError",
+    "ErrorCurve",
+    "FileError",
+    "InputError",
+    "ModelInfo",
+    "NcdeployError",
+    "NumericalError",
+    "ParityError",
+    "Plan",
+    "PlanBuilder",
+    "Result",
+    "Sweep",
+    "iterate",
+    "make_plan",
+    "open_engine",
+    "sample",
+    "schedules",
+    "solvers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _HOME:
+        raise AttributeError(f"module 'ncdeploy' has no attribute {name!r}")
+    home = import_module(_HOME[name])
+    if name in ("schedules", "solvers"):
+        return import_module(f"{_HOME[name]}.{name}")
+    return getattr(home, name)

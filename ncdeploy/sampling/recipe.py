@@ -1,0 +1,119 @@
+"""Plans by name: what the command line, model metadata and most users ask for."""
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from math import sqrt
+from typing import Any
+
+from ncdeploy.errors import InputError
+from ncdeploy.sampling import schedules, solvers
+from ncdeploy.sampling.plan import Plan
+
+SOLVERS: dict[str, Callable[..., Plan]] = {
+    "ddpm": solvers.ddpm,
+    "ddim": solvers.ddim,
+    "euler": solvers.euler,
+    "heun": solvers.heun,
+    "dpmpp_2m": solvers.dpmpp_2m,
+    "dpmpp_2m_sde": solvers.dpmpp_2m_sde,
+    "unipc": solvers.unipc,
+    "ipndm": solvers.ipndm,
+}
+SOLVER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "ddpm": ("variance",),
+    "ddim": ("eta",),
+    "euler": (),
+    "heun": (),
+    "dpmpp_2m": (),
+    "dpmpp_2m_sde": (),
+    "unipc": ("order",),
+    "ipndm": ("order",),
+}
+
+SCHEDULES: dict[str, Callable[..., schedules.Floats]] = {
+    "karras": schedules.karras,
+    "exponential": schedules.exponential,
+    "ddpm": schedules.ddpm,
+    "cosine": schedules.cosine,
+}
+SCHEDULE_OPTIONS: dict[str, tuple[str, ...]] = {
+    "karras": ("sigma_min", "sigma_max"),
+    "exponential": ("sigma_min", "sigma_max"),
+    "ddpm": ("spacing",),
+    "cosine": ("spacing",),
+}
+DEFAULT_SCHEDULE: dict[str, str] = {
+    "ddpm": "ddpm",
+    "ddim": "ddpm",
+    "euler": "karras",
+    "heun": "karras",
+    "dpmpp_2m": "karras",
+    "dpmpp_2m_sde": "karras",
+    "unipc": "karras",
+    "ipndm": "karras",
+}
+
+# Variance-preserving processes start from white noise of variance 1, which is 1 + s0^2 in these coordinates.
+VARIANCE_PRESERVING = ("ddpm", "cosine")
+
+DEFAULT_SIGMA_MIN, DEFAULT_SIGMA_MAX = 0.02, 80.0
+
+
+def make_plan(
+    solver: str = "dpmpp_2m",
+    steps: int = 25,
+    *,
+    schedule: str | None = None,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    spacing: str | None = None,
+    eta: float | None = None,
+    variance: str | None = None,
+    order: int | None = None,
+) -> Plan:
+    """The plan of a solver on a schedule, both by name.
+
+    solver:    ddpm, ddim, euler, heun, dpmpp_2m, dpmpp_2m_sde, unipc or ipndm
+    steps:     steps of the solver, at least 1; each is one evaluation of the denoiser, for heun two but for the last
+    schedule:  karras, exponential, ddpm (linear beta) or cosine; None = ddpm for ddpm and ddim, karras for the others
+    sigma_min, sigma_max: of karras and exponential, in units of the data; None = 0.02 and 80
+    spacing:   of ddpm and cosine: leading (None), trailing or linspace
+    eta:       of ddim: 0 (None) to 1
+    variance:  of ddpm: posterior (None) or beta
+    order:     of unipc, 1 to 3 (None = 2), and of ipndm, 1 to 4 (None = 4)
+
+    Raises InputError for an unknown name, a value out of range, or an option that would do nothing.
+    """
+    solver = _known("solver", solver, SOLVERS)
+    schedule = _known("schedule", DEFAULT_SCHEDULE[solver] if schedule is None else schedule, SCHEDULES)
+
+    solver_options = _given(eta=eta, variance=variance, order=order)
+    _check_options("solver", solver, solver_options, SOLVER_OPTIONS)
+    schedule_options = _given(sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing)
+    _check_options("schedule", schedule, schedule_options, SCHEDULE_OPTIONS)
+
+    if "sigma_min" in SCHEDULE_OPTIONS[schedule]:
+        schedule_options = {"sigma_min": DEFAULT_SIGMA_MIN, "sigma_max": DEFAULT_SIGMA_MAX, **schedule_options}
+    sigmas = SCHEDULES[schedule](steps, **schedule_options)
+    scale = sqrt(1 + sigmas[0] ** 2) if schedule in VARIANCE_PRESERVING else None
+    return SOLVERS[solver](sigmas, scale=scale, **solver_options)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _known(kind: str, name: str, table: Iterable[str]) -> str:
+    known = list(table)
+    if name in known:
+        return name
+    near = get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    raise InputError(f"unknown {kind} {name!r}{hint} known: {', '.join(known)}")
+
+
+def _check_options(kind: str, name: str, options: dict[str, Any], table: dict[str, tuple[str, ...]]) -> None:
+    for option in options:
+        if option not in table[name]:
+            takers = " or ".join(other for other, accepted in table.items() if option in accepted)
+            raise InputError(f"{option}: {kind} {name!r} takes no such option; leave it out or choose {takers}")

@@ -1,0 +1,273 @@
+"""Both drivers on the exact denoiser: the same samples, however they are computed."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracle import digits, error_curve
+
+from ncdeploy import InputError, ModelInfo, NumericalError, Plan, iterate, make_plan, sample
+from ncdeploy.sampling.result import Result
+from ncdeploy.sampling.window import WindowTables
+
+SHAPE = (1, 8, 8)
+PLANS = {
+    "ddpm": lambda: make_plan("ddpm", 60),
+    "ddpm-beta": lambda: make_plan("ddpm", 60, variance="beta"),
+    "ddim": lambda: make_plan("ddim", 50),
+    "ddim-eta": lambda: make_plan("ddim", 50, eta=0.7),
+    "euler": lambda: make_plan("euler", 30),
+    "heun": lambda: make_plan("heun", 18),
+    "dpmpp_2m": lambda: make_plan("dpmpp_2m", 25),
+    "dpmpp_2m_sde": lambda: make_plan("dpmpp_2m_sde", 25),
+    "unipc": lambda: make_plan("unipc", 25),
+    "ipndm": lambda: make_plan("ipndm", 25),
+}
+DOUBLE = np.zeros((), np.float64)
+
+
+def run(plan: Plan, n: int = 4, **options: Any) -> Result:
+    options = {"like": DOUBLE, "shape": SHAPE, "seeds": range(n), "error_curve": error_curve()} | options
+    return sample(digits(), plan, **options)
+
+
+@cache
+def sequential(name: str, n: int = 4) -> np.ndarray:
+    return run(PLANS[name](), n).samples
+
+
+def rms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.sqrt(((a - b) ** 2).mean(axis=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_window_of_one_is_sequential_sampling(name: str) -> None:
+    plan = PLANS[name]()
+    result = run(plan, window=1)
+    assert np.abs(result.samples - sequential(name)).max() <= 1e-13
+    assert result.sweeps.tolist() == [plan.evaluations] * 4
+    assert result.depth == result.nfe == plan.evaluations
+
+
+@pytest.mark.parametrize("curve", [True, False], ids=["curve", "online"])
+@pytest.mark.parametrize("name", PLANS)
+def test_tolerance_zero_reaches_the_sequential_result(name: str, curve: bool) -> None:
+    plan = PLANS[name]()
+    result = run(plan, window=plan.evaluations, tolerance=0.0, error_curve=error_curve() if curve else None)
+    assert np.abs(result.samples - sequential(name)).max() <= 1e-12
+    assert result.sweeps.max() <= plan.evaluations
+    assert result.residual.max() == 0
+
+
+@pytest.mark.parametrize("curve", [True, False], ids=["curve", "online"])
+@pytest.mark.parametrize("name", PLANS)
+def test_the_default_tolerance_is_faithful(name: str, curve: bool) -> None:
+    plan = PLANS[name]()
+    mean = digits().means.mean(0)
+    result = run(plan, 64, window=plan.evaluations, error_curve=error_curve() if curve else None, mean=mean)
+    error = rms(result.samples, sequential(name, 64))
+    assert np.median(error) <= 2e-4
+    assert (error > 1e-2).mean() <= 0.02
+    assert 0 < result.residual.max() <= 1e-3
+    assert result.sweeps.max() < plan.evaluations
+    assert result.depth == result.sweeps.max()
+
+
+def test_a_wrong_linear_part_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = WindowTables.triangle
+    monkeypatch.setattr(WindowTables, "triangle", lambda self, by_lag, base: exact(self, by_lag, base) * (1 + 1e-6))
+    result = run(PLANS["ddim"](), window=20, tolerance=0.0)
+    assert np.abs(result.samples - sequential("ddim")).max() > 1e-9
+
+
+@pytest.mark.parametrize("name", ["ddpm", "unipc", "ipndm"])
+def test_a_batch_gives_what_single_runs_give(name: str) -> None:
+    plan = PLANS[name]()
+    together = run(plan, 16, window=12)
+    alone = [run(plan, window=12, seeds=[seed]) for seed in range(16)]
+    np.testing.assert_allclose(together.samples, np.concatenate([r.samples for r in alone]), rtol=0, atol=1e-12)
+    assert together.nfe * 16 <= sum(r.nfe for r in alone)
+    assert together.sweeps.tolist() == [r.depth for r in alone]
+    assert together.depth == together.sweeps.max()
+
+
+@pytest.mark.parametrize("window", [None, 10])
+def test_samples_in_turn_equal_samples_at_once(window: int | None) -> None:
+    plan = PLANS["ddpm"]()
+    largest = 0
+
+    def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        nonlocal largest
+        largest = max(largest, len(x))
+        return digits()(x, sigma)
+
+    options: dict[str, Any] = {"shape": SHAPE, "seeds": range(7), "like": DOUBLE, "window": window}
+    in_turn = sample(denoise, plan, max_rows=30 if window else 3, error_curve=error_curve(), **options)
+    assert largest == (30 if window else 3)
+    at_once = run(plan, 7, window=window)
+    np.testing.assert_allclose(in_turn.samples, at_once.samples, rtol=0, atol=1e-12)
+    assert in_turn.nfe == at_once.nfe
+
+
+def test_a_free_lane_takes_the_next_sample_at_once() -> None:
+    working = [s.lanes.tolist() for s in iterate(
+        digits(), PLANS["ddpm"](), shape=SHAPE, seeds=range(6), window=10, max_rows=20,
+        error_curve=error_curve(), like=DOUBLE,
+    )]  # fmt: skip
+    last_start = next(i for i, lanes in enumerate(working) if 5 in lanes)
+    assert all(len(lanes) == 2 for lanes in working[:last_start])
+    assert any(0 in a and 0 not in b and 1 in b for a, b in zip(working, working[1:], strict=False)) or any(
+        1 in a and 1 not in b and 0 in b for a, b in zip(working, working[1:], strict=False)
+    )
+
+
+@pytest.mark.parametrize("window", [None, 12])
+@pytest.mark.parametrize("name", ["ddpm", "heun", "unipc"])
+def test_torch_tensors_give_the_same_samples(name: str, window: int | None) -> None:
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(digits()(x.numpy(), sigma.numpy()))
+
+    result = sample(
+        denoise, PLANS[name](), shape=SHAPE, seeds=range(4), window=window, error_curve=error_curve(),
+        like=torch.zeros((), dtype=torch.float64),
+    )  # fmt: skip
+    assert isinstance(result.samples, torch.Tensor)
+    np.testing.assert_allclose(result.samples.numpy(), run(PLANS[name](), window=window).samples, rtol=0, atol=1e-9)
+
+
+def test_single_precision_stays_close() -> None:
+    def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        assert x.dtype == sigma.dtype == np.float32
+        return digits()(x, sigma).astype(np.float32)
+
+    for window in (None, 25):
+        result = sample(denoise, PLANS["heun"](), shape=SHAPE, seeds=range(4), window=window, tolerance=1e-4)
+        assert result.samples.dtype == np.float32
+        assert np.median(rms(result.samples, sequential("heun"))) < 1e-4
+
+
+def test_labels_follow_their_samples() -> None:
+    """D is the label's constant, so every sample must come out as its own label."""
+    seen: set[int] = set()
+
+    def denoise(x: np.ndarray, sigma: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        seen.update(labels.tolist())
+        return np.ones_like(x) * labels[:, None, None, None]
+
+    for window in (None, 7):
+        result = sample(
+            denoise, PLANS["ddim"](), shape=SHAPE, seeds=range(5), labels=[4, 1, 3, 0, 2], window=window,
+            max_rows=14, like=DOUBLE,
+        )  # fmt: skip
+        np.testing.assert_allclose(result.samples.mean(axis=(1, 2, 3)), [4, 1, 3, 0, 2], atol=1e-12)
+    assert seen == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("window", [None, 10])
+def test_every_sweep_is_reported(window: int | None) -> None:
+    plan = PLANS["ddim"]()
+    steps = iterate(digits(), plan, shape=SHAPE, seeds=range(3), window=window, error_curve=error_curve(), like=DOUBLE)
+    before, rows, final = np.zeros(3), 0, None
+    while True:
+        try:
+            sweep = next(steps)
+        except StopIteration as end:
+            result = end.value
+            break
+        assert np.all(sweep.accepted >= before)
+        before, rows, final = sweep.accepted, rows + sweep.rows, sweep.estimate()
+        assert final.shape == (3, *SHAPE)
+    assert rows / 3 == result.nfe
+    if window:
+        assert before.tolist() == [len(plan)] * 3
+        np.testing.assert_array_equal(final, result.samples)
+    else:
+        # The last D of a plan that ends at sigma = 0 is the sample.
+        np.testing.assert_allclose(final, result.samples, atol=1e-12)
+
+
+def test_a_backend_supplies_shape_and_curve() -> None:
+    class Engine:
+        info = ModelInfo(
+            shape=SHAPE, sigma_min=0.002, sigma_max=200.0, sigma_data=0.7,
+            error_curve=error_curve(), mean=tuple(digits().means.mean(0)),
+        )  # fmt: skip
+
+        def __call__(self, x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+            return digits()(x, sigma)
+
+    plan = PLANS["ddim"]()
+    by_info = sample(Engine(), plan, seeds=range(2), window=50, like=DOUBLE)
+    by_hand = run(plan, 2, window=50, mean=digits().means.mean(0))
+    np.testing.assert_array_equal(by_info.samples, by_hand.samples)
+    assert by_info.depth == by_hand.depth < run(plan, 2, window=50, error_curve=None).depth
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_nan_names_node_sigma_and_sample(window: int | None) -> None:
+    plan = PLANS["euler"]()
+
+    def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        D = digits()(x, sigma)
+        D[np.isclose(sigma, plan.sigmas[5])] = np.nan
+        return D
+
+    with pytest.raises(NumericalError, match=rf"node 5 \(sigma = {plan.sigmas[5]:.6g}\) of sample 0"):
+        sample(denoise, plan, shape=SHAPE, seeds=range(2), window=window, like=DOUBLE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0}, "window: got 0"),
+        ({"window": 51}, "window: got 51; plan .* has 50 evaluations"),
+        ({"tolerance": -1.0}, "tolerance"),
+        ({"tolerance": float("nan")}, "tolerance"),
+        ({"error_floor": 0.0}, "error_floor"),
+        ({"window": 20, "max_rows": 19}, "max_rows: got 19; a window of 20"),
+        ({"labels": [1]}, "labels: got 1 for 4 seeds"),
+        ({"seeds": []}, "seeds"),
+        ({"mean": np.zeros(3), "window": 5}, "mean: got 3 values for samples of 64"),
+        ({"shape": None}, "shape"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run(PLANS["ddim"](), **options)
+
+
+@pytest.mark.parametrize("broken", [lambda x, s: x[:-1], lambda x, s: x.astype(np.float32), lambda x, s: None])
+def test_a_denoiser_of_the_wrong_shape_or_dtype_is_refused(broken: Any) -> None:
+    with pytest.raises(InputError, match="D must match x"):
+        sample(broken, PLANS["ddim"](), shape=SHAPE, seeds=range(2), like=DOUBLE)
+
+
+def test_state_is_proportional_to_the_window_not_to_the_plan() -> None:
+    from ncdeploy.sampling.evaluator import Evaluator
+    from ncdeploy.sampling.parallel import ParallelRun
+
+    sizes = []
+    for steps in (100, 1000):
+        plan = make_plan("ddpm", steps)
+        driver = ParallelRun(
+            Evaluator(digits(), SHAPE, None, DOUBLE), plan, seeds=[0], dim=64, window=16, tolerance=1e-3, floor=0.1,
+            jacobian=error_curve().jacobian(plan.sigmas), mean=None, lanes=1, like=DOUBLE,
+        )  # fmt: skip
+        next(driver.run())
+        sizes.append((driver.x.nbytes, driver.D.nbytes, driver.noise._block.nbytes))
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_samples_are_the_same() -> None:
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(digits()(x.cpu().numpy(), sigma.cpu().numpy())).to(x.device)
+
+    like = torch.zeros((), dtype=torch.float64, device="cuda")
+    for window in (None, 12):
+        result = sample(denoise, PLANS["ddpm"](), shape=SHAPE, seeds=range(4), window=window, like=like)
+        assert result.samples.device.type == "cuda"
+        assert np.median(rms(result.samples.cpu().numpy(), sequential("ddpm"))) < 2e-4
