@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError, NumericalError
-from ncdeploy.sampling.window import device_of
+from ncdeploy.sampling.window import device_of, to_host
 
 Denoise = Callable[..., Any]
 
@@ -48,7 +48,7 @@ class Evaluator:
             )
         out = xp.reshape(out, tuple(x.shape))
         if not bool(xp.all(xp.isfinite(out))):
-            row = int(np.argmin(np.asarray(xp.all(xp.isfinite(out), axis=-1).tolist())))
+            row = int(np.argmin(to_host(xp.all(xp.isfinite(out), axis=-1))))
             raise NumericalError(
                 f"the network returned NaN or infinity at node {node[row]} (sigma = {sigma[row]:.6g}) of sample "
                 f"{sample[row]}; check the model there (ncdeploy verify), or its precision"

@@ -19,8 +19,11 @@ class OnlineJacobian:
         self._g = self._x[..., 0]
         self._seen = self._g > 0
 
-    def update(self, x: Any, D: Any, k: Any) -> tuple[Any, Any]:
-        """Take in new evaluations D at x [n, slots, d]; returns g [n, span, 1] and the inverse [n, span, span]."""
+    def update(self, x: Any, D: Any, a: Any, b: Any) -> tuple[Any, Any]:
+        """Take in new evaluations D at x [n, slots, d]; returns g [n, span, 1] and the inverse [n, span, span].
+
+        a, b [n, span, reach]: the plan's rows of the windows' nodes.
+        """
         xp, t = self._xp, self._tables
         dx = x - self._x
         norm = xp.sum(dx * dx, axis=-1)
@@ -30,7 +33,6 @@ class OnlineJacobian:
         self._x, self._D = xp.asarray(x, copy=True), xp.asarray(D, copy=True)
         self._seen = xp.ones_like(self._seen)
 
-        a, b = t.state[k], t.denoised[k]
         rows = [a[..., h] + b[..., h] * self._g[:, t.reach - 1 - h : t.reach - 1 - h + t.span] for h in range(t.reach)]
         lag = inverse_by_lag(xp, xp.stack(rows, axis=-1), t.span)
         return self.values()[..., None], _dense(xp, lag)
@@ -39,14 +41,18 @@ class OnlineJacobian:
         """g of the window's nodes, [n, span]."""
         return self._g[:, self._tables.reach :]
 
-    def slide(self, row: Any, state_slot: Any, output_slot: Any, known: Any, fresh: Any) -> None:
-        """Re-order lanes to `row`, move their slots, append lanes `fresh`; slots not `known` start anew."""
+    def slide(self, row: Any, state_slot: Any, output_slot: Any, known: Any) -> None:
+        """Re-order lanes to `row` and move their slots; slots not `known` start anew."""
+        self._x, self._D = self._x[row, state_slot], self._D[row, state_slot]
+        self._g, self._seen = self._g[row, output_slot], self._seen[row, state_slot] & known
+
+    def extend(self, n: int) -> None:
+        """Append n lanes that have not been evaluated."""
         xp = self._xp
-        none = xp.zeros_like(fresh)
-        self._x = xp.concat([self._x[row, state_slot], none], axis=0)
-        self._D = xp.concat([self._D[row, state_slot], none], axis=0)
-        self._g = xp.concat([self._g[row, output_slot], none[..., 0]], axis=0)
-        self._seen = xp.concat([self._seen[row, state_slot], none[..., 0] > 0], axis=0) & known
+        for name in ("_x", "_D", "_g", "_seen"):
+            old = getattr(self, name)
+            fresh = xp.zeros((n, *old.shape[1:]), dtype=old.dtype, device=device_of(old))
+            setattr(self, name, xp.concat([old, fresh], axis=0))
 
 
 def _dense(xp: Any, lag: Any) -> Any:

@@ -30,7 +30,7 @@ from ncdeploy.sampling.noise import normal
 from ncdeploy.sampling.noise_window import NoiseWindow
 from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.result import Sweep
-from ncdeploy.sampling.window import WindowTables, device_of
+from ncdeploy.sampling.window import WindowTables, device_of, to_host
 
 Ints = NDArray[np.int64]
 
@@ -81,7 +81,8 @@ class ParallelRun:
 
     def run(self) -> Iterator[Sweep]:
         """Yield after every sweep, until every sample is accepted to its last node."""
-        self._admit(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
+        nobody = np.zeros(0, np.int64)
+        self._slide(nobody, nobody, nobody)
         while self.lanes.size:
             yield self._sweep()
 
@@ -89,37 +90,35 @@ class ParallelRun:
         t, xp, reach = self.tables, self.xp, self.tables.reach
         lanes, base, stop = self.lanes, self.base, self.stop
         rows = self._evaluate()
-        node = (base + 1)[:, None] + np.arange(t.span)
-        k = self._host(node)
 
         x_old = self.x[:, reach:]
         if self.online is None:
-            g = t.jacobian[k][..., None]
-            inverse = t.triangle(t.inverse_jacobian, k[:, 0] - 1)
+            g = t.jacobian[self.k][..., None]
+            inverse = t.triangle(t.inverse_jacobian, self.k)
         else:
-            g, inverse = self.online.update(self.x, self.D, k)
+            g, inverse = self.online.update(self.x, self.D, self.a, self.b)
         v = xp.concat([self.D[:, :reach], self.D[:, reach:] - g * x_old], axis=1)
-        x_new = self._solve(inverse, v, k)
+        x_new = self._solve(inverse, v)
         change = x_new - x_old
         self.D[:, reach:] += g * change
         self.x[:, reach:] = x_new
 
-        residual = np.asarray(xp.sqrt(xp.mean(change * change, axis=-1)).tolist()) * t.residual_scale[node]
+        node = (base + 1)[:, None] + np.arange(t.span)
+        residual = to_host(xp.sqrt(xp.mean(change * change, axis=-1))) * t.residual_scale[node]
         inside = t.evaluated[node] & (node < stop[:, None])
         accepted = _first(inside & ~(residual <= self.tolerance), node, stop)
         jumping = ~(residual <= _JUMP) & (node > (accepted + _KEEP)[:, None])
         steady = _first(inside & jumping, node, np.full_like(stop, t.final))
+
         held = inside & (node < accepted[:, None])
         self.residual[lanes] = np.maximum(self.residual[lanes], np.where(held, residual, 0).max(1))
         self.sweeps[lanes] += 1
         self.accepted[lanes] = accepted + (accepted == t.final)
-
         finished = np.flatnonzero(accepted == t.final)
         if finished.size:
-            slot = t.final - base[finished] + reach - 1
-            self.samples[lanes[finished]] = self.x[finished, slot]
+            self.samples[lanes[finished]] = self.x[finished, t.final - base[finished] + reach - 1]
         shown = np.where(node <= stop[:, None], residual, 0.0)
-        self._admit(np.flatnonzero(accepted < t.final), accepted, steady)
+        self._slide(np.flatnonzero(accepted < t.final), accepted, steady)
         return Sweep(
             calls=self.evaluator.calls, rows=rows, accepted=self.accepted.copy(), nodes=len(self.plan),
             lanes=lanes, base=base, residual=shown, _estimate=self._estimate,
@@ -133,69 +132,74 @@ class ParallelRun:
         due &= t.evaluated[np.where(due, node, 0)]
         lane, _ = np.nonzero(due)
         node = node[due]
-        index = self._host(np.flatnonzero(due))
+        index = self._index(np.flatnonzero(due))
         rows = xp.take(xp.reshape(self.x, (-1, self.dim)), index, axis=0)
         flat = xp.reshape(self.D, (-1, self.dim))
         flat[index] = self.evaluator(rows, t.sigmas[node], node, self.lanes[lane])
         self.D = xp.reshape(flat, tuple(self.x.shape))
         return len(node)
 
-    def _solve(self, inverse: Any, v: Any, k: Any) -> Any:
-        """New states of the window's nodes k: inverse @ (outputs v + carry from accepted states + noise)."""
-        t, a, b = self.tables, self.tables.state[k], self.tables.denoised[k]
-        u = self.noise.scaled(self.base)
+    def _solve(self, inverse: Any, v: Any) -> Any:
+        """New states of the windows: inverse @ (outputs v + carry from accepted states + noise)."""
+        t = self.tables
+        u = self.noise.now
         for h in range(t.reach):
             first = t.reach - 1 - h
-            u = u + b[:, :, h, None] * v[:, first : first + t.span]
+            u = u + self.b[:, :, h, None] * v[:, first : first + t.span]
         for h in range(t.reach):
             first, rows = t.reach - 1 - h, min(h + 1, t.span)
-            u[:, :rows] += a[:, :rows, h, None] * self.x[:, first : first + rows]
+            u[:, :rows] += self.a[:, :rows, h, None] * self.x[:, first : first + rows]
         return self.xp.matmul(inverse, u)
 
-    def _admit(self, keep: Ints, accepted: Ints, steady: Ints) -> None:
-        """Slide the windows of the lanes `keep` to their accepted nodes and let waiting samples in.
+    def _slide(self, keep: Ints, accepted: Ints, steady: Ints) -> None:
+        """Move the windows of the lanes `keep` to their accepted nodes and let waiting samples in.
 
         accepted, steady: per old lane, the new base, and the first node that jumped too far to keep.
         """
-        t, xp = self.tables, self.xp
-        fresh = [self.waiting.popleft() for _ in range(min(self.capacity - keep.size, len(self.waiting)))]
+        t = self.tables
         slots = np.arange(t.reach + t.span)
         move = (accepted - self.base)[keep][:, None]
         last = (t.previous[np.minimum(steady, self.stop)[keep]] - self.base[keep] + t.reach - 1)[:, None]
         known = slots + move <= last
         row, state_slot, output_slot = (
-            self._host(i)
-            for i in (keep[:, None], np.minimum(slots + move, slots[-1]), np.minimum(slots + move, last))
+            self._index(i) for i in (keep[:, None], np.minimum(slots + move, slots[-1]), np.minimum(slots + move, last))
         )
-        self.x = xp.concat([self.x[row, state_slot], self._starts(fresh)], axis=0)
-        guess = xp.broadcast_to(self.mean, (len(fresh), slots.size, self.dim))
-        self.D = xp.concat([self.D[row, output_slot], guess], axis=0)
-        self.lanes = np.concatenate([self.lanes[keep], np.array(fresh, np.int64)])
-        self.base = np.concatenate([accepted[keep], np.zeros(len(fresh), np.int64)])
-        self.stop = t.stop[self.base]
-        self.stop[: keep.size] = np.minimum(self.stop[: keep.size], t.next[steady[keep]])
-        known = np.concatenate([known, np.zeros((len(fresh), slots.size), bool)])
+        self.x, self.D = self.x[row, state_slot], self.D[row, output_slot]
+        if self.online is not None:
+            self.online.slide(row, state_slot, output_slot, self._index(known))
+        self.lanes, self.base = self.lanes[keep], accepted[keep]
+        self.stop = np.minimum(t.stop[self.base], t.next[steady[keep]])
+        known = np.concatenate([known, self._admit()])
         if not self.lanes.size:
             return
-        self.noise.place(keep, self.lanes, self.base)
-        if self.online is not None:
-            self.online.slide(row, state_slot, output_slot, self._host(known), self.x[keep.size :])
-        k = self._host((self.base + 1)[:, None] + np.arange(t.span))
-        if self.plan.stochastic:
-            g = t.jacobian[k] if self.online is None else self.online.values()
-            new = self._host(~known[:, t.reach :])
-            driven = xp.where(new, g, xp.zeros_like(g))[..., None] * self.noise.scaled(self.base)
-            self.D[:, t.reach :] += xp.cumulative_sum(driven, axis=1)
-        self.x[:, t.reach :] = self._solve(t.triangle(t.inverse, k[:, 0] - 1), self.D, k)
 
-    def _starts(self, fresh: list[int]) -> Any:
-        """Lanes whose base is node 0, [n, slots, dim]."""
-        x = self._zeros(len(fresh), self.tables.reach + self.tables.span)
-        if fresh:
-            seeds = [self.seeds[i] for i in fresh]
-            draws = normal(self.xp, seeds, np.zeros((len(fresh), 1)), self.dim, device=device_of(self.like))
-            x[:, self.tables.reach - 1] = self.xp.astype(draws[:, 0] * float(self.plan.noise[0]), x.dtype)
-        return x
+        self.noise.place(keep, self.lanes, self.base)
+        self.k = self._index((self.base + 1)[:, None] + np.arange(t.span))
+        self.a, self.b = t.state[self.k], t.denoised[self.k]
+        if self.plan.stochastic:
+            g = t.jacobian[self.k] if self.online is None else self.online.values()
+            g = self.xp.where(self._index(known[:, t.reach :]), self.xp.zeros_like(g), g)
+            self.D[:, t.reach :] += self.xp.cumulative_sum(g[..., None] * self.noise.now, axis=1)
+        self.x[:, t.reach :] = self._solve(t.triangle(t.inverse, self.k), self.D)
+
+    def _admit(self) -> NDArray[np.bool_]:
+        """Give free lanes to waiting samples; returns which of their slots hold outputs worth keeping: none."""
+        t, xp = self.tables, self.xp
+        n = min(self.capacity - self.lanes.size, len(self.waiting))
+        slots = t.reach + t.span
+        if n:
+            fresh = [self.waiting.popleft() for _ in range(n)]
+            draws = normal(xp, [self.seeds[i] for i in fresh], [[0]] * n, self.dim, device=device_of(self.like))
+            x = self._zeros(n, slots)
+            x[:, t.reach - 1] = xp.astype(draws[:, 0] * float(self.plan.noise[0]), x.dtype)
+            self.x = xp.concat([self.x, x], axis=0)
+            self.D = xp.concat([self.D, xp.broadcast_to(self.mean, (n, slots, self.dim))], axis=0)
+            if self.online is not None:
+                self.online.extend(n)
+            self.lanes = np.concatenate([self.lanes, np.array(fresh, np.int64)])
+            self.base = np.concatenate([self.base, np.zeros(n, np.int64)])
+            self.stop = np.concatenate([self.stop, np.full(n, t.stop[0])])
+        return np.zeros((n, slots), bool)
 
     def _estimate(self) -> Any:
         estimate = self.xp.asarray(self.samples, copy=True)
@@ -204,7 +208,7 @@ class ParallelRun:
             estimate[self.lanes] = self.D[np.arange(self.lanes.size), slot]
         return self.xp.reshape(estimate, (-1, *self.evaluator.shape))
 
-    def _host(self, array: Any) -> Any:
+    def _index(self, array: Any) -> Any:
         """Host indices as an array of the run's kind, on its device."""
         return self.xp.asarray(array, device=device_of(self.like))
 

@@ -12,6 +12,7 @@ host, and kept by lag: inverse[k, m] = ((I - M)^-1)[k, k - m].
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ncdeploy.sampling.plan import Floats, Plan
 
@@ -57,9 +58,9 @@ class WindowTables:
         """A host array as floats of the run's dtype on its device."""
         return self._xp.asarray(np.asarray(array), dtype=self._like.dtype, device=device_of(self._like))
 
-    def triangle(self, by_lag: Any, base: Any) -> Any:
-        """The inverse over nodes base + 1 ... base + span, [n, span, span], for each of n bases (on device)."""
-        index = ((base + 1) * (2 * self.span - 1))[:, None, None] + self._corner
+    def triangle(self, by_lag: Any, k: Any) -> Any:
+        """The inverse over consecutive nodes k [n, span] (on the device), [n, span, span] for n windows."""
+        index = k[:, :1, None] * (2 * self.span - 1) + self._corner
         return self._xp.reshape(by_lag, (-1,))[index]
 
     def _pad(self, table: Any) -> Any:
@@ -93,3 +94,8 @@ def inverse_by_lag(xp: Any, rows: Any, lags: int) -> Any:
 def device_of(array: Any) -> Any:
     """The device of an array, None where the library has no such notion."""
     return getattr(array, "device", None)
+
+
+def to_host(array: Any) -> NDArray[Any]:
+    """An array of any library and device as a NumPy array."""
+    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
