@@ -1,0 +1,31 @@
+"""Models as one function, denoised = D(x, sigma[, labels]), with everything else inside. Needs PyTorch."""
+
+from ncdeploy.denoisers.base import Denoiser
+from ncdeploy.denoisers.checkpoint import load_model, load_record, load_training_state, save_model, weights_digest
+from ncdeploy.denoisers.error_curve import measure_error_curve
+from ncdeploy.denoisers.factory import build, default_config
+from ncdeploy.denoisers.mixture import Mixture
+from ncdeploy.denoisers.mlp import MLP, MLPConfig
+from ncdeploy.denoisers.noise_table import NoiseTable
+from ncdeploy.denoisers.precondition import EDM, VP
+from ncdeploy.denoisers.unet import UNet, UNetConfig
+
+__all__ = [
+    "EDM",
+    "MLP",
+    "VP",
+    "Denoiser",
+    "MLPConfig",
+    "Mixture",
+    "NoiseTable",
+    "UNet",
+    "UNetConfig",
+    "build",
+    "default_config",
+    "load_model",
+    "load_record",
+    "load_training_state",
+    "measure_error_curve",
+    "save_model",
+    "weights_digest",
+]

@@ -1,0 +1,202 @@
+"""model.pt: one dictionary of plain values and tensors, which `torch.load(path, weights_only=True)` opens.
+
+format          1
+config          dict: `build(config)` makes the architecture
+weights         dict of name -> tensor (after training: the exponential moving average)
+info            str: ModelInfo as JSON, with the digest of the weights
+record          dict: the training record, JSON-able
+training_state  optional dict of plain values and tensors: what resuming needs
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ncdeploy.denoisers.base import Denoiser
+from ncdeploy.denoisers.factory import NETWORKS, build
+from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import atomic_write
+from ncdeploy.modelinfo import ModelInfo
+
+FORMAT = 1
+FIELDS = {"config": dict, "weights": dict, "info": str, "record": dict}
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    denoiser: Denoiser,
+    *,
+    record: Mapping[str, Any] | None = None,
+    training_state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the denoiser, its info and its training record; a reader never sees half a file.
+
+    record:         JSON-able
+    training_state: None, bool, numbers, text, tensors, and lists, tuples and dicts of them
+
+    Raises FileError if the file cannot be written, InputError for values that could not be read back.
+    """
+    _check_rebuildable(denoiser)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
+    versions = {**denoiser.info.versions, **package_versions()}
+    info = replace(denoiser.info, weights_digest=weights_digest(weights), versions=versions)
+    try:
+        plain = json.loads(json.dumps(dict(record or {})))
+    except (TypeError, ValueError) as e:
+        raise InputError(f"record: cannot be written as JSON: {e}") from e
+    payload = {"format": FORMAT, "config": denoiser.config, "weights": weights, "info": info.to_json(), "record": plain}
+    if training_state is not None:
+        _require_plain(training_state, "training_state")
+        payload["training_state"] = dict(training_state)
+    with atomic_write(path) as temporary, temporary.open("wb") as f:
+        try:
+            torch.save(payload, f)
+        except RuntimeError as e:  # PyTorch's writer reports a full disk this way
+            raise FileError(f"{path}: cannot be written: {str(e).splitlines()[0]}") from e
+
+
+def load_model(path: str | os.PathLike[str]) -> Denoiser:
+    """The denoiser, on the CPU and in eval mode, with its weights checked against their digest.
+
+    Raises FileError for a file that is missing, truncated, altered, foreign, of another format, or holds code.
+    """
+    payload = _read(path)
+    try:
+        info = ModelInfo.from_json(payload["info"])
+        with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
+            denoiser = build(payload["config"])
+    except (FileError, InputError) as e:
+        raise FileError(f"{path}: {e}") from e
+    weights = payload["weights"]
+    _check_weights(path, denoiser.state_dict(), weights)
+    if info.weights_digest != weights_digest(weights):
+        raise FileError(f"{path}: the weights differ from their recorded digest; the file was altered, copy it again")
+    differing = _differing(info, payload["config"])
+    if differing:
+        raise FileError(f"{path}: info and config disagree on {', '.join(differing)}; the file was altered")
+    denoiser.load_state_dict(weights, assign=True)
+    denoiser.info = info
+    return denoiser.eval()
+
+
+def load_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The training record of a model file. Raises FileError as `load_model` does."""
+    record: dict[str, Any] = _read(path)["record"]
+    return record
+
+
+def load_training_state(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save_model` was given as training_state. Raises FileError if the file has none, or as `load_model` does."""
+    state = _read(path).get("training_state")
+    if not isinstance(state, dict):
+        raise FileError(f"{path}: holds a finished model without training state; nothing to resume from")
+    return state
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal, over names (sorted), dtypes, shapes and bytes of the tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that make a model file; ncdeploy itself only where it is installed."""
+    versions = {"torch": str(torch.__version__)}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        versions["ncdeploy"] = importlib.metadata.version("ncdeploy")
+    return versions
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise FileError(f"{path}: is a folder, expected a model file")
+    if not file.exists():
+        raise FileError(f"{path}: there is no such file; make one with: ncdeploy train -o {file.name}")
+    try:
+        with file.open("rb") as f:
+            start = f.read(2)
+    except OSError as e:
+        raise FileError(f"{path}: cannot be read: {e.strerror or e}") from e
+    if not zipfile.is_zipfile(file):
+        if start == b"PK":
+            raise FileError(f"{path}: the file is truncated; copy or train it again")
+        raise FileError(f"{path}: not a model file; expected one that `ncdeploy train` wrote")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            payload = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as e:  # a damaged or hostile file may fail anywhere inside the reader
+        raise FileError(f"{path}: {_explain(e)}") from e
+    if not isinstance(payload, dict) or type(payload.get("format")) is not int:
+        raise FileError(f"{path}: a PyTorch file of foreign layout; expected one that `ncdeploy train` wrote")
+    if payload["format"] != FORMAT:
+        raise FileError(f"{path}: has format {payload['format']}, this version reads {FORMAT}; update ncdeploy")
+    for name, kind in FIELDS.items():
+        if not isinstance(payload.get(name), kind):
+            raise FileError(f"{path}: the field {name!r} is missing or damaged; copy or train the file again")
+    if not all(isinstance(tensor, Tensor) for tensor in payload["weights"].values()):
+        raise FileError(f"{path}: the weights are not all tensors; the file was altered")
+    return payload
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        return "holds Python objects that could run code, so it was not opened; save plain weights with save_model"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"damaged, cannot be read ({reason}); copy or train the file again"
+
+
+def _check_weights(path: str | os.PathLike[str], wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    for name in sorted(set(wanted) ^ set(found), key=str):
+        problem = "lacks" if name in wanted else "has unknown"
+        raise FileError(f"{path}: {problem} weight {name!r}; config and weights do not belong together")
+    for name, tensor in wanted.items():
+        if found[name].layout != torch.strided or found[name].is_floating_point() != tensor.is_floating_point():
+            raise FileError(
+                f"{path}: weight {name!r} is {found[name].dtype}, {found[name].layout}; the file was altered"
+            )
+        if tensor.shape != found[name].shape:
+            shapes = f"{tuple(found[name].shape)}, the config wants {tuple(tensor.shape)}"
+            raise FileError(f"{path}: weight {name!r} has shape {shapes}; config and weights do not belong together")
+
+
+def _check_rebuildable(denoiser: Denoiser) -> None:
+    network = denoiser.config.get("network")
+    if network is not None and network["kind"] not in NETWORKS:
+        kinds = ", ".join(NETWORKS)
+        raise InputError(f"network: {network['kind']!r} could not be rebuilt from a file, expected one of {kinds}")
+    differing = _differing(denoiser.info, denoiser.config)
+    if differing:
+        raise InputError(f"info and config disagree on {', '.join(differing)}; these are fixed when a model is built")
+
+
+def _differing(info: ModelInfo, config: Mapping[str, Any]) -> list[str]:
+    fixed = {"shape": list(info.shape), "num_classes": info.num_classes, "sigma_data": info.sigma_data}
+    return [name for name, value in fixed.items() if config[name] != value]
+
+
+def _require_plain(value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_plain(item, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _require_plain(item, f"{where}[{index}]")
+    elif type(value) not in (type(None), bool, int, float, str) and not isinstance(value, Tensor):
+        raise InputError(f"{where}: got {type(value).__name__}, expected a number, text or a tensor")

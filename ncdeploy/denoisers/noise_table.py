@@ -1,0 +1,52 @@
+"""The discrete noise levels of a variance-preserving model: alphas_cumprod, and sigma = sqrt((1 - a) / a)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ncdeploy.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseTable:
+    """alphas_cumprod of training step 0 .. T - 1: the share of signal variance left, decreasing, inside (0, 1)."""
+
+    alphas_cumprod: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        a = np.asarray(self.alphas_cumprod, float)
+        if a.ndim != 1 or a.size < 2:
+            raise InputError(f"alphas_cumprod: got shape {a.shape}, expected a list of at least 2 values")
+        if not (np.all(a > 0) and np.all(a < 1) and np.all(np.diff(a) < 0)):
+            raise InputError("alphas_cumprod: the values must decrease and lie strictly between 0 and 1")
+
+    @classmethod
+    def given(cls, alphas_cumprod: ArrayLike) -> "NoiseTable":
+        """From any list or array of T values."""
+        return cls(alphas_cumprod=tuple(np.asarray(alphas_cumprod, float).ravel().tolist()))
+
+    @classmethod
+    def linear(cls, train_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> "NoiseTable":
+        """beta linear in the step (Ho et al. 2020, section 4)."""
+        return cls.given(np.cumprod(1 - np.linspace(beta_start, beta_end, train_steps)))
+
+    @classmethod
+    def cosine(cls, train_steps: int = 1000, *, max_beta: float = 0.999) -> "NoiseTable":
+        """alphas_cumprod follows a squared cosine (Nichol & Dhariwal 2021, arXiv 2102.09672, equation 17)."""
+        f = np.cos((np.arange(train_steps + 1) / train_steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        return cls.given(np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], max_beta)))
+
+    def sigmas(self) -> NDArray[np.float64]:
+        """[T] noise level of each step in variance-exploding units, increasing."""
+        a = np.asarray(self.alphas_cumprod, np.float64)
+        return np.sqrt((1 - a) / a)
+
+    def log_sigmas(self) -> NDArray[np.float64]:
+        """[T] natural logarithm of `sigmas`."""
+        return np.log(self.sigmas())
+
+    def to_config(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"alphas_cumprod": list(self.alphas_cumprod)}

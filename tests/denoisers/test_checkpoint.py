@@ -1,0 +1,242 @@
+"""model.pt keeps every bit, notices every change, and never runs what it holds."""
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ncdeploy.denoisers import (
+    EDM,
+    Denoiser,
+    Mixture,
+    NoiseTable,
+    build,
+    default_config,
+    load_model,
+    load_record,
+    load_training_state,
+    save_model,
+)
+from ncdeploy.errors import FileError, InputError
+from ncdeploy.modelinfo import ErrorCurve
+
+MLP = {"width": 16, "blocks": 1}
+UNET = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "head_width": 8, "width": 16}
+
+
+def edm() -> Denoiser:
+    return build(default_config((1, 8, 8), num_classes=3, network=UNET))
+
+
+def vp() -> Denoiser:
+    config = {**default_config((3,), network=MLP), "kind": "vp", "predicts": "v"}
+    return build({**config, "table": NoiseTable.cosine(20).to_config()})
+
+
+def mixture() -> Denoiser:
+    return Mixture(np.random.default_rng(0).normal(size=(4, 3)), 0.3, weights=[1, 2, 3, 4])
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_model(tmp_path / "model.pt", vp(), record={"loss": [1.5, 0.5]}, training_state={"step": 7})
+    return tmp_path / "model.pt"
+
+
+@pytest.mark.parametrize("make", [edm, vp, mixture])
+def test_round_trip_is_bitwise(tmp_path: Path, make: Callable[[], Denoiser]) -> None:
+    original = make()
+    curve = ErrorCurve(sigmas=(0.1, 1.0), mse=(0.01, 0.2))
+    original.info = replace(original.info, data="a set", offset=8.0, error_curve=curve)
+    save_model(tmp_path / "m.pt", original)
+    random_state = torch.get_rng_state()
+    loaded = load_model(tmp_path / "m.pt")
+    assert torch.equal(torch.get_rng_state(), random_state), "loading must not disturb the caller's random numbers"
+    assert not loaded.training
+    assert loaded.config == original.config
+    info = replace(loaded.info, weights_digest="", versions={})
+    assert info == original.info
+    assert len(loaded.info.weights_digest) == 64
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    x, sigma = torch.randn(2, *info.shape), torch.tensor([0.3, 4.0])
+    assert torch.equal(loaded(x, sigma), original.eval()(x, sigma))
+    save_model(tmp_path / "again.pt", loaded)
+    assert (tmp_path / "again.pt").read_bytes() == (tmp_path / "m.pt").read_bytes()
+
+
+def test_double_precision_survives(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.pt", mixture().double())
+    assert load_model(tmp_path / "m.pt")(torch.zeros(1, 3).double(), torch.ones(1).double()).dtype == torch.float64
+
+
+def test_opens_as_plain_weights(saved: Path) -> None:
+    payload = torch.load(saved, weights_only=True)
+    assert set(payload) == {"format", "config", "weights", "info", "record", "training_state"}
+    assert json.loads(json.dumps(payload["config"])) == payload["config"]
+    assert load_record(saved) == {"loss": [1.5, 0.5]}
+    assert load_training_state(saved) == {"step": 7}
+
+
+def test_a_finished_model_has_nothing_to_resume(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.pt", vp())
+    assert load_record(tmp_path / "m.pt") == {}
+    with pytest.raises(FileError, match="nothing to resume"):
+        load_training_state(tmp_path / "m.pt")
+
+
+def test_a_flipped_byte_in_any_weight_is_noticed(saved: Path) -> None:
+    original = saved.read_bytes()
+    with zipfile.ZipFile(saved) as archive:
+        entries = [e for e in archive.infolist() if "/data/" in e.filename and e.file_size]
+    assert entries
+    for entry in entries:
+        damaged = bytearray(original)
+        header = entry.header_offset
+        name, extra = (int.from_bytes(original[header + at : header + at + 2], "little") for at in (26, 28))
+        damaged[header + 30 + name + extra] ^= 1
+        saved.write_bytes(damaged)
+        with pytest.raises(FileError, match=r"damaged|altered"):
+            load_model(saved)
+    saved.write_bytes(original)
+    load_model(saved)
+
+
+def test_changed_weights_in_a_sound_file_are_noticed(saved: Path) -> None:
+    payload = torch.load(saved, weights_only=True)
+    payload["weights"]["network.inner.bias"][0] += 1e-6
+    torch.save(payload, saved)
+    with pytest.raises(FileError, match="digest"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("keep", [0.02, 0.5, 0.99])
+def test_truncated(saved: Path, keep: float) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(FileError, match="truncated"):
+        load_model(saved)
+
+
+class Evil:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.witness),)
+
+
+@pytest.mark.parametrize("wrap", [lambda evil: evil, lambda evil: {"format": 1, "config": evil}])
+def test_code_in_a_file_does_not_run(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
+    witness = tmp_path / "witness"
+    torch.save(wrap(Evil(witness)), tmp_path / "zip.pt")
+    torch.save(wrap(Evil(witness)), tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(wrap(Evil(witness))))
+    for name, reason in {"zip.pt": "run code", "legacy.pt": "not a model file", "bare.pt": "not a model file"}.items():
+        with pytest.raises(FileError, match=reason):
+            load_model(tmp_path / name)
+    assert not witness.exists()
+    torch.load(tmp_path / "zip.pt", weights_only=False)
+    assert witness.exists(), "the attack itself must work, or this test shows nothing"
+
+
+def without(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda payload: {key: value for key, value in payload.items() if key != name}
+
+
+def config(**changes: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda payload: {**payload, "config": {**payload["config"], **changes}}
+
+
+def weights(**changes: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda payload: {**payload, "weights": {**payload["weights"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: {**p, "format": 2}, "format 2.*reads 1"),
+        (lambda p: {**p, "format": torch.ones(3)}, "foreign"),
+        (lambda p: p["weights"], "foreign"),
+        (lambda p: [1, 2], "foreign"),
+        (without("weights"), "'weights' is missing"),
+        (without("info"), "'info' is missing"),
+        (without("record"), "'record' is missing"),
+        (lambda p: {**p, "info": "{}"}, "metadata"),
+        (lambda p: {**p, "weights": {"a": 1}}, "not all tensors"),
+        (config(kind="magic"), "magic"),
+        (config(shape=[4]), "shape|disagree"),
+        (config(shape=[-1]), "shape"),
+        (config(shape=None), "cannot be built"),
+        (config(sigma_data=0.25), "sigma_data"),
+        (config(table={"alphas_cumprod": [[1], [2, 3]]}), "cannot be built"),
+        (config(predicts="noise"), "predicts"),
+        (without("config"), "'config' is missing"),
+        (config(network={"kind": "mlp", "width": 32, "blocks": 1}), "do not belong together"),
+        (config(network={"kind": "mlp", "width": 16, "blocks": 2}), "lacks weight"),
+        (weights(extra=torch.ones(1)), "unknown weight 'extra'"),
+        (weights(**{"network.inner.bias": torch.ones(16, dtype=torch.int64)}), "int64"),
+        (weights(**{"network.inner.bias": torch.ones(16).to_sparse()}), "sparse"),
+    ],
+)
+def test_foreign_and_inconsistent_files(saved: Path, change: Callable[[Any], Any], message: str) -> None:
+    torch.save(change(torch.load(saved, weights_only=True)), saved)
+    with pytest.raises(FileError, match=message) as error:
+        load_model(saved)
+    assert str(saved) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files_folders_and_other_formats(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="no such file"):
+        load_model(tmp_path / "none.pt")
+    with pytest.raises(FileError, match="is a folder"):
+        load_model(tmp_path)
+    for content in (b"", b"\x08\x07onnx", b"plain text"):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(FileError, match="not a model file"):
+            load_model(tmp_path / "x")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("notes.txt", "hello")
+    with pytest.raises(FileError, match="damaged"):
+        load_model(tmp_path / "x.zip")
+
+
+def test_what_could_not_be_read_back_is_refused_and_the_old_file_kept(saved: Path) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(InputError, match="record"):
+        save_model(saved, vp(), record={"when": object()})
+    with pytest.raises(InputError, match=r"training_state\['optimizer'\]\[0\]: got ndarray"):
+        save_model(saved, vp(), training_state={"optimizer": [np.zeros(2)]})
+    foreign = EDM(nn.Flatten(), vp().info)
+    with pytest.raises(InputError, match="'Flatten' could not be rebuilt"):
+        save_model(saved, foreign)
+    changed = vp()
+    changed.info = replace(changed.info, sigma_data=0.9)
+    with pytest.raises(InputError, match="sigma_data"):
+        save_model(saved, changed)
+    assert saved.read_bytes() == before
+
+
+def test_a_full_disk_keeps_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def fail(payload: Any, f: io.BufferedWriter) -> None:
+        f.write(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(FileError, match="cannot be written"):
+        save_model(saved, vp())
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == ["model.pt"]
