@@ -1,0 +1,38 @@
+# make demo    train, export, verify and sample on handwritten digits; open demo/index.html
+# make test    the test suite
+# make check   lint, format, types and the contents of the wheel
+# make bench   the figures of README.md, measured side by side
+# make gpu-check  the tests that need a CUDA device
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check bench gpu-check clean
+
+demo: $(READY)
+	$(BIN)/ncdeploy demo -o demo
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_packaging.py
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+gpu-check:
+	$(PYTHON) -m pytest -q -m gpu
+
+clean:
+	rm -rf $(VENV) demo build dist
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,cpu,test,check]'
+	touch $@

@@ -1,0 +1,82 @@
+"""Arrows point one way, and a machine with NumPy and ONNX Runtime alone can sample."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "ncdeploy"
+HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "accelerate", "sklearn", "diffusers")
+
+# Rooms that need PyTorch; every other module must import without any of HEAVY.
+TORCH_ROOMS = ("denoisers", "training", "export")
+TORCH_MODULES = ("backends/torch.py",)
+
+
+def modules(*, light: bool) -> list[str]:
+    names = []
+    for path in sorted(LIBRARY.rglob("*.py")) + sorted((ROOT / "cli" / "ncdeploy_cli").rglob("*.py")):
+        base = LIBRARY if LIBRARY in path.parents else ROOT / "cli" / "ncdeploy_cli"
+        inside = path.relative_to(base).as_posix()
+        heavy = base is LIBRARY and (inside.split("/")[0] in TORCH_ROOMS or inside in TORCH_MODULES)
+        if heavy != light:
+            parts = path.relative_to(base.parent).with_suffix("").parts
+            names.append(".".join(p for p in parts if p != "__init__"))
+    return names
+
+
+def run_without(missing: tuple[str, ...], code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a new interpreter in which importing any of the packages `missing` fails."""
+    block = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.split(".")[0])
+sys.meta_path.insert(0, Missing())
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "cli")!r}]
+"""
+    return subprocess.run([sys.executable, "-c", block + code], capture_output=True, text=True)
+
+
+def test_every_light_module_imports_without_the_optional_packages() -> None:
+    names = modules(light=True)
+    assert {"ncdeploy.sampling.parallel", "ncdeploy.backends.onnxruntime", "ncdeploy_cli.main"} <= set(names)
+    done = run_without(HEAVY, "import importlib\n" + "".join(f"importlib.import_module({n!r})\n" for n in names))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_import_block_blocks() -> None:
+    assert "No module named 'torch'" in run_without(HEAVY, "import torch").stderr
+    assert run_without(HEAVY, "import ncdeploy.denoisers.unet").returncode != 0
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_the_library_never_imports_the_command_line(path: Path) -> None:
+    assert not {"typer", "click", "ncdeploy_cli"} & imported(path)
+
+
+SAMPLING_MAY_IMPORT = {"numpy", "array_api_compat", "ncdeploy.errors", "ncdeploy.modelinfo", "ncdeploy.sampling"}
+
+
+@pytest.mark.parametrize("path", sorted((LIBRARY / "sampling").rglob("*.py")), ids=lambda p: p.name)
+def test_sampling_stands_on_numpy_alone(path: Path) -> None:
+    for name in imported(path, full=True):
+        top = name.split(".")[0]
+        allowed = top in sys.stdlib_module_names or any(
+            name == a or name.startswith(a + ".") for a in SAMPLING_MAY_IMPORT
+        )
+        assert allowed, f"{path.name} imports {name}"
+
+
+def imported(path: Path, *, full: bool = False) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found if full else {name.split(".")[0] for name in found}
