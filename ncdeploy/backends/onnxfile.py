@@ -1,0 +1,227 @@
+"""Reading an ONNX file with the standard library alone.
+
+An ONNX file is one protobuf message, ModelProto (onnx/onnx.proto, field numbers below). Protobuf is a list of
+(field number, wire type, value), and a message inside a message is a value with a length, so what a file says of
+itself, its inputs and its operators can be read without a parser for every type and without loading the weights.
+"""
+
+import mmap
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from ncdeploy.errors import FileError
+
+Buffer = memoryview
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+
+# ModelProto: field number -> wire type
+MODEL_FIELDS = {1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES, 14: BYTES}
+MODEL_FIELDS |= {20: BYTES, 25: BYTES, 26: BYTES}
+IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSETS, METADATA = 1, 2, 3, 7, 8, 14
+# GraphProto
+NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12
+NODE_OP_TYPE = 4
+TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME = 1, 2, 8
+ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16"}
+FLOATS = (1, 10, 11, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """An input or output of a graph: a size for a fixed axis, a name (possibly empty) for a dynamic one."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxFile:
+    """What an ONNX file holds. `opset` is that of the standard operators, 0 if it declares none."""
+
+    ir_version: int
+    opset: int
+    producer: str
+    metadata: dict[str, str]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    operators: dict[str, int]
+    parameters: int
+
+
+def is_onnx(path: str | os.PathLike[str]) -> bool:
+    """Whether the file is an ONNX model by its outermost fields. Raises FileError if it is one cut short."""
+    seen = set()
+    try:
+        for number, wire, _ in fields(_map(path)):
+            if MODEL_FIELDS.get(number) != wire:
+                return False
+            seen.add(number)
+    except DamagedError as e:
+        if IR_VERSION in seen:
+            raise FileError(f"{path}: is an ONNX file cut short or damaged; copy or export it again") from e
+        return False
+    return seen >= {IR_VERSION, GRAPH}
+
+
+def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
+    """Read everything but the weights. Raises FileError for a file that is damaged."""
+    try:
+        return _model(_map(path))
+    except (DamagedError, UnicodeDecodeError) as e:
+        raise FileError(f"{path}: is a damaged ONNX file; copy or export it again") from e
+
+
+class DamagedError(ValueError):
+    """A protobuf message ends inside a field."""
+
+
+def fields(data: Buffer) -> Iterator[tuple[int, int, int | Buffer]]:
+    """(field number, wire type, value) of a protobuf message; nested messages and bytes are views of the file."""
+    at, end = 0, len(data)
+    while at < end:
+        key, at = _varint(data, at)
+        number, wire = key >> 3, key & 7
+        if wire == VARINT:
+            value, at = _varint(data, at)
+            yield number, wire, value
+            continue
+        if wire == BYTES:
+            size, at = _varint(data, at)
+        elif wire in (FIXED32, FIXED64):
+            size = 4 if wire == FIXED32 else 8
+        else:
+            raise DamagedError(f"wire type {wire}")
+        if number == 0 or at + size > end:
+            raise DamagedError(f"field {number} needs {size} bytes")
+        yield number, wire, data[at : at + size]
+        at += size
+
+
+def _varint(data: Buffer, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data) and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise DamagedError("number")
+
+
+def _map(path: str | os.PathLike[str]) -> Buffer:
+    """The file's bytes as a view, read from disk where they are looked at; unmapped when the last view goes."""
+    try:
+        with Path(path).expanduser().open("rb") as f:
+            return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as e:
+        raise FileError(f"{path}: cannot be read: {e}") from e
+
+
+def _model(data: Buffer) -> OnnxFile:
+    ir_version = opset = 0
+    producer = {PRODUCER: "", PRODUCER_VERSION: ""}
+    metadata: dict[str, str] = {}
+    graph = _Graph()
+    for number, wire, value in fields(data):
+        if MODEL_FIELDS.get(number) != wire:
+            raise DamagedError(f"unknown field {number}")
+        if number == IR_VERSION:
+            ir_version = _int(value)
+        elif number in producer:
+            producer[number] = _text(value)
+        elif number == OPSETS:
+            declared = _only(value)
+            if _text(declared.get(1, b"")) in ("", "ai.onnx"):
+                opset = _int(declared.get(2, 0))
+        elif number == METADATA:
+            pair = _only(value)
+            metadata[_text(pair.get(1, b""))] = _text(pair.get(2, b""))
+        elif number == GRAPH:
+            graph.read(_message(value))
+    initialized = {name for name, _ in graph.tensors}
+    return OnnxFile(
+        ir_version=ir_version,
+        opset=opset,
+        producer=" ".join(producer.values()).strip(),
+        metadata=metadata,
+        inputs=tuple(port for port in graph.inputs if port.name not in initialized),
+        outputs=tuple(graph.outputs),
+        operators=dict(sorted(graph.operators.items())),
+        parameters=sum(size for _, size in graph.tensors),
+    )
+
+
+class _Graph:
+    """Collects the fields of a GraphProto."""
+
+    def __init__(self) -> None:
+        self.operators: Counter[str] = Counter()
+        self.tensors: list[tuple[str, int]] = []
+        self.inputs: list[Port] = []
+        self.outputs: list[Port] = []
+
+    def read(self, data: Buffer) -> None:
+        for number, _, value in fields(data):
+            if number == NODE:
+                self.operators[_text(_only(value).get(NODE_OP_TYPE, b""))] += 1
+            elif number == INITIALIZER:
+                self.tensors.append(_tensor(_message(value)))
+            elif number in (INPUT, OUTPUT):
+                (self.inputs if number == INPUT else self.outputs).append(_port(value))
+
+
+def _tensor(data: Buffer) -> tuple[str, int]:
+    """Name of a TensorProto and its number of values, 0 unless floating point; dims may be packed."""
+    name, dims, floating = "", [], False
+    for number, wire, value in fields(data):
+        if number == TENSOR_NAME:
+            name = _text(value)
+        elif number == TENSOR_TYPE:
+            floating = value in FLOATS
+        elif number == TENSOR_DIMS and wire == VARINT:
+            dims.append(_int(value))
+        elif number == TENSOR_DIMS:
+            packed, at = _message(value), 0
+            while at < len(packed):
+                size, at = _varint(packed, at)
+                dims.append(size)
+    return name, prod(dims) if floating else 0
+
+
+def _port(value: int | Buffer) -> Port:
+    """ValueInfoProto: 1 name, 2 type; TypeProto: 1 tensor; its 1 element type, 2 shape; Dimension: 1 size, 2 name."""
+    info = _only(value)
+    tensor = _only(_only(info.get(2, b"")).get(1, b""))
+    shape: list[int | str] = []
+    for _, _, axis in fields(_message(tensor.get(2, b""))):
+        sizes = _only(axis)
+        shape.append(_int(sizes[1]) if 1 in sizes else _text(sizes.get(2, b"")))
+    dtype = ELEMENT_TYPES.get(_int(tensor.get(1, 0)), "another type")
+    return Port(name=_text(info.get(1, b"")), dtype=dtype, shape=tuple(shape))
+
+
+def _only(value: int | bytes | Buffer) -> dict[int, int | Buffer]:
+    """The fields of a small message, the last of each number."""
+    return {number: inner for number, _, inner in fields(_message(value))}
+
+
+def _message(value: int | bytes | Buffer) -> Buffer:
+    if isinstance(value, int):
+        raise DamagedError("expected a message")
+    return memoryview(value)
+
+
+def _int(value: int | bytes | Buffer) -> int:
+    if not isinstance(value, int):
+        raise DamagedError("expected a number")
+    return value
+
+
+def _text(value: int | bytes | Buffer) -> str:
+    return bytes(_message(value)).decode()

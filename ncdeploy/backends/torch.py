@@ -1,0 +1,100 @@
+"""A denoiser in PyTorch: NumPy in, NumPy out; tensor in, tensor out."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from ncdeploy.backends.base import check_inputs
+from ncdeploy.errors import BackendError, DependencyError, InputError
+from ncdeploy.modelinfo import ModelInfo
+
+try:
+    import torch
+
+    from ncdeploy.denoisers.base import Denoiser
+    from ncdeploy.denoisers.checkpoint import load_model
+except ImportError as e:
+    raise DependencyError("model.pt files need PyTorch: pip install 'ncdeploy[torch]'") from e
+
+
+class TorchBackend:
+    """A denoiser, or a model.pt, in eval mode and float32, without gradients.
+
+    device:  "cpu", "cuda" or "cuda:N"; the denoiser is moved there
+    threads: of PyTorch's operators, set for the whole process while the backend runs; None leaves them alone
+
+    Raises FileError for a file that cannot be opened, BackendError for a device that is not there.
+    """
+
+    def __init__(
+        self, model: Denoiser | str | os.PathLike[str], *, device: str = "cpu", threads: int | None = None
+    ) -> None:
+        self._device = _device(device)
+        denoiser = model if isinstance(model, Denoiser) else load_model(model)
+        self._model: Denoiser | None = denoiser.to(self._device).eval()
+        self._info = denoiser.info
+        self._threads = threads
+        self._name = f"torch {torch.__version__} ({self._device})"
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def __call__(self, x: Any, sigma: Any, labels: Any = None) -> Any:
+        """x float32 [B, *shape], sigma float32 [B], labels int64 [B] -> denoised float32 [B, *shape], newly allocated.
+
+        NumPy arrays give a NumPy array; tensors must be on the backend's device and give a tensor there.
+        Raises InputError for inputs that do not fit, BackendError when PyTorch fails or the backend is closed.
+        """
+        check_inputs(self._info, x, sigma, labels)
+        if self._model is None:
+            raise BackendError(f"{self._name}: the engine was closed; open it again")
+        if self._threads is not None and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        self._model.eval()  # the caller may have gone on training it
+        numpy = isinstance(x, np.ndarray)
+        inputs = [self._tensor(name, a, numpy) for name, a in (("x", x), ("sigma", sigma), ("labels", labels))]
+        try:
+            with torch.inference_mode():
+                denoised = self._model(*inputs)
+        except RuntimeError as e:
+            reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+            raise BackendError(f"{self._name} failed on a batch of {len(x)}: {reason}") from e
+        # A copy: models may return a view of their input, and inference tensors cannot be written to by the caller.
+        owned = denoised.clone()
+        return owned.cpu().numpy() if numpy else owned
+
+    def close(self) -> None:
+        self._model = None
+
+    def _tensor(self, name: str, array: Any, numpy: bool) -> torch.Tensor | None:
+        if array is None:
+            return None
+        if isinstance(array, np.ndarray) != numpy:
+            raise InputError(f"{name}: got {type(array).__name__}; give all inputs as NumPy arrays or all as tensors")
+        if numpy:
+            writable = array if array.flags.writeable and min(array.strides, default=1) > 0 else array.copy()
+            return torch.from_numpy(writable).to(self._device)
+        if array.device != self._device:
+            raise InputError(f"{name}: is on {array.device}; this engine runs on {self._device}")
+        tensor: torch.Tensor = array
+        return tensor
+
+
+def _device(name: str) -> torch.device:
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise InputError(f"device: got {name!r}, expected cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        raise BackendError(
+            f"device {name}: PyTorch sees {count} CUDA devices; use --device cpu, or see ncdeploy doctor"
+        )
+    return torch.device("cuda", int(index or 0))

@@ -1,0 +1,125 @@
+"""What a file holds, for `ncdeploy inspect`: needs no runtime for .onnx and .npz, PyTorch for model.pt."""
+
+import os
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ncdeploy.backends.filetype import detect, read_head
+from ncdeploy.backends.onnxfile import Port, read_onnx
+from ncdeploy.errors import BackendError, DependencyError, FileError
+from ncdeploy.modelinfo import METADATA_KEY, ErrorCurve, ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What a file says of itself.
+
+    kind:       "model.pt", "model.onnx" or "samples"
+    size:       bytes
+    info:       the model's record; None for samples and for ONNX files of other origin
+    parameters: number of floating-point weights and tables
+    details:    of the kind: opset, operators, inputs ...; config and training record; arrays
+    """
+
+    kind: str
+    size: int
+    info: ModelInfo | None = None
+    parameters: int | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def inspect_file(path: str | os.PathLike[str]) -> Inspection:
+    """Look into model.pt, model.onnx or an .npz of samples.
+
+    Raises FileError for anything else, BackendError for a TensorRT engine, DependencyError for model.pt without
+    PyTorch.
+    """
+    file = Path(path).expanduser()
+    if read_head(path).startswith(b"PK") and _is_npz(file):
+        return _npz(path, file)
+    kind = detect(path)
+    if kind == "onnx":
+        return _onnx(path, file)
+    if kind == "torch":
+        return _torch(path, file)
+    raise BackendError(f"{path}: is a TensorRT engine, which this version cannot read; inspect its model.onnx instead")
+
+
+def summarize_curve(curve: ErrorCurve | None) -> str:
+    """A denoising-error curve in one line: rms error per dimension at five of its levels."""
+    if curve is None:
+        return "not measured; the parallel sampler estimates it"
+    sigmas = np.asarray(curve.sigmas)
+    at = np.unique(np.linspace(0, sigmas.size - 1, 5).round().astype(int))
+    points = ", ".join(f"{curve.mse[i] ** 0.5:.3g} at sigma {sigmas[i]:.3g}" for i in at)
+    return f"rms {points} ({sigmas.size} levels)"
+
+
+def _onnx(path: str | os.PathLike[str], file: Path) -> Inspection:
+    onnx = read_onnx(path)
+    info = None
+    if METADATA_KEY in onnx.metadata:
+        try:
+            info = ModelInfo.from_json(onnx.metadata[METADATA_KEY])
+        except FileError as e:
+            raise FileError(f"{path}: {e}") from e
+    details = {
+        "opset": onnx.opset,
+        "ir_version": onnx.ir_version,
+        "producer": onnx.producer,
+        "inputs": [_port(port) for port in onnx.inputs],
+        "outputs": [_port(port) for port in onnx.outputs],
+        "operators": onnx.operators,
+        "other_metadata": sorted(set(onnx.metadata) - {METADATA_KEY}),
+    }
+    return Inspection(
+        kind="model.onnx", size=file.stat().st_size, info=info, parameters=onnx.parameters, details=details
+    )  # fmt: skip
+
+
+def _port(port: Port) -> str:
+    return f"{port.name} {port.dtype} ({', '.join(str(axis or '?') for axis in port.shape)})"
+
+
+def _torch(path: str | os.PathLike[str], file: Path) -> Inspection:
+    try:
+        from ncdeploy.denoisers.checkpoint import load_model, load_record
+    except ImportError as e:
+        raise DependencyError(f"{path}: is a PyTorch model; to look inside: pip install 'ncdeploy[torch]'") from e
+    denoiser = load_model(path)
+    count = sum(t.numel() for t in denoiser.state_dict().values() if t.is_floating_point())
+    details = {"config": denoiser.config, "record": load_record(path)}
+    return Inspection(
+        kind="model.pt", size=file.stat().st_size, info=denoiser.info, parameters=count, details=details
+    )  # fmt: skip
+
+
+def _is_npz(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _npz(path: str | os.PathLike[str], file: Path) -> Inspection:
+    arrays: dict[str, Any] = {}
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            for name in archive.files:
+                array = archive[name]
+                arrays[name] = {"dtype": str(array.dtype), "shape": list(array.shape)}
+                if array.size and array.dtype.kind in "fiu":
+                    arrays[name] |= {"min": float(array.min()), "max": float(array.max()), "mean": float(array.mean())}
+    except (ValueError, OSError, zipfile.BadZipFile) as e:
+        raise FileError(f"{path}: an array cannot be read ({e}); copy or make the file again") from e
+    return Inspection(kind="samples", size=file.stat().st_size, details={"arrays": arrays})

@@ -1,0 +1,148 @@
+"""The ONNX Runtime backend: the right numbers, strict inputs and providers, outputs the caller owns."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+from oracle import GaussianMixture
+from tiny_models import IMAGES, write_mixture
+
+from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend, choose_providers
+from ncdeploy.errors import BackendError, DependencyError, FileError, InputError
+
+MEANS = np.random.default_rng(0).standard_normal((20, 1, 8, 8))
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_mixture(tmp_path_factory.mktemp("m") / "m.onnx", IMAGES, MEANS)
+
+
+@pytest.fixture
+def engine(path):
+    return OnnxRuntimeBackend(path, threads=1)
+
+
+def inputs(batch, seed=0):
+    rng = np.random.default_rng(seed)
+    sigma = np.geomspace(0.05, 50, batch).astype(np.float32)
+    return (sigma[:, None, None, None] * rng.standard_normal((batch, 1, 8, 8))).astype(np.float32), sigma
+
+
+@pytest.mark.parametrize("batch", [1, 2, 33])
+def test_each_row_has_its_own_sigma(engine, batch):
+    x, sigma = inputs(batch)
+    exact = GaussianMixture(MEANS.reshape(20, 64), 0.1)(x, sigma)
+    got = engine(x, sigma)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, exact, atol=2e-4)
+    if batch > 1:
+        assert np.abs(engine(x, sigma[::-1].copy()) - exact).max() > 0.1
+
+
+def test_output_is_owned(engine):
+    x, sigma = inputs(5)
+    first = engine(x, sigma)
+    kept = first.copy()
+    second = engine(*inputs(5, seed=1))
+    np.testing.assert_array_equal(first, kept)
+    second[:] = 7
+    np.testing.assert_array_equal(engine(x, sigma), kept)
+    assert not np.shares_memory(first, x)
+
+
+def test_memory_layout_does_not_matter(engine):
+    x, sigma = inputs(6)
+    wanted = engine(x[::2].copy(), sigma[::2].copy())
+    np.testing.assert_array_equal(engine(x[::2], sigma[::2]), wanted)
+    np.testing.assert_array_equal(engine(np.asfortranarray(x), sigma), engine(x, sigma))
+
+
+X, SIGMA = inputs(4)
+
+
+@pytest.mark.parametrize(
+    ("x", "sigma", "labels", "said"),
+    [
+        (X.astype(np.float64), SIGMA, None, "float64"),
+        (X[:, :, :7], SIGMA, None, r"\(batch, 1, 8, 8\)"),
+        (X[0], SIGMA, None, r"\(1, 8, 8\)"),
+        (X[:0], SIGMA[:0], None, "batch >= 1"),
+        (X, SIGMA[:3], None, r"expected float32 \(4,\)"),
+        (X, SIGMA.astype(np.float64), None, "float64"),
+        (X, SIGMA * 0, None, "positive"),
+        (X, -SIGMA, None, "positive"),
+        (X, SIGMA * np.float32("inf"), None, "finite"),
+        (X, SIGMA * np.float32("nan"), None, "finite"),
+        (X, SIGMA, np.zeros(4, np.int64), "unconditional"),
+        (X.tolist(), SIGMA, None, "NumPy"),
+        (X, 1.0, None, "sigma: got float"),
+    ],
+)
+def test_inputs_are_checked(engine, x, sigma, labels, said):
+    with pytest.raises(InputError, match=said):
+        engine(x, sigma, labels)
+
+
+def test_labels_are_checked(tmp_path):
+    path = write_mixture(tmp_path / "c.onnx", replace(IMAGES, num_classes=3), MEANS)
+    engine = OnnxRuntimeBackend(path, threads=1)
+    assert engine(X, SIGMA, np.array([0, 1, 2, 3])).shape == X.shape
+    with pytest.raises(InputError, match="3 = unconditional"):
+        engine(X, SIGMA, np.array([0, 1, 2, 4]))
+    with pytest.raises(InputError, match=r"lie in 0 \.\. 3"):
+        engine(X, SIGMA, np.array([0, 1, 2, -1]))
+    with pytest.raises(InputError, match="int64"):
+        engine(X, SIGMA, np.zeros(4, np.int32))
+    with pytest.raises(InputError, match="needs them"):
+        engine(X, SIGMA)
+
+
+def test_providers_are_strict(path):
+    with pytest.raises(BackendError, match="NoSuchProvider is not in this ONNX Runtime"):
+        OnnxRuntimeBackend(path, providers=["NoSuchProvider"])
+    if CUDA not in onnxruntime.get_available_providers():
+        with pytest.raises(BackendError, match="onnxruntime-gpu"):
+            OnnxRuntimeBackend(path, device="cuda")
+
+
+def test_a_provider_that_falls_back_is_an_error(path, monkeypatch):
+    """ONNX Runtime drops a provider that does not start, and goes on."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    with pytest.raises(BackendError, match=f"did not start {CUDA}, only {CPU}"):
+        OnnxRuntimeBackend(path, device="cuda:99")
+
+
+def test_choice_of_providers():
+    assert choose_providers("cpu", None, [CPU]) == [(CPU, {})]
+    assert choose_providers("cuda:1", None, [CUDA, CPU]) == [(CUDA, {"device_id": "1"}), (CPU, {})]
+    assert choose_providers("cpu", ["cuda", "cpu"], [CUDA, CPU]) == [(CUDA, {}), (CPU, {})]
+    for device in ("tpu", "cpu:0", "cuda:x", ""):
+        with pytest.raises(InputError, match="device"):
+            choose_providers(device, None, [CUDA, CPU])
+    with pytest.raises(InputError, match="one of the two"):
+        choose_providers("cuda", ["CPUExecutionProvider"], [CUDA, CPU])
+
+
+def test_closed(engine):
+    engine.close()
+    with pytest.raises(BackendError, match="closed"):
+        engine(X, SIGMA)
+
+
+def test_damage_inside_a_valid_frame(path, tmp_path):
+    content = path.read_bytes().replace(b"Softmax", b"Sofxmax")
+    (tmp_path / "d.onnx").write_bytes(content)
+    with pytest.raises((FileError, BackendError)) as e:
+        OnnxRuntimeBackend(tmp_path / "d.onnx")
+    assert "\n" not in str(e.value)
+    assert "d.onnx" in str(e.value)
+
+
+def test_without_onnxruntime_the_line_to_install_it(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DependencyError, match=r"pip install 'ncdeploy\[cpu\]'"):
+        OnnxRuntimeBackend(path)

@@ -1,0 +1,135 @@
+"""The doctor on machines that are well, and on machines that are ill in known ways."""
+
+import json
+
+import onnx
+import pytest
+
+from ncdeploy.doctor import TINY_MODEL, Machine, diagnose
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+class Imagined:
+    """A healthy CPU machine, unless told otherwise."""
+
+    def __init__(self, *, installed=None, failures=None, providers=None, broken=None, gpus=(), torch_gpus=()):
+        self.installed = {"torch": "2.13.0", "onnx": "1.23", "onnxscript": "0.7", "onnxruntime": "1.31"}
+        self.installed |= installed or {}
+        self.failures, self.broken = failures or {}, broken or {}
+        self.compiled, self.boards, self.usable = providers or [CPU], list(gpus), list(torch_gpus)
+
+    def version(self, distribution):
+        return self.installed.get(distribution)
+
+    def failure(self, module):
+        return self.failures.get(module)
+
+    def providers(self):
+        return self.compiled
+
+    def provider_failure(self, provider):
+        return self.broken.get(provider)
+
+    def gpus(self):
+        return self.boards
+
+    def torch_gpus(self):
+        return self.usable
+
+
+def finding(diagnosis, name):
+    return next(f for f in diagnosis.findings if f.name == name)
+
+
+def problems(diagnosis):
+    return [f.name for f in diagnosis.findings if f.status == "problem"]
+
+
+def test_a_healthy_machine():
+    diagnosis = diagnose(Imagined())
+    assert diagnosis.usable
+    assert problems(diagnosis) == []
+    assert finding(diagnosis, "provider CPU").status == "ok"
+    assert json.loads(json.dumps(diagnosis.to_dict()))["usable"] is True
+
+
+def test_both_onnxruntimes():
+    diagnosis = diagnose(Imagined(installed={"onnxruntime-gpu": "1.30"}))
+    assert problems(diagnosis) == ["onnxruntime clash"]
+    clash = finding(diagnosis, "onnxruntime clash")
+    assert "onnxruntime 1.31 and onnxruntime-gpu 1.30" in clash.detail
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in clash.remedy
+
+
+def test_nothing_installed():
+    nothing = dict.fromkeys(["torch", "onnx", "onnxscript", "onnxruntime"])
+    diagnosis = diagnose(Imagined(installed=nothing))
+    assert not diagnosis.usable
+    assert "ncdeploy[cpu]" in finding(diagnosis, "onnxruntime").remedy
+    assert "ncdeploy[torch]" in finding(diagnosis, "torch").remedy
+
+
+@pytest.mark.parametrize(("missing", "usable"), [("torch", True), ("onnxruntime", True), ("onnx", True)])
+def test_one_runtime_is_enough(missing, usable):
+    diagnosis = diagnose(Imagined(installed={missing: None}))
+    assert diagnosis.usable is usable
+    assert finding(diagnosis, missing).status == "absent"
+
+
+def test_installed_but_broken():
+    broken = {"torch": "libcudart.so.13: cannot open shared object file", "onnxruntime": "DLL load failed"}
+    diagnosis = diagnose(Imagined(failures=broken))
+    assert not diagnosis.usable
+    assert problems(diagnosis) == ["torch", "onnxruntime"]
+    assert "libcudart.so.13" in finding(diagnosis, "torch").detail
+
+
+def test_a_cuda_provider_that_does_not_start():
+    machine = Imagined(
+        installed={"onnxruntime": None, "onnxruntime-gpu": "1.31"},
+        providers=[CUDA, CPU],
+        broken={CUDA: "libcublasLt.so.12: cannot open shared object file"},
+        gpus=["NVIDIA L4, 580.1"],
+    )
+    diagnosis = diagnose(machine)
+    assert diagnosis.usable
+    assert problems(diagnosis) == ["provider CUDA", "gpu"]
+    assert "libcublasLt" in finding(diagnosis, "provider CUDA").detail
+    machine.broken = {}
+    assert problems(diagnose(machine)) == []
+    assert "used by onnxruntime" in finding(diagnose(machine), "gpu").detail
+
+
+def test_a_cpu_provider_that_computes_wrongly_is_not_usable():
+    diagnosis = diagnose(Imagined(installed={"torch": None}, broken={CPU: "computes 1 + 1 = 3.0"}))
+    assert not diagnosis.usable
+
+
+def test_every_problem_has_one_remedy():
+    ill = Imagined(
+        installed={"onnxruntime-gpu": "1.30", "tensorrt": "11.4"},
+        failures={"torch": "x", "onnx": "x", "onnxscript": "x", "tensorrt": "libnvinfer.so.11"},
+        providers=[CUDA, CPU],
+        broken={CUDA: "x", CPU: "x"},
+        gpus=["NVIDIA L4"],
+    )
+    found = [f for f in diagnose(ill).findings if f.status == "problem"]
+    assert len(found) == 8
+    assert all(f.remedy and "\n" not in f.remedy for f in found)
+
+
+def test_the_tiny_model_is_valid_onnx():
+    onnx.checker.check_model(onnx.load_from_string(TINY_MODEL), full_check=True)
+
+
+def test_this_machine():
+    """The tests need torch and onnxruntime, so both must be found to work."""
+    machine = Machine()
+    assert machine.provider_failure(CPU) is None
+    assert machine.provider_failure("NoSuchExecutionProvider") is not None
+    assert machine.failure("json") is None
+    assert "no_such_module" in machine.failure("no_such_module")
+    diagnosis = diagnose()
+    assert diagnosis.usable
+    assert {finding(diagnosis, name).status for name in ("torch", "onnxruntime", "provider CPU")} == {"ok"}
