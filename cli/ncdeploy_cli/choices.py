@@ -1,0 +1,128 @@
+"""From what was typed to what is run: plan, classes, window and rows of a sampling command."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ncdeploy.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ncdeploy.modelinfo import ModelInfo
+    from ncdeploy.sampling.plan import Plan
+
+DEFAULT_WINDOW = 32
+BATCH_VALUES = 1 << 18  # inputs of one network call, 1 MiB; the activations of a U-Net take some hundred times that
+
+
+def describe(
+    path: Path, *, shape: str | None, sigma_min: float | None, sigma_max: float | None,
+    sigma_data: float | None, num_classes: int | None,
+) -> "ModelInfo | None":  # fmt: skip
+    """What the options say of a file that does not describe its model; None if they are not about that.
+
+    The noise range alone is not: it may be meant for the schedule of a model that does describe itself.
+    """
+    from ncdeploy.backends.describe import info_from_flags
+
+    if shape is None and sigma_data is None and num_classes is None:
+        return None
+    try:
+        sizes = None if shape is None else [int(part) for part in shape.split(",")]
+    except ValueError as e:
+        raise InputError(f'--shape {shape}: expected sizes like "3,64,64"') from e
+    info = info_from_flags(
+        path, shape=sizes, sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data, num_classes=num_classes
+    )
+    return None if info is None else replace(info, default_plan={"sigma_min": sigma_min, "sigma_max": sigma_max})
+
+
+def choose_plan(info: "ModelInfo", **given: Any) -> "Plan":
+    """The model's default plan, changed by the arguments of `make_plan` that are not None.
+
+    Another solver or schedule keeps of the model's plan only the noise range, where it takes one.
+    """
+    from ncdeploy.sampling.recipe import DEFAULT_SCHEDULE, SCHEDULE_OPTIONS, make_plan
+
+    given = {name: value for name, value in given.items() if value is not None}
+    own = dict(info.default_plan)
+    if given.get("solver", own.get("solver")) != own.get("solver"):
+        own = {name: own[name] for name in ("sigma_min", "sigma_max") if name in own}
+    if "schedule" in given and given["schedule"] != own.get("schedule"):
+        own.pop("schedule", None)
+    chosen = own | given
+    schedule = chosen.get("schedule") or DEFAULT_SCHEDULE.get(chosen.get("solver", "dpmpp_2m"), "")
+    takes = SCHEDULE_OPTIONS.get(schedule, ())
+    dropped = {"sigma_min", "sigma_max", "spacing"} - set(takes) - set(given)
+    return make_plan(**{name: value for name, value in chosen.items() if name not in dropped})
+
+
+def choose_classes(text: str | None, n: int, info: "ModelInfo") -> "NDArray[np.int64] | None":
+    """Labels int64 [n] from "3,3,7", "all" or "none"; None for an unconditional model.
+
+    Raises InputError for labels where there are none, text that is not a list, and classes that do not exist.
+    """
+    import numpy as np
+
+    if info.num_classes == 0:
+        if text not in (None, "none"):
+            raise InputError(f"--labels {text}: this model is unconditional; leave --labels out")
+        return None
+    if text in (None, "none"):
+        chosen = [info.num_classes]  # one past the last class stands for "no class given"
+    elif text == "all":
+        chosen = list(range(info.num_classes))
+    else:
+        try:
+            chosen = [int(part) for part in str(text).split(",")]
+        except ValueError as e:
+            raise InputError(f'--labels {text}: expected classes like "3,3,7", or "all", or "none"') from e
+        wrong = next((c for c in chosen if not 0 <= c < info.num_classes), None)
+        if wrong is not None:
+            raise InputError(f"--labels: there is no class {wrong}; this model has 0 to {info.num_classes - 1}")
+    return np.resize(np.array(chosen, np.int64), n)
+
+
+def outside_training(plan: "Plan", info: "ModelInfo") -> str | None:
+    """What to say when the plan asks for noise levels that the model was not trained on, or None."""
+    asked = plan.sigmas[plan.evaluated]
+    low, high = float(asked.min()), float(asked.max())
+    if low >= info.sigma_min * (1 - 1e-3) and high <= info.sigma_max * (1 + 1e-3):
+        return None
+    return (
+        f"{plan.name} asks for noise levels {low:.3g} to {high:.3g}, the model was trained on {info.sigma_min:.3g} to "
+        f"{info.sigma_max:.3g}; samples may suffer (see --schedule, --sigma-min, --sigma-max)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a plan is computed: `window` None is sequential; `rows` is the most in one network call."""
+
+    window: int | None
+    tolerance: float | None
+    rows: int
+
+    @classmethod
+    def choose(
+        cls, plan: "Plan", info: "ModelInfo", *, parallel: bool | None, window: int | None,
+        tolerance: float | None, batch: int | None,
+    ) -> "Execution":  # fmt: skip
+        """Fill in what was not said. Raises InputError for options that would do nothing, and for `batch` < 1."""
+        if not (parallel or (parallel is None and window is not None)):
+            for option, value in (("--window", window), ("--tolerance", tolerance)):
+                if value is not None:
+                    raise InputError(f"{option}: sequential sampling has none; add --parallel or leave it out")
+            width = None
+        else:
+            width = min(DEFAULT_WINDOW, plan.evaluations) if window is None else window
+        if batch is not None and batch < 1:
+            raise InputError(f"--batch: got {batch}, expected at least 1 row in a network call")
+        rows = max(BATCH_VALUES // info.dim, width or 1) if batch is None else batch
+        return cls(window=width, tolerance=tolerance, rows=rows)
+
+    def sequential_depth(self, plan: "Plan", n: int) -> int:
+        """Network calls that sequential sampling of n samples takes with the same rows in a call."""
+        return plan.evaluations * -(-n // self.rows)

@@ -1,0 +1,180 @@
+"""`ncdeploy train`: a model from data, with a progress bar, a log, and a Ctrl-C that loses nothing."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ncdeploy_cli import console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from ncdeploy.training import Progress, Training
+
+INTERRUPTED = 130
+
+
+def _optimiser(text: str, default: str) -> Any:
+    return typer.Option(help=text, show_default=default, rich_help_panel="Optimiser")
+
+
+def _contrastive(text: str, default: str) -> Any:
+    return typer.Option(help=text, show_default=default, rich_help_panel="Contrastive loss")
+
+
+def train(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="digits, moons, swiss-roll, checkerboard, eight-gaussians, spirals, or your own: a .csv, .npy or .npz "
+            "file, or a folder of pictures (sub-folders are classes).",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The model file to write, for example model.pt.")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="denoising, or contrastive for both losses together.", show_default="denoising"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps in all.", show_default="1000")] = None,
+    conditional: Annotated[
+        bool | None, typer.Option("--conditional", help="Learn the labels of the data, to sample classes at will.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Bring a folder of pictures to this many pixels a side.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of weights, noise and the held-out part of the data.", show_default="0")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this model file, with its settings. --steps trains longer, --data says where "
+            "the same data are now, -o writes another file."
+        ),
+    ] = None,
+    batch: Annotated[int | None, _optimiser("Samples per step.", "96")] = None,
+    lr: Annotated[float | None, _optimiser("Peak of the learning rate.", "0.002")] = None,
+    warmup: Annotated[int | None, _optimiser("Steps to reach the peak.", "50")] = None,
+    ema: Annotated[float | None, _optimiser("Decay of the averaged weights.", "0.995")] = None,
+    clip: Annotated[float | None, _optimiser("Largest norm of the gradient.", "1.0")] = None,
+    device: Annotated[str | None, _optimiser("auto or cpu.", "auto")] = None,
+    precision: Annotated[str | None, _optimiser("fp32 or bf16, inside the network.", "fp32")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores", rich_help_panel="Optimiser")
+    ] = None,
+    contrastive_weight: Annotated[float | None, _contrastive("Weight, per dimension.", "0.1")] = None,
+    contrastive_points: Annotated[int | None, _contrastive("Samples of each batch that it sees.", "2")] = None,
+    contrastive_terms: Annotated[int | None, _contrastive("Noise levels averaged for each.", "16")] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Append a line of JSON per step to this file.", rich_help_panel="Saving and logging"),
+    ] = None,
+    save_every: Annotated[
+        int,
+        typer.Option(min=0, help="Save every so many steps; 0: not on the way.", rich_help_panel="Saving and logging"),
+    ] = 500,
+) -> None:
+    """Train a model and write it to one file, with its settings, its record and what resuming needs.
+
+    Ctrl-C finishes the step, saves, and says how to go on.
+
+    Example: [bold]ncdeploy train --data digits --objective contrastive -o model.pt[/bold]
+    """
+    from ncdeploy.errors import InputError
+    from ncdeploy.files import check_writable
+
+    settings = {
+        "conditional": conditional, "seed": seed, "batch": batch, "lr": lr, "warmup": warmup, "ema": ema,
+        "clip": clip, "device": device, "precision": precision,
+    }  # fmt: skip
+    contrastive = {"weight": contrastive_weight, "points": contrastive_points, "terms": contrastive_terms}
+    fixed = {**settings, "objective": objective, "size": size}
+    given = [name for name, value in fixed.items() if value is not None]
+    given += [f"contrastive-{name}" for name, value in contrastive.items() if value is not None]
+    if resume is not None and given:
+        raise InputError(
+            f"--{given[0]}: a resumed run keeps its settings; leave it out, or train anew without --resume"
+        )
+    if resume is None and data is None:
+        raise InputError("--data is missing; for example: ncdeploy train --data digits -o model.pt")
+    target = output or resume
+    if target is None:
+        raise InputError(f"--output is missing; for example: ncdeploy train --data {data} -o model.pt")
+    for path in (target, log):
+        if path is not None:
+            check_writable(path)
+
+    with console.stderr().status("loading"):
+        import torch
+
+        from ncdeploy.training import TrainConfig, load_data, resume_training, start
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if resume is not None:
+            training = resume_training(resume, data=data, steps=steps)
+        else:
+            config = TrainConfig.from_choices(objective, {**settings, "steps": steps}, contrastive)
+            training = start(load_data(str(data), seed=config.seed, size=size), config)
+    _run(training, target, log, save_every)
+
+
+@contextmanager
+def _progress_bar(*, visible: bool, done: int, total: int) -> Iterator[tuple["Bar", "TaskID"]]:
+    """Steps, losses, speed and the time left, on stderr; nothing when that is not a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    error = console.stderr()
+    columns = (
+        TextColumn("training"), BarColumn(bar_width=32), MofNCompleteColumn(), TextColumn("steps  {task.fields[note]}"),
+        TimeElapsedColumn(),
+    )  # fmt: skip
+    with Bar(*columns, console=error, transient=True, disable=not (visible and error.is_terminal)) as bar:
+        yield bar, bar.add_task("training", total=total, completed=done, note="")
+
+
+def _note(progress: "Progress") -> str:
+    contrastive = "" if progress.contrastive is None else f", contrastive {progress.contrastive:.3f}"
+    left = console.duration((progress.steps - progress.step) / progress.rate)
+    return f"loss {progress.loss:.4f}{contrastive}, {progress.rate:.1f} steps/s, {left} left "
+
+
+def _write(lines: IO[str] | None, progress: "Progress") -> None:
+    if lines is not None:
+        lines.write(json.dumps(asdict(progress)) + "\n")
+
+
+def _run(training: "Training", target: Path, log: Path | None, save_every: int) -> None:
+    from ncdeploy.training import StopRequest, resume_command, save_training
+
+    show, total = training.main_process, training.config.steps
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        lines = stack.enter_context(log.open("a", encoding="utf-8", buffering=1)) if log is not None and show else None
+        bar, task = stack.enter_context(_progress_bar(visible=show, done=training.step, total=total))
+        for progress in training.run():
+            bar.update(task, completed=progress.step, note=_note(progress))
+            _write(lines, progress)
+            if stop.requested:
+                break
+            if save_every and progress.step % save_every == 0 and not training.done:
+                save_training(target, training)
+        if training.done:
+            bar.update(task, note="measuring the denoising error")
+            training.finish()
+        save_training(target, training)
+    if not show:
+        return
+    if not training.done:
+        console.stderr().print(f"stopped after step {training.step} of {total}; saved {target}")
+        console.stderr().print(f"go on with: {resume_command(target)}")
+        raise typer.Exit(INTERRUPTED)
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in training.record()["losses"].items())
+    console.stdout().print(f"{target}: {total} steps in {console.duration(training.seconds)}; {losses}")

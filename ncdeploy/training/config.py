@@ -1,0 +1,147 @@
+"""What a training run is told, validated once; the same values travel in the model's training record."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from ncdeploy.errors import FileError, InputError
+
+PRECISIONS = ("fp32", "bf16")
+DEVICES = ("auto", "cpu")
+OBJECTIVES = ("denoising", "contrastive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """The contrastive loss, on the first `points` samples of each batch.
+
+    weight:           of the loss *per dimension*, beside the denoising loss, which is per dimension too
+    points, terms:    points per step, and stratified noise levels averaged for each before the softplus; one step
+                      costs 2 * points * terms rows more
+    s_min, s_max:     noise that tells the alternative from the data, drawn uniformly in ln s
+    tau_min, tau_max: reach of the integral over alpha = -2 ln tau
+
+    s and tau are in units of sigma_data. Real data are easily told from data with much noise on it: there the
+    softplus saturates and teaches nothing, so s starts at tau_min, where the ratio is a few nats.
+    """
+
+    weight: float = 0.1
+    points: int = 2
+    terms: int = 16
+    s_min: float = 0.07
+    s_max: float = 0.7
+    tau_min: float = 0.07
+    tau_max: float = 14.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise InputError(f"contrastive weight: got {self.weight}, expected above 0; for none train with denoising")
+        if self.points < 1 or self.terms < 2:
+            raise InputError(f"contrastive: got {self.points} points of {self.terms} terms, expected >= 1 and >= 2")
+        for name, low, high in (("s", self.s_min, self.s_max), ("tau", self.tau_min, self.tau_max)):
+            if not 0 < low < high < math.inf:
+                raise InputError(f"contrastive {name} range: got {low} .. {high}, expected 0 < min < max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. Everything random follows from `seed` and the number of the step.
+
+    steps, batch:    optimiser steps; samples per step, over all processes together
+    lr, warmup:      peak of the learning rate, reached linearly after `warmup` steps (at most a fifth of the run);
+                     a half cosine leads from there to 0 at the last step
+    ema:             decay of the averaged weights, which are the model; shorter at first, min(ema, (1 + k)/(10 + k))
+    clip:            largest norm of the gradient
+    contrastive:     None trains with the denoising loss alone
+    conditional:     learn the labels of the data; label_dropout: share of rows trained as "unconditional"
+    sigma_min/max:   noise levels to learn, in model units; the default holds Karras' 0.002 .. 80 and the 0.01 .. 157
+                     of DDPM's 1000 steps with linear beta
+    device:          auto = what accelerate finds; precision: bf16 computes inside the network in half width
+    """
+
+    steps: int = 1000
+    batch: int = 96
+    lr: float = 2e-3
+    warmup: int = 50
+    ema: float = 0.995
+    clip: float = 1.0
+    contrastive: ContrastiveConfig | None = None
+    conditional: bool = False
+    label_dropout: float = 0.1
+    sigma_min: float = 0.002
+    sigma_max: float = 160.0
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        for name in ("warmup", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected 0 or more")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected a positive number")
+        for name in ("ema", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: got {getattr(self, name)}, expected 0 <= {name} < 1")
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise InputError(f"sigma range: got {self.sigma_min} .. {self.sigma_max}, expected 0 < min < max")
+        if self.device not in DEVICES:
+            raise InputError(f"device: got {self.device!r}, expected one of {', '.join(DEVICES)}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if self.contrastive is not None and self.contrastive.points > self.batch:
+            raise InputError(f"contrastive points: got {self.contrastive.points}, the batch has {self.batch} samples")
+
+    @classmethod
+    def from_choices(
+        cls, objective: str | None, settings: Mapping[str, Any], contrastive: Mapping[str, Any]
+    ) -> "TrainConfig":
+        """From what somebody chose, None meaning the default.
+
+        objective: denoising or contrastive; contrastive: settings of ContrastiveConfig.
+        Raises InputError for an unknown objective, and for contrastive settings without that loss.
+        """
+        chosen = {name: value for name, value in contrastive.items() if value is not None}
+        own = {name: value for name, value in settings.items() if value is not None}
+        name = objective or OBJECTIVES[0]
+        if name not in OBJECTIVES:
+            near = get_close_matches(name, OBJECTIVES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"expected {' or '.join(OBJECTIVES)}"
+            raise InputError(f"objective: got {name!r}; {hint}")
+        if name == "denoising" and chosen:
+            raise InputError(f"contrastive {next(iter(chosen))}: has no use here; add --objective contrastive")
+        return cls(**own, contrastive=ContrastiveConfig(**chosen) if name == "contrastive" else None)
+
+    @property
+    def objective(self) -> str:
+        """Name of the loss: denoising or contrastive."""
+        return "denoising" if self.contrastive is None else "contrastive"
+
+    def learning_rate(self, step: int) -> float:
+        """At step 0 .. steps - 1."""
+        rise = max(1, min(self.warmup, self.steps // 5))
+        return self.lr * min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-able, for `from_record`."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
+        """Read `to_record` back. Raises FileError for settings this version does not know."""
+        unknown = set(record) - {f.name for f in fields(cls)}
+        if unknown:
+            raise FileError(f"training record has unknown settings {sorted(unknown)}; update ncdeploy")
+        settings = dict(record)
+        try:
+            if settings.get("contrastive") is not None:
+                settings["contrastive"] = ContrastiveConfig(**settings["contrastive"])
+            return cls(**settings)
+        except (TypeError, InputError) as e:
+            raise FileError(f"training record is damaged: {e}") from e

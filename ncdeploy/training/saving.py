@@ -1,0 +1,90 @@
+"""A run in the file of its model: stop anywhere between two steps, resume to the very same weights."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ncdeploy.denoisers.base import Denoiser
+from ncdeploy.denoisers.checkpoint import load_model, load_record, load_training_state, save_model
+from ncdeploy.denoisers.factory import build
+from ncdeploy.errors import FileError, InputError
+from ncdeploy.training.config import TrainConfig
+from ncdeploy.training.data import Dataset, load_data
+from ncdeploy.training.loop import Training
+
+
+def save_training(path: str | os.PathLike[str], training: Training) -> None:
+    """Write the model (averaged weights) together with what resuming needs; atomic, on the main process only.
+
+    Raises FileError if the file cannot be written.
+    """
+    if training.main_process:
+        save_model(path, training.model(), record=training.record(), training_state=_state(training))
+
+
+def resume_training(
+    path: str | os.PathLike[str], *, data: str | Dataset | None = None, steps: int | None = None
+) -> Training:
+    """The run that `save_training` wrote, ready to go on.
+
+    data:  the data, or where they are now; default: where the record says they were
+    steps: a new total, to train longer (or end sooner); the learning rate then follows the new schedule
+
+    On one CPU the resumed run ends in the very weights of an uninterrupted one.
+    Raises FileError for a file without a run to resume, InputError if the data have changed or nothing is left to do.
+    """
+    average, record, state = load_model(path), load_record(path), load_training_state(path)
+    config = read_config(path, record)
+    if steps is not None:
+        config = replace(config, steps=steps)
+    if record["step"] >= config.steps:
+        raise InputError(
+            f"{path}: all {config.steps} steps are done (step {record['step']}); "
+            f"to train longer give more, for example --steps {2 * record['step']}"
+        )
+    if not isinstance(data, Dataset):
+        data = load_data(**{**record["data"], **({} if data is None else {"spec": data})})
+    if data.digest != record["data_digest"]:
+        raise InputError(
+            f"data: {data.name!r} is not what {path} was trained on (it has changed since); "
+            "bring back the old data, or train a new model"
+        )
+    with torch.random.fork_rng(devices=[]):
+        denoiser = build(average.config)
+    training = Training(denoiser, data, config)
+    _restore(path, training, average, state)
+    training.step, training.seconds = int(record["step"]), float(record["seconds"])
+    return training
+
+
+def read_config(path: str | os.PathLike[str], record: dict[str, Any]) -> TrainConfig:
+    """The settings in a training record. Raises FileError where there are none."""
+    missing = [key for key in ("config", "data", "data_digest", "step", "seconds") if key not in record]
+    if missing:
+        raise FileError(f"{path}: its training record lacks {', '.join(missing)}; it cannot be resumed")
+    return TrainConfig.from_record(record["config"])
+
+
+def resume_command(path: str | os.PathLike[str]) -> str:
+    """What to type to go on."""
+    name = str(Path(path))
+    return f"ncdeploy train --resume {name if name.isprintable() and ' ' not in name else repr(name)}"
+
+
+def _state(training: Training) -> dict[str, Any]:
+    return {
+        "weights": {name: tensor.detach().cpu() for name, tensor in training.denoiser.state_dict().items()},
+        "optimizer": training.optimizer.state_dict(),
+    }
+
+
+def _restore(path: str | os.PathLike[str], training: Training, average: Denoiser, state: dict[str, Any]) -> None:
+    try:
+        training.denoiser.load_state_dict(state["weights"])
+        training.optimizer.load_state_dict(state["optimizer"])
+        training.ema.denoiser.load_state_dict(average.state_dict())
+    except (KeyError, ValueError, RuntimeError) as e:
+        raise FileError(f"{path}: its training state is damaged ({str(e).splitlines()[0]}); train again") from e

@@ -1,0 +1,85 @@
+"""Settings: validated once, kept in the record, and the same in the help of the command line."""
+
+import math
+from dataclasses import fields
+from itertools import pairwise
+
+import pytest
+
+from ncdeploy.errors import FileError, InputError
+from ncdeploy.training.config import ContrastiveConfig, TrainConfig
+
+
+def test_learning_rate_rises_linearly_and_falls_as_a_half_cosine() -> None:
+    config = TrainConfig(steps=1000, lr=0.01, warmup=100)
+    rates = [config.learning_rate(step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01 / 100)
+    assert rates[49] == pytest.approx(0.5 * 0.01 * 0.5 * (1 + math.cos(0.049 * math.pi)))
+    assert rates[500] == pytest.approx(0.005)
+    assert rates[-1] < 1e-7
+    assert max(rates) <= 0.01
+    assert all(a > b for a, b in pairwise(rates[100:]))
+
+
+def test_short_runs_still_reach_a_useful_rate() -> None:
+    config = TrainConfig(steps=10, lr=0.01, warmup=500)
+    assert max(config.learning_rate(step) for step in range(10)) > 0.009
+
+
+@pytest.mark.parametrize("contrastive", [None, ContrastiveConfig(points=3, s_max=0.5)])
+def test_record_round_trip(contrastive: ContrastiveConfig | None) -> None:
+    config = TrainConfig(steps=7, lr=0.1, conditional=True, contrastive=contrastive)
+    assert TrainConfig.from_record(config.to_record()) == config
+
+
+def test_damaged_records() -> None:
+    with pytest.raises(FileError, match="unknown settings"):
+        TrainConfig.from_record({**TrainConfig().to_record(), "momentum": 1})
+    with pytest.raises(FileError, match="damaged"):
+        TrainConfig.from_record({**TrainConfig().to_record(), "steps": -1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("steps", 0), ("batch", 0), ("warmup", -1), ("seed", -1), ("lr", 0.0), ("lr", math.nan), ("clip", -1.0),
+     ("ema", 1.0), ("label_dropout", 1.5), ("sigma_max", 0.001), ("device", "tpu"), ("precision", "fp8")],
+)  # fmt: skip
+def test_bad_settings_are_named(name: str, value: object) -> None:
+    with pytest.raises(InputError, match="sigma" if name.startswith("sigma") else name):
+        TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [("weight", 0.0, "weight"), ("points", 0, "0 points"), ("terms", 1, "1 terms"), ("s_min", 9.0, "s range"),
+     ("tau_max", math.inf, "tau range")],
+)  # fmt: skip
+def test_bad_contrastive_settings_are_named(name: str, value: float, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        ContrastiveConfig(**{name: value})
+
+
+def test_choices() -> None:
+    assert TrainConfig.from_choices(None, {"steps": None}, {"weight": None}) == TrainConfig()
+    chosen = TrainConfig.from_choices("contrastive", {"steps": 5}, {"weight": 2.0, "points": None})
+    assert (chosen.steps, chosen.contrastive) == (5, ContrastiveConfig(weight=2.0))
+    with pytest.raises(InputError, match="did you mean contrastive"):
+        TrainConfig.from_choices("contrastve", {}, {})
+    with pytest.raises(InputError, match="has no use here"):
+        TrainConfig.from_choices("denoising", {}, {"weight": 1.0})
+    with pytest.raises(InputError, match="the batch has 1 samples"):
+        TrainConfig.from_choices("contrastive", {"batch": 1}, {})
+
+
+def test_help_tells_the_real_defaults() -> None:
+    from ncdeploy_cli.main import app
+    from typer.main import get_command
+
+    options = {p.name: p for p in get_command(app).commands["train"].params}
+    told = {f"contrastive_{f.name}": f.default for f in fields(ContrastiveConfig)}
+    told |= {f.name: f.default for f in fields(TrainConfig)} | {"objective": "denoising"}
+    named = {name: str(p.show_default) for name, p in options.items() if isinstance(p.show_default, str)}
+    assert named.pop("threads") == "all cores"
+    assert {"steps", "batch", "lr", "ema", "contrastive_weight", "contrastive_terms"} <= set(named)
+    for name, text in named.items():
+        assert text == str(told[name])

@@ -1,0 +1,181 @@
+"""The log-likelihood ratio against its exact value, its gradient against finite differences, and the two tricks."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ncdeploy.denoisers import Mixture, build, default_config
+from ncdeploy.errors import InputError
+from ncdeploy.training.contrastive import Draws, LogisticAlphas, balanced_signs, contrastive_loss, llr
+
+WIDE = LogisticAlphas.within(1e-3, 300.0)
+DIM = 6
+
+
+@pytest.fixture(scope="module")
+def mixture() -> Mixture:
+    means = torch.randn(5, DIM, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return Mixture(means.float(), 0.3).double()
+
+
+def points(mixture: Mixture, far: float, noise: float) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    w = mixture.means[torch.arange(4) % 5].clone()
+    w += noise * torch.randn(w.shape, generator=generator, dtype=torch.float64)
+    return w + far * torch.nn.functional.normalize(
+        torch.randn(w.shape, generator=generator, dtype=torch.float64), dim=1
+    )
+
+
+def estimates(mixture: Mixture, w: Tensor, s: float, *, repeats: int = 64, terms: int = 48) -> Tensor:
+    """[repeats, B] independent estimates."""
+    generator = torch.Generator().manual_seed(5)
+    draws = WIDE.draw(repeats * len(w), terms, (DIM,), generator, dtype=torch.float64)
+    level = torch.full((repeats * len(w),), s, dtype=torch.float64)
+    return llr(mixture, w.repeat(repeats, 1), level, draws).reshape(repeats, len(w))
+
+
+def agreement(found: Tensor, wanted: Tensor) -> float:
+    """Largest distance to the exact value, in standard errors."""
+    error = found.std(dim=0) / math.sqrt(len(found))
+    return float(((found.mean(dim=0) - wanted) / error).abs().max())
+
+
+@pytest.mark.parametrize("s", [0.2, 1.0])
+@pytest.mark.parametrize(("far", "noise"), [(0.0, 0.3), (0.0, 1.0), (8.0, 0.3)], ids=["data", "noised", "far outside"])
+def test_ratio_is_exact_near_and_far(mixture: Mixture, s: float, far: float, noise: float) -> None:
+    w = points(mixture, far, noise)
+    exact = mixture.log_prob(w, s) - mixture.log_prob(w)
+    found = estimates(mixture, w, s)
+    error = found.std(dim=0) / math.sqrt(len(found))
+    assert agreement(found, exact) < 3
+    assert float(error.mean()) < 0.05 * float(exact.abs().mean()) + 0.05, "too noisy to tell"
+    assert agreement(0.9 * found, exact) > 3, "a wrong constant must show"
+    assert agreement(found, mixture.log_prob(w, 1.3 * s) - mixture.log_prob(w)) > 3, "a wrong noise level must show"
+
+
+def test_float32_keeps_the_digits(mixture: Mixture) -> None:
+    """The differences of squares are written so that nothing cancels."""
+    w = points(mixture, 8.0, 0.3)
+    draws = WIDE.draw(4, 64, (DIM,), torch.Generator().manual_seed(6), dtype=torch.float64)
+    s = torch.full((4,), 0.2, dtype=torch.float64)
+    exact = llr(mixture, w, s, draws)
+    short = Draws(tau=draws.tau.float(), weight=draws.weight.float(), noise=draws.noise.float())
+
+    def rounded(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        return mixture(x.double(), sigma.double(), labels).float()
+
+    np.testing.assert_allclose(llr(rounded, w.float(), s.float(), short), exact, rtol=2e-3)
+
+
+def test_gradient_is_that_of_finite_differences() -> None:
+    config = default_config((3,), sigma_data=0.8, num_classes=2, network={"width": 16, "blocks": 1})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        denoiser = build(config).double()
+        for p in denoiser.parameters():  # layers that start at zero would hide their gradients
+            torch.nn.init.normal_(p, std=0.3)
+    generator = torch.Generator().manual_seed(1)
+    x0 = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    s, labels = torch.tensor([0.1, 0.2, 0.5, 0.3], dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    sign = balanced_signs(4, generator).double()
+    draws = LogisticAlphas.within(0.05, 10).draw(4, 6, (3,), generator, dtype=torch.float64)
+    parameters = list(denoiser.parameters())
+
+    def loss() -> Tensor:
+        return contrastive_loss(denoiser, x0, s, noise, sign, draws, labels)
+
+    gradient = torch.autograd.grad(loss(), parameters)
+    for trial in range(3):
+        torch.manual_seed(10 + trial)
+        direction = [torch.randn_like(p) for p in parameters]
+        slope = sum(float((g * v).sum()) for g, v in zip(gradient, direction, strict=True))
+        values = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                for p, v in zip(parameters, direction, strict=True):
+                    p.add_(v, alpha=step)
+                values.append(float(loss()))
+                for p, v in zip(parameters, direction, strict=True):
+                    p.sub_(v, alpha=step)
+        assert (values[0] - values[1]) / 2e-5 == pytest.approx(slope, rel=1e-5)
+
+
+def test_common_random_numbers_are_worth_it(mixture: Mixture) -> None:
+    """With its own noise in each term, the same number of draws has a many times larger standard deviation."""
+    w, s, terms, repeats = points(mixture, 0.0, 0.3), 0.2, 32, 64
+    common = estimates(mixture, w, s, repeats=repeats, terms=terms).std(dim=0)
+
+    generator = torch.Generator().manual_seed(7)
+    rows = w.repeat(repeats, 1)[:, None]
+    first, second = (WIDE.draw(len(rows), terms, (DIM,), generator, dtype=torch.float64) for _ in range(2))
+
+    def denoised(draws: Draws, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        y = rows + draws.tau[..., None] * draws.noise
+        return y, mixture(y.flatten(0, 1), sigma.flatten()).reshape(y.shape)
+
+    y, D = denoised(first, first.tau)
+    data_term = (first.noise - (y - D) / first.tau[..., None]).square().sum(-1) * first.weight
+    raised = (second.tau**2 + s**2).sqrt()
+    y, D = denoised(second, raised)
+    noised_term = second.noise - second.tau[..., None] * (y - D) / raised[..., None] ** 2
+    separate = (data_term - noised_term.square().sum(-1) * second.weight).mean(dim=1) / 2
+    separate = separate.reshape(repeats, len(w)).std(dim=0)
+    assert float((separate / common).min()) > 4
+
+
+def test_terms_are_averaged_before_the_softplus(mixture: Mixture) -> None:
+    w = points(mixture, 0.0, 0.3)
+    s, sign = torch.full((4,), 0.2, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    draws = WIDE.draw(4, 16, (DIM,), torch.Generator().manual_seed(8), dtype=torch.float64)
+    loss = contrastive_loss(mixture, w, s, torch.zeros_like(w), sign, draws)
+    single = torch.stack(
+        [
+            llr(mixture, w, s, Draws(tau=draws.tau[:, [k]], weight=draws.weight[:, [k]], noise=draws.noise[:, [k]]))
+            for k in range(16)
+        ]
+    )
+    assert float(loss) == pytest.approx(float(softplus(single.mean(dim=0)).mean()), rel=1e-9)
+    assert float(softplus(single).mean()) > float(loss) + 0.1  # Jensen: what the order avoids
+
+
+def test_exact_model_tells_noise_from_data_and_a_wrong_one_does_worse(mixture: Mixture) -> None:
+    generator = torch.Generator().manual_seed(9)
+    x0 = mixture.sample(200, generator).double()
+    noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+    s, sign = torch.full((200,), 0.25, dtype=torch.float64), balanced_signs(200, generator).double()
+    draws = WIDE.draw(200, 64, (DIM,), generator, dtype=torch.float64)
+    exact = float(contrastive_loss(mixture, x0, s, noise, sign, draws))
+    wrong = float(contrastive_loss(lambda x, sigma, labels: x * 0, x0, s, noise, sign, draws))
+    assert exact < 0.62 < math.log(2) < wrong
+
+
+def test_alphas_are_importance_weighted() -> None:
+    """The weights make any integral over alpha come out: here that of a Gaussian bump."""
+    alphas = LogisticAlphas.within(0.01, 20.0)
+    draws = alphas.draw(50, 32, (1,), torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float(draws.tau.min()) >= 0.01
+    assert float(draws.tau.max()) <= 20.0
+    alpha = -2 * draws.tau.log()
+    integral = (draws.weight * torch.exp(-((alpha - alphas.loc) ** 2) / 2)).mean()
+    assert float(integral) == pytest.approx(math.sqrt(2 * math.pi), rel=0.01)
+
+
+def test_signs_balance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    firsts = [float(balanced_signs(2, generator)[0]) for _ in range(200)]
+    assert {abs(v) for v in firsts} == {1.0}
+    assert abs(sum(firsts)) < 50
+    assert float(balanced_signs(6, generator).sum()) == 0
+
+
+def test_bad_ranges() -> None:
+    with pytest.raises(InputError, match="tau range"):
+        LogisticAlphas.within(1.0, 0.1)
+    with pytest.raises(InputError, match="expected scale, clip > 0"):
+        LogisticAlphas(loc=0.0, scale=0.0)

@@ -1,0 +1,77 @@
+"""The denoising loss and its noise levels."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ncdeploy.denoisers import build, default_config
+from ncdeploy.errors import InputError
+from ncdeploy.training.denoising import NoiseLevels, denoising_loss
+
+LEVELS = NoiseLevels(sigma_min=0.002, sigma_max=160.0)
+
+
+def distribution(sigma: Tensor) -> np.ndarray:
+    """The wanted cumulative distribution at each sigma."""
+    bell = NormalDist(LEVELS.mean, LEVELS.std)
+    low, high = math.log(LEVELS.sigma_min), math.log(LEVELS.sigma_max)
+    below, above = bell.cdf(low), bell.cdf(high)
+    logs = sigma.double().log().tolist()
+    normal = np.array([(bell.cdf(v) - below) / (above - below) for v in logs])
+    uniform = (np.array(logs) - low) / (high - low)
+    return LEVELS.uniform * uniform + (1 - LEVELS.uniform) * normal
+
+
+def deviation(sigma: Tensor) -> float:
+    """Kolmogorov-Smirnov distance to the wanted distribution."""
+    wanted = np.sort(distribution(sigma))
+    return float(np.abs(wanted - (np.arange(len(wanted)) + 0.5) / len(wanted)).max())
+
+
+def test_noise_levels_follow_their_distribution_far_closer_than_independent_draws() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [LEVELS.draw(256, generator) for _ in range(8)]
+    assert max(map(deviation, batches)) < 4 / 256
+    # one level from each of 256 batches: the same distribution without stratification
+    independent = torch.cat([LEVELS.draw(256, generator)[:1] for _ in range(256)])
+    assert 6 / 256 < deviation(independent) < 0.12
+
+
+def test_noise_levels_reach_what_samplers_ask_for() -> None:
+    sigma = LEVELS.draw(4096, torch.Generator().manual_seed(1))
+    assert float(sigma.min()) >= 0.002 * (1 - 1e-6)
+    assert float(sigma.max()) <= 160 * (1 + 1e-6)
+    assert float((sigma < 0.01).float().mean()) > 0.03
+    assert float((sigma > 80).float().mean()) > 0.01
+
+
+def test_bad_noise_levels() -> None:
+    with pytest.raises(InputError, match="sigma range"):
+        NoiseLevels(sigma_min=1.0, sigma_max=0.5)
+    with pytest.raises(InputError, match="uniform"):
+        NoiseLevels(sigma_min=0.1, sigma_max=1.0, uniform=1.5)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.5, 3.0, 100.0])
+def test_fresh_network_scores_one_at_every_noise_level(sigma: float) -> None:
+    """With F = 0 the EDM denoiser is the best linear one, whose error is sigma^2 sigma_d^2 / (sigma^2 + sigma_d^2)."""
+    generator = torch.Generator().manual_seed(0)
+    x0 = 0.7 * torch.randn(40_000, 2, generator=generator)
+    noise = torch.randn(x0.shape, generator=generator)
+    denoiser = build(default_config((2,), sigma_data=0.7))
+    level = torch.full((len(x0),), sigma)
+    loss = denoising_loss(denoiser, x0, level, noise, None, sigma_data=0.7)
+    assert float(loss.detach()) == pytest.approx(1, abs=0.02)
+
+
+def test_loss_is_the_weighted_squared_error() -> None:
+    x0, noise = torch.zeros(2, 3), torch.ones(2, 3)
+    sigma = torch.tensor([0.5, 2.0])
+    error = torch.tensor([[0.1], [0.3]])
+    loss = denoising_loss(lambda x, s, labels: x0 + error, x0, sigma, noise, None, sigma_data=0.5)
+    wanted = (0.01 * (0.25 + 0.25) / 0.0625 + 0.09 * (4 + 0.25) / 1.0) / 2
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)

@@ -1,0 +1,98 @@
+"""`ncdeploy train`: what people type, and what Ctrl-C leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ncdeploy_cli.main import app
+from typer.testing import CliRunner
+
+from ncdeploy.denoisers import load_model, load_record
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["train", *map(str, words)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_trains_logs_and_resumes(tmp_path: Path) -> None:
+    model, log = tmp_path / "model.pt", tmp_path / "log.jsonl"
+    common = ("--data", "moons", "-o", model, "--log", log, "--device", "cpu")
+    code, out, _ = run(*common, "--steps", 3, "--batch", 16, "--objective", "contrastive")
+    assert code == 0
+    assert out.startswith(f"{model}: 3 steps in ")
+    assert load_model(model).info.error_curve is not None
+    assert load_record(model)["config"]["contrastive"]["points"] == 2
+    code, _, error = run("--resume", model)
+    assert code == 1
+    assert "all 3 steps are done" in error
+    code, _, _ = run("--resume", model, "--steps", 5, "--log", log)
+    assert code == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert {"loss", "denoising", "contrastive", "lr", "norm", "rate"} <= lines[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "--data is missing"),
+        (["--data", "digits"], "--output is missing"),
+        (["--data", "digits", "-o", "/nowhere/model.pt"], "does not exist"),
+        (["--data", "digits", "-o", "model.pt", "--objective", "contrastiv"], "did you mean contrastive"),
+        (["--data", "digits", "-o", "model.pt", "--contrastive-weight", "2"], "add --objective contrastive"),
+        (["--data", "digts", "-o", "model.pt"], "did you mean digits"),
+        (["--data", "moons", "-o", "model.pt", "--conditional"], "no labels"),
+        (["--data", "digits", "-o", "model.pt", "--steps", "0"], "steps: got 0"),
+        (["--resume", "model.pt", "--lr", "1"], "--lr: a resumed run keeps its settings"),
+        (["--resume", "missing.pt"], "no such file"),
+    ],
+)
+def test_bad_words_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], text: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, error = run(*words)
+    assert code == 1
+    assert out == ""
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert text in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
+    command = [sys.executable, "-m", "ncdeploy_cli.main", "train", "--data", "moons", "-o", "model.pt", "--batch", "16"]
+    process = subprocess.Popen(
+        [*command, "--steps", "1000000", "--log", "log.jsonl", "--threads", "1", "--save-every", "0"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not ((tmp_path / "log.jsonl").exists() and (tmp_path / "log.jsonl").stat().st_size):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "ncdeploy train --resume model.pt" in error
+    record = load_record(tmp_path / "model.pt")
+    logged = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert record["step"] == len(logged) >= 1
+    code, _, _ = run("--resume", tmp_path / "model.pt", "--steps", record["step"] + 2)
+    assert code == 0
+    assert load_record(tmp_path / "model.pt")["step"] == record["step"] + 2
