@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from tiny_models import IMAGES, write_mixture
 
 from ncdeploy.denoisers import Mixture, save_model
 from ncdeploy.errors import DependencyError, FileError
 from ncdeploy.inspection import inspect_file, summarize_curve
+from tiny_models import IMAGES, write_mixture
 
 MEANS = np.random.default_rng(0).standard_normal((20, 1, 8, 8)).astype(np.float32)
 

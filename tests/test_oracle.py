@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from oracle import GaussianMixture, digits, error_curve
 
 

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from tiny_models import IMAGES, write_mixture
 
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity import compare, open_pair
+from tiny_models import IMAGES, write_mixture
 
 INFO = ModelInfo(shape=(1, 4, 4), sigma_min=0.02, sigma_max=80.0, sigma_data=0.5, num_classes=3)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from oracle import error_curve
 
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
+from oracle import error_curve
 
 IMAGES = ModelInfo(
     shape=(1, 8, 8),

@@ -162,7 +162,7 @@ def _run(training: "Training", target: Path, log: Path | None, save_every: int) 
         for progress in training.run():
             bar.update(task, completed=progress.step, note=_note(progress))
             _write(lines, progress)
-            if stop.requested:
+            if training.anyone(stop.requested):
                 break
             if save_every and progress.step % save_every == 0 and not training.done:
                 save_training(target, training)

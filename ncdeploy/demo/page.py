@@ -193,8 +193,8 @@ def _cost(o: Outcome) -> str:
                 f"evaluates {more:.1f} times as much."
             )
     words.append(
-        "Fewer calls save time where a call with many rows costs little more than one with few: on a GPU, or for "
-        "few samples at a time. A CPU is busy with a handful of rows already, so there the extra evaluations show."
+        "Fewer calls save time where a call with many rows costs little more than one with few, as it can on a GPU. "
+        "A CPU is busy with a handful of rows already, so there the extra evaluations show."
     )
     return report.section(
         "What it cost",

@@ -89,6 +89,13 @@ class Training:
         """Whether this process should write files and show progress."""
         return bool(self.accelerator.is_main_process)
 
+    def anyone(self, wish: bool) -> bool:
+        """Whether any process has the wish: they must stop after the same step, or the others would wait for ever."""
+        if self.accelerator.num_processes == 1:
+            return wish
+        votes = torch.tensor([float(wish)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(votes, reduction="sum").item())
+
     def run(self) -> Iterator[Progress]:
         """Train to the last step, yielding after each one; a caller may stop in between and go on later.
 

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tiny_models import IMAGES, write_mixture
 
 from ncdeploy.backends.onnxfile import Port, is_onnx, read_onnx
 from ncdeploy.errors import FileError
+from tiny_models import IMAGES, write_mixture
 
 
 @pytest.fixture

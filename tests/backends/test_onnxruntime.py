@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime
 import pytest
-from oracle import GaussianMixture
-from tiny_models import IMAGES, write_mixture
 
 from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend, choose_providers
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError
+from oracle import GaussianMixture
+from tiny_models import IMAGES, write_mixture
 
 MEANS = np.random.default_rng(0).standard_normal((20, 1, 8, 8))
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tiny_models import IMAGES, write_mixture
 
 import ncdeploy
 from ncdeploy.backends import open_engine
 from ncdeploy.backends.describe import info_from_flags
 from ncdeploy.errors import BackendError, FileError, InputError
+from tiny_models import IMAGES, write_mixture
 
 SRC = Path(ncdeploy.__file__).parents[1]
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from oracle import GaussianMixture
 
 from ncdeploy.backends import open_engine
 from ncdeploy.backends.torch import TorchBackend
@@ -11,6 +10,7 @@ from ncdeploy.denoisers import Mixture, build, default_config, save_model
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.errors import BackendError, InputError
 from ncdeploy.modelinfo import ModelInfo
+from oracle import GaussianMixture
 
 MEANS = np.random.default_rng(0).standard_normal((20, 1, 8, 8)).astype(np.float32)
 INFO = ModelInfo(shape=(2,), sigma_min=0.01, sigma_max=10.0, sigma_data=1.0)

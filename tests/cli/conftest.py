@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner, Result
+
 from oracle import digits
 from tiny_models import IMAGES, POINTS, VECTORS, write_mixture, write_nan_below
-from typer.testing import CliRunner, Result
 
 
 @pytest.fixture(scope="session")

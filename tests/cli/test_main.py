@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ncdeploy_cli.main import app
 
 import ncdeploy
 from ncdeploy.errors import NcdeployError
+from ncdeploy_cli.main import app
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("train", "export", "verify", "sample", "demo", "inspect", "doctor")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ncdeploy_cli.choices import BATCH_VALUES, Execution, choose_classes, choose_plan, outside_training
 from PIL import Image
-from tiny_models import IMAGES
 
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.recipe import make_plan
+from ncdeploy_cli.choices import BATCH_VALUES, Execution, choose_classes, choose_plan, outside_training
+from tiny_models import IMAGES
 
 
 def _npz(path: str | Path) -> np.ndarray:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import digits
-from tiny_models import IMAGES
 
 from ncdeploy.demo import pictures
 from ncdeploy.demo.outcome import measure_quality
@@ -15,6 +13,8 @@ from ncdeploy.demo.watch import Pair, Watched, node_residuals, run_pair
 from ncdeploy.evaluation.distances import energy_distance
 from ncdeploy.sampling.recipe import make_plan
 from ncdeploy.sampling.sample import sample
+from oracle import digits
+from tiny_models import IMAGES
 
 
 class Oracle:

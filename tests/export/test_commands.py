@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ncdeploy_cli
 import numpy as np
 import pytest
-from tiny_models import IMAGES, write_mixture
 from typer.testing import CliRunner
 
 import ncdeploy.doctor
+import ncdeploy_cli
 from ncdeploy.denoisers import Mixture, load_model, save_model
 from ncdeploy.doctor import Diagnosis, Finding
+from tiny_models import IMAGES, write_mixture
 
 MEANS = np.random.default_rng(0).standard_normal((20, 1, 8, 8)).astype(np.float32)
 

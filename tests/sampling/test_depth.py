@@ -7,9 +7,9 @@ from functools import cache
 
 import numpy as np
 import pytest
-from oracle import digits, error_curve
 
 from ncdeploy import make_plan, sample
+from oracle import digits, error_curve
 
 SEEDS = range(16)
 DOUBLE = np.zeros((), np.float64)

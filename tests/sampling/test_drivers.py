@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import digits, error_curve
 
 from ncdeploy import InputError, ModelInfo, NumericalError, Plan, iterate, make_plan, sample
 from ncdeploy.sampling.result import Result
 from ncdeploy.sampling.window import WindowTables
+from oracle import digits, error_curve
 
 SHAPE = (1, 8, 8)
 PLANS = {

@@ -23,11 +23,11 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from numpy.typing import NDArray
-from oracle import digits
-from substitution import substitute
 
 from ncdeploy.sampling import schedules, solvers
 from ncdeploy.sampling.plan import Plan
+from oracle import digits
+from substitution import substitute
 
 Floats = NDArray[np.float64]
 FLOAT64, FLOAT32, CLAMPED = 1e-11, 1e-5, 1e-8

@@ -6,12 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from oracle import digits
-from substitution import substitute
 
 from ncdeploy.errors import InputError
 from ncdeploy.sampling import schedules, solvers
 from ncdeploy.sampling.plan import Plan
+from oracle import digits
+from substitution import substitute
 
 Floats = NDArray[np.float64]
 Solver = Callable[..., Plan]

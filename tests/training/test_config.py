@@ -72,8 +72,9 @@ def test_choices() -> None:
 
 
 def test_help_tells_the_real_defaults() -> None:
-    from ncdeploy_cli.main import app
     from typer.main import get_command
+
+    from ncdeploy_cli.main import app
 
     options = {p.name: p for p in get_command(app).commands["train"].params}
     told = {f"contrastive_{f.name}": f.default for f in fields(ContrastiveConfig)}

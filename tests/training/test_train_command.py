@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from ncdeploy_cli.main import app
 from typer.testing import CliRunner
 
 from ncdeploy.denoisers import load_model, load_record
+from ncdeploy_cli.main import app
 
 ROOT = Path(__file__).parents[2]
 
