@@ -121,8 +121,8 @@ def sample(
 
     Example:  ncdeploy sample --engine model.onnx --parallel -n 64 -o samples.png
     """
-    from ncdeploy import images
     from ncdeploy.backends import open_engine
+    from ncdeploy.drawing import images
     from ncdeploy.sampling.sample import TOLERANCE
     from ncdeploy.sampling.sample import sample as run_plan
 

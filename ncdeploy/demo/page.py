@@ -4,10 +4,10 @@ from html import escape
 
 import numpy as np
 
-from ncdeploy import heatmap
 from ncdeploy.demo import pictures
 from ncdeploy.demo.outcome import Outcome
 from ncdeploy.demo.watch import BOUNDARY, Pair
+from ncdeploy.drawing import heatmap
 from ncdeploy.evaluation import report
 from ncdeploy.sampling.sample import TOLERANCE
 

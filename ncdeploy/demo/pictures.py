@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ncdeploy import heatmap
 from ncdeploy.demo.watch import Pair, Watched
-from ncdeploy.images import film_strip, frames, grid, grid_or_plot, write_picture
+from ncdeploy.drawing import heatmap
+from ncdeploy.drawing.images import film_strip, frames, grid, grid_or_plot, write_picture
 from ncdeploy.sampling.sample import TOLERANCE
 
 STRIP_ROWS = 6

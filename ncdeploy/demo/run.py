@@ -16,9 +16,9 @@ from ncdeploy.demo import pictures
 from ncdeploy.demo.outcome import Outcome, Training, measure_quality
 from ncdeploy.demo.page import demo_page
 from ncdeploy.demo.watch import Pair, run_pair
+from ncdeploy.drawing.images import write_picture
 from ncdeploy.errors import DependencyError, FileError, InputError
 from ncdeploy.files import atomic_write, check_writable
-from ncdeploy.images import write_picture
 from ncdeploy.parity import default_plan
 from ncdeploy.sampling.recipe import make_plan
 

@@ -13,8 +13,8 @@ from importlib.resources import files
 
 from PIL import Image
 
+from ncdeploy.drawing.scatter import ticks
 from ncdeploy.errors import InputError
-from ncdeploy.scatter import ticks
 
 
 def page(*, title: str, kicker: str, lead_html: str, body: Sequence[str], footer: str) -> str:

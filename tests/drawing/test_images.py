@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ncdeploy import images
+from ncdeploy.drawing import images
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.modelinfo import ModelInfo
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from ncdeploy.drawing.heatmap import COLOURS, heat_map
+from ncdeploy.drawing.scatter import PALETTE, plot_limits, scatter, ticks
 from ncdeploy.errors import InputError
-from ncdeploy.heatmap import COLOURS, heat_map
-from ncdeploy.scatter import PALETTE, plot_limits, scatter, ticks
 
 
 def _centre_of_ink(picture) -> tuple[float, float]:

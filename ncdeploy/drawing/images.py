@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from ncdeploy.drawing.scatter import Limits, plot_limits, scatter
 from ncdeploy.errors import InputError
 from ncdeploy.files import atomic_write, check_writable
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.scatter import Limits, plot_limits, scatter
 
 CELL = 48  # pixels: a smaller picture is enlarged to at least this side
 GUTTER = 2

@@ -1,0 +1,1 @@
+"""Samples and measurements as pictures: NumPy and Pillow."""
