@@ -93,6 +93,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     record = load_record(tmp_path / "model.pt")
     logged = (tmp_path / "log.jsonl").read_text().splitlines()
     assert record["step"] == len(logged) >= 1
-    code, _, _ = run("--resume", tmp_path / "model.pt", "--steps", record["step"] + 2)
-    assert code == 0
+    code, _, error = run("--resume", tmp_path / "model.pt", "--steps", record["step"] + 2, "--data", "moons")
+    assert code == 0, error
     assert load_record(tmp_path / "model.pt")["step"] == record["step"] + 2
