@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ncdeploy.denoisers.base import Denoiser
     from ncdeploy.training.data import Dataset
 
-TRAIN_STEPS = {"digits": 1200}
+TRAIN_STEPS = {"digits": 800}
 OTHER_STEPS = 2000  # generated sets train on a small MLP
 LONG_STEPS, LONG_SAMPLES, LONG_WINDOW = 1000, 10, 100
 SHORT_SAMPLES, SHORT_POINTS = 400, 2000
