@@ -11,9 +11,11 @@ from ncdeploy.sampling.window import WindowTables, device_of
 
 Ints = NDArray[np.int64]
 
+_WINDOWS = 6  # a window's length of every block is drawn twice
+
 
 class NoiseWindow:
-    """Per lane, noise[k] xi_k for a block of nodes three windows long, so that draws come in large batches.
+    """Per lane, noise[k] xi_k for a block of several windows of nodes, so that draws come in large batches.
 
     now: the noise of the windows as placed, [n, span, dim]; [n, span, 1] zeros for a plan without noise
     """
@@ -21,7 +23,7 @@ class NoiseWindow:
     def __init__(self, tables: WindowTables, plan: Plan, seeds: list[int], dim: int, xp: Any, like: Any) -> None:
         self._tables, self._seeds, self._dim, self._xp, self._like = tables, seeds, dim, xp, like
         self._active = plan.stochastic
-        self._length = min(3 * tables.span, len(plan) - 1 + tables.span)
+        self._length = min(_WINDOWS * tables.span, len(plan) - 1 + tables.span)
         self._first = np.zeros(0, np.int64)
         self._block = self.now = self._empty(0)
 
@@ -32,10 +34,11 @@ class NoiseWindow:
         if not self._active:
             self.now = xp.zeros((n, span, 1), dtype=self._like.dtype, device=device)
             return
-        block = self._empty(n)
-        block[: keep.size] = self._block[xp.asarray(keep, device=device)]
-        first = np.full(n, -self._length)
-        first[: keep.size] = self._first[keep]
+        block, first = self._block, self._first
+        if not keep.size == n == len(first):
+            block, first = self._empty(n), np.full(n, -self._length)
+            block[: keep.size] = self._block[xp.asarray(keep, device=device)]
+            first[: keep.size] = self._first[keep]
         short = np.flatnonzero(base + 1 + span > first + self._length)
         if short.size:
             first[short] = base[short] + 1

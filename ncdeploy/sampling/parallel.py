@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_numpy_namespace
 from numpy.typing import NDArray
 
 from ncdeploy.sampling.evaluator import Evaluator
@@ -65,6 +65,7 @@ class ParallelRun:
     ) -> None:
         self.evaluator, self.plan, self.seeds, self.dim = evaluator, plan, seeds, dim
         self.tolerance, self.capacity, self.like, self.xp = tolerance, lanes, like, array_namespace(like)
+        self.on_host = is_numpy_namespace(self.xp)
         self.tables = WindowTables(plan, window, jacobian, floor, self.xp, like)
         self.online = OnlineJacobian(self.tables, self.xp, like, dim) if jacobian is None else None
         self.noise = NoiseWindow(self.tables, plan, seeds, dim, self.xp, like)
@@ -89,7 +90,7 @@ class ParallelRun:
     def _sweep(self) -> Sweep:
         t, xp, reach = self.tables, self.xp, self.tables.reach
         lanes, base, stop = self.lanes, self.base, self.stop
-        rows = self._evaluate()
+        self._evaluate()
 
         x_old = self.x[:, reach:]
         if self.online is None:
@@ -97,18 +98,18 @@ class ParallelRun:
             inverse = t.triangle(t.inverse_jacobian, self.k)
         else:
             g, inverse = self.online.update(self.x, self.D, self.a, self.b)
-        v = xp.concat([self.D[:, :reach], self.D[:, reach:] - g * x_old], axis=1)
+        v = xp.asarray(self.D, copy=True)
+        v[:, reach:] -= g * x_old
         x_new = self._solve(inverse, v)
         change = x_new - x_old
         self.D[:, reach:] += g * change
         self.x[:, reach:] = x_new
 
-        node = (base + 1)[:, None] + np.arange(t.span)
-        residual = to_host(xp.sqrt(xp.mean(change * change, axis=-1))) * t.residual_scale[node]
-        inside = t.evaluated[node] & (node < stop[:, None])
-        accepted = _first(inside & ~(residual <= self.tolerance), node, stop)
+        node, inside = self.node[:, 1:], self.due[:, 1:]
+        residual = np.sqrt(to_host(xp.sum(change * change, axis=-1)) / self.dim) * t.residual_scale[node]
+        accepted = _first(inside & ~(residual <= self.tolerance), base + 1, stop)
         jumping = ~(residual <= _JUMP) & (node > (accepted + _KEEP)[:, None])
-        steady = _first(inside & jumping, node, np.full_like(stop, t.final))
+        steady = _first(inside & jumping, base + 1, t.final)
 
         held = inside & (node < accepted[:, None])
         self.residual[lanes] = np.maximum(self.residual[lanes], np.where(held, residual, 0).max(1))
@@ -117,27 +118,23 @@ class ParallelRun:
         finished = np.flatnonzero(accepted == t.final)
         if finished.size:
             self.samples[lanes[finished]] = self.x[finished, t.final - base[finished] + reach - 1]
-        shown = np.where(node <= stop[:, None], residual, 0.0)
+        shown, rows = residual * (node <= stop[:, None]), int(np.count_nonzero(self.due))
         self._slide(np.flatnonzero(accepted < t.final), accepted, steady)
         return Sweep(
             calls=self.evaluator.calls, rows=rows, accepted=self.accepted.copy(), nodes=len(self.plan),
             lanes=lanes, base=base, residual=shown, _estimate=self._estimate,
         )  # fmt: skip
 
-    def _evaluate(self) -> int:
-        """D at every evaluated node of every window, in one call; returns the number of rows."""
+    def _evaluate(self) -> None:
+        """D at every evaluated node of every window, in one call."""
         t, xp = self.tables, self.xp
-        node = self.base[:, None] + np.arange(1 - t.reach, t.span + 1)
-        due = (node >= self.base[:, None]) & (node < self.stop[:, None])
-        due &= t.evaluated[np.where(due, node, 0)]
-        lane, _ = np.nonzero(due)
-        node = node[due]
-        index = self._index(np.flatnonzero(due))
-        rows = xp.take(xp.reshape(self.x, (-1, self.dim)), index, axis=0)
+        lane, place = self.due.nonzero()
+        node = self.base[lane] + place
+        index = self._index(lane * (t.reach + t.span) + (t.reach - 1) + place)
+        rows = xp.reshape(self.x, (-1, self.dim))[index]
         flat = xp.reshape(self.D, (-1, self.dim))
         flat[index] = self.evaluator(rows, t.sigmas[node], node, self.lanes[lane])
         self.D = xp.reshape(flat, tuple(self.x.shape))
-        return len(node)
 
     def _solve(self, inverse: Any, v: Any) -> Any:
         """New states of the windows: inverse @ (outputs v + carry from accepted states + noise)."""
@@ -174,7 +171,9 @@ class ParallelRun:
             return
 
         self.noise.place(keep, self.lanes, self.base)
-        self.k = self._index((self.base + 1)[:, None] + np.arange(t.span))
+        self.node = self.base[:, None] + np.arange(t.span + 1)
+        self.due = t.evaluated[self.node] & (self.node < self.stop[:, None])
+        self.k = self._index(self.node[:, 1:])
         self.a, self.b = t.state[self.k], t.denoised[self.k]
         if self.plan.stochastic:
             g = t.jacobian[self.k] if self.online is None else self.online.values()
@@ -210,12 +209,13 @@ class ParallelRun:
 
     def _index(self, array: Any) -> Any:
         """Host indices as an array of the run's kind, on its device."""
-        return self.xp.asarray(array, device=device_of(self.like))
+        return array if self.on_host else self.xp.asarray(array, device=device_of(self.like))
 
     def _zeros(self, *shape: int) -> Any:
         return self.xp.zeros((*shape, self.dim), dtype=self.like.dtype, device=device_of(self.like))
 
 
-def _first(mask: NDArray[np.bool_], node: Ints, default: Ints) -> Ints:
-    """Per lane, the first node where the mask holds; `default` where it holds nowhere."""
-    return np.where(mask.any(axis=1), node[np.arange(len(node)), mask.argmax(axis=1)], default)
+def _first(mask: NDArray[np.bool_], start: Ints, default: Ints | int) -> Ints:
+    """Per lane, the first node where the mask over nodes start, start + 1, ... holds; `default` where it never does."""
+    place = mask.argmax(axis=1)
+    return np.where(mask[np.arange(len(mask)), place], start + place, default)

@@ -80,15 +80,12 @@ def inverse_by_lag(xp: Any, rows: Any, lags: int) -> Any:
     column lies before the first row are 0.
     """
     n, reach = rows.shape[-2], rows.shape[-1]
-    columns = [xp.ones_like(rows[..., 0])]
-    zero = xp.zeros_like(columns[0])
+    table = xp.zeros((lags, *rows.shape[:-1]), dtype=rows.dtype, device=device_of(rows))
+    table[0] += 1
     for m in range(1, lags):
-        column = zero
         for h in range(min(m, reach, n)):
-            shifted = xp.concat([zero[..., : h + 1], columns[m - 1 - h][..., : n - 1 - h]], axis=-1)
-            column = column + rows[..., h] * shifted
-        columns.append(column)
-    return xp.stack(columns, axis=-1)
+            table[m, ..., h + 1 :] += rows[..., h + 1 :, h] * table[m - 1 - h, ..., : n - 1 - h]
+    return xp.moveaxis(table, 0, -1)
 
 
 def device_of(array: Any) -> Any:
