@@ -1,5 +1,6 @@
 # make demo    train, export, verify and sample on handwritten digits; open demo/index.html
 # make test    the test suite
+# make test-slow  the tests that take minutes
 # make check   lint, format, types and the contents of the wheel
 # make bench   the figures of README.md, measured side by side
 # make gpu-check  the tests that need a CUDA device
@@ -9,13 +10,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench gpu-check clean
+.PHONY: demo test test-slow check bench gpu-check clean
 
 demo: $(READY)
 	$(BIN)/ncdeploy demo -o demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --timeout 1200
 
 check: $(READY)
 	$(BIN)/ruff check .

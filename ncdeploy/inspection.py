@@ -18,7 +18,7 @@ from ncdeploy.modelinfo import METADATA_KEY, ErrorCurve, ModelInfo
 class Inspection:
     """What a file says of itself.
 
-    kind:       "model.pt", "model.onnx" or "samples"
+    kind:       "model.pt", "model.safetensors", "model.onnx" or "samples"
     size:       bytes
     info:       the model's record; None for samples and for ONNX files of other origin
     parameters: number of floating-point weights and tables
@@ -36,8 +36,10 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_file(path: str | os.PathLike[str]) -> Inspection:
-    """Look into model.pt, model.onnx or an .npz of samples.
+def inspect_file(path: str | os.PathLike[str], *, allow_module: bool = False) -> Inspection:
+    """Look into model.pt, model.safetensors, model.onnx or an .npz of samples.
+
+    allow_module: whether a model.pt may name Python code that makes its network, which is then imported and run
 
     Raises FileError for anything else, BackendError for a TensorRT engine, DependencyError for model.pt without
     PyTorch.
@@ -49,7 +51,7 @@ def inspect_file(path: str | os.PathLike[str]) -> Inspection:
     if kind == "onnx":
         return _onnx(path, file)
     if kind == "torch":
-        return _torch(path, file)
+        return _torch(path, file, allow_module)
     raise BackendError(f"{path}: is a TensorRT engine, which this version cannot read; inspect its model.onnx instead")
 
 
@@ -89,16 +91,18 @@ def _port(port: Port) -> str:
     return f"{port.name} {port.dtype} ({', '.join(str(axis or '?') for axis in port.shape)})"
 
 
-def _torch(path: str | os.PathLike[str], file: Path) -> Inspection:
+def _torch(path: str | os.PathLike[str], file: Path, allow_module: bool) -> Inspection:
     try:
         from ncdeploy.denoisers.checkpoint import load_model, load_record
+        from ncdeploy.denoisers.safetensors_file import is_safetensors
     except ImportError as e:
         raise DependencyError(f"{path}: is a PyTorch model; to look inside: pip install 'ncdeploy[torch]'") from e
-    denoiser = load_model(path)
+    denoiser = load_model(path, allow_module=allow_module)
     count = sum(t.numel() for t in denoiser.state_dict().values() if t.is_floating_point())
     details = {"config": denoiser.config, "record": load_record(path)}
+    kind = "model.safetensors" if is_safetensors(file) else "model.pt"
     return Inspection(
-        kind="model.pt", size=file.stat().st_size, info=denoiser.info, parameters=count, details=details
+        kind=kind, size=file.stat().st_size, info=denoiser.info, parameters=count, details=details
     )  # fmt: skip
 
 

@@ -55,7 +55,11 @@ class ModelInfo:
     shape:          of one sample, without the batch axis: (C, H, W) for images, (d,) for vectors
     sigma_min/max:  noise levels the network was trained on, in model units
     sigma_data:     standard deviation of the training data, in model units
-    num_classes:    0 if unconditional; otherwise labels 0 .. num_classes - 1 and num_classes = unconditional
+    num_classes:    0 if the model takes no labels; otherwise 0 .. num_classes - 1 are the classes
+    unconditional:  whether the label num_classes means "no class". False for networks trained with a class on
+                    every sample (guided-diffusion, diffusers): each row then needs a class
+    guidance:       whether D takes, beside labels, a weight w of classifier-free guidance for each row and returns
+                    D(x, sigma, no class) + w (D(x, sigma, label) - D(x, sigma, no class)), at two evaluations a row
     offset, scale:  data units = offset + scale * model units
     data:           name of the training data
     default_plan:   keyword arguments of `ncdeploy.make_plan` that suit the model
@@ -70,6 +74,8 @@ class ModelInfo:
     sigma_max: float
     sigma_data: float
     num_classes: int = 0
+    unconditional: bool = True
+    guidance: bool = False
     offset: float = 0.0
     scale: float = 1.0
     data: str = ""
@@ -90,11 +96,37 @@ class ModelInfo:
             raise InputError(f"mean: got {len(self.mean)} values, expected {self.dim} finite ones")
         if self.num_classes < 0:
             raise InputError(f"num_classes: got {self.num_classes}, expected 0 or more")
+        for name in ("unconditional", "guidance"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name}: got {getattr(self, name)!r}, expected true or false")
+        if self.guidance and self.null_label is None:
+            raise InputError("guidance: needs a model with classes and an unconditional one among its labels")
 
     @property
     def dim(self) -> int:
         """Number of values in one sample."""
         return int(np.prod(self.shape))
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that means "no class", or None for a model that has none."""
+        return self.num_classes if self.num_classes and self.unconditional else None
+
+    @property
+    def labels(self) -> range:
+        """The labels a row may have; empty for a model that takes none."""
+        return range(self.num_classes + (self.null_label is not None))
+
+    @property
+    def evaluations(self) -> int:
+        """Rows that the network evaluates for one row of x."""
+        return 2 if self.guidance else 1
+
+    def describe_labels(self) -> str:
+        """The labels in words, for messages: "0 to 10 (10 = unconditional)"."""
+        if self.null_label is None:
+            return f"0 to {self.num_classes - 1} (it has no unconditional class)"
+        return f"0 to {self.num_classes} ({self.num_classes} = unconditional)"
 
     def to_json(self) -> str:
         """One line of JSON, keys sorted."""

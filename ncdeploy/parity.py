@@ -19,6 +19,7 @@ from ncdeploy.backends import Backend, open_engine
 from ncdeploy.backends.describe import describes_itself
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.sampling.guidance import Guided
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.recipe import make_plan
 
@@ -28,6 +29,7 @@ LEVELS, ROWS_PER_LEVEL = 24, 3
 OUTSIDE = 1.25  # the grid of levels goes past the trained range by this factor
 REFERENCE_BATCH = 31
 TRAJECTORIES = 4
+LARGEST_WEIGHT = 3.0  # of guidance
 # Networks that predict noise agree between runtimes to a few float32 roundings of their output, which
 # D = x - sigma eps multiplies by sigma: an absolute tolerance alone would ask more than float32 holds.
 ROUNDING = 4e-6
@@ -116,10 +118,15 @@ def compare(
                           float32 rounding of sigma, 4e-6 sigma, is allowed on top
     trajectory_tolerance: on the rms over one sample's dimensions, see `Trajectory`
 
+    Models that take guidance are compared at random weights between 0 and 3; if only one takes it, the other is
+    guided from outside.
+
     Raises InputError if the models differ in shape or classes, or for tolerances that are not positive.
     """
     check_comparable(reference, candidate)
     check_tolerances(tolerance, trajectory_tolerance)
+    if reference.info.guidance != candidate.info.guidance:
+        reference, candidate = (b if b.info.guidance else _guided(b) for b in (reference, candidate))
     info = reference.info
     rng = np.random.default_rng(seed)
     unit = max(1.0, info.sigma_data)
@@ -166,10 +173,12 @@ def open_pair(
     device: str = "cpu",
     threads: int | None = None,
     info: ModelInfo | None = None,
+    allow_module: bool = False,
 ) -> tuple[Backend, Backend]:
     """Open two model files to compare; the reference runs on the CPU, the candidate on `device`.
 
     info: of an ONNX file that does not describe itself; without it, such a file takes the other's description.
+    allow_module: whether a model.pt may name Python code that makes its network, which is then imported and run
 
     Raises what `open_engine` raises, and InputError for an `info` that neither file needs.
     """
@@ -177,12 +186,13 @@ def open_pair(
     if info is not None and not any(silent):
         raise InputError("both files describe themselves; leave out the options that describe the model")
     if silent == [True, False] and info is None:
-        second = open_engine(candidate, device=device, threads=threads)
+        second = open_engine(candidate, device=device, threads=threads, allow_module=allow_module)
         return open_engine(reference, threads=threads, info=second.info), second
-    first = open_engine(reference, threads=threads, info=info if silent[0] else None)
+    first = open_engine(reference, threads=threads, info=info if silent[0] else None, allow_module=allow_module)
     return first, open_engine(
-        candidate, device=device, threads=threads, info=(info or first.info) if silent[1] else None
-    )
+        candidate, device=device, threads=threads, info=(info or first.info) if silent[1] else None,
+        allow_module=allow_module,
+    )  # fmt: skip
 
 
 def check_tolerances(tolerance: float, trajectory_tolerance: float) -> None:
@@ -194,7 +204,7 @@ def check_tolerances(tolerance: float, trajectory_tolerance: float) -> None:
 
 def check_comparable(reference: Backend, candidate: Backend) -> None:
     """Raise InputError if two models do not take the same inputs."""
-    for name in ("shape", "num_classes"):
+    for name in ("shape", "num_classes", "unconditional"):
         a, b = getattr(reference.info, name), getattr(candidate.info, name)
         if a != b:
             raise InputError(f"the models differ in {name}: {a} and {b}; only models with equal inputs can be compared")
@@ -214,7 +224,7 @@ def default_plan(info: ModelInfo) -> Plan:
 
 
 class Pool:
-    """The inputs: three rows per level, two of noisy data and one of pure noise, each with a label of its own."""
+    """The inputs: three rows per level, two of noisy data and one of pure noise, each with its own label and weight."""
 
     def __init__(self, info: ModelInfo, grid: NDArray[np.float64], rng: np.random.Generator) -> None:
         self.level = np.tile(np.arange(len(grid)), ROWS_PER_LEVEL)
@@ -224,7 +234,7 @@ class Pool:
         noise = rng.standard_normal(clean.shape)
         self.sigma: Floats = sigma.astype(np.float32)
         self.x: Floats = (clean + sigma.reshape(-1, *[1] * len(info.shape)) * noise).astype(np.float32)
-        self.labels = rng.integers(0, info.num_classes + 1, len(sigma)) if info.num_classes else None
+        self.condition = draw_condition(info, len(sigma), rng)
 
     def __len__(self) -> int:
         return len(self.sigma)
@@ -238,12 +248,26 @@ class Pool:
         return rng.permutation(np.concatenate([first, rng.permutation(rest)[: count - levels]]))
 
 
+def draw_condition(info: ModelInfo, rows: int, rng: np.random.Generator) -> list[NDArray[Any]]:
+    """What a model takes beside x and sigma: labels int64 [rows] and weights of guidance float32 [rows], or less."""
+    condition: list[NDArray[Any]] = []
+    if info.num_classes:
+        condition.append(rng.integers(0, len(info.labels), rows))
+    if info.guidance:
+        condition.append(rng.uniform(0, LARGEST_WEIGHT, rows).astype(np.float32))
+    return condition
+
+
+def _guided(backend: Backend) -> Backend:
+    guided: Any = Guided(backend)  # has an info, because a backend has one
+    wrapped: Backend = guided
+    return wrapped
+
+
 def _evaluate(backend: Backend, pool: Pool, order: NDArray[np.int64], batch: int) -> Floats:
     """D for the rows of the pool that `order` names, NaN for the others; every call is kept before any is read."""
     chunks = [order[i : i + batch] for i in range(0, len(order), batch)]
-    outputs = [
-        backend(pool.x[rows], pool.sigma[rows], None if pool.labels is None else pool.labels[rows]) for rows in chunks
-    ]
+    outputs = [backend(pool.x[rows], pool.sigma[rows], *(c[rows] for c in pool.condition)) for rows in chunks]
     result = np.full_like(pool.x, np.nan)
     for rows, output in zip(chunks, outputs, strict=True):
         result[rows] = output
@@ -259,7 +283,7 @@ def _trajectory(
 ) -> Trajectory:
     """Both models through the plan side by side, on the same noise; each follows its own path."""
     info = reference.info
-    labels = rng.integers(0, info.num_classes + 1, TRAJECTORIES) if info.num_classes else None
+    condition = draw_condition(info, TRAJECTORIES, rng)
     runs = [
         (backend, deque[Any](maxlen=plan.reach), deque[Any](maxlen=plan.reach)) for backend in (reference, candidate)
     ]
@@ -272,7 +296,7 @@ def _trajectory(
             outputs.appendleft(None)
             if plan.evaluated[k]:
                 level = np.full(TRAJECTORIES, sigma, np.float32)
-                outputs[0] = np.array(backend(x.astype(np.float32), level, labels), np.float64)
+                outputs[0] = np.array(backend(x.astype(np.float32), level, *condition), np.float64)
         mine, other = (states[0].reshape(TRAJECTORIES, -1) for _, states, _ in runs)
         size = np.maximum(unit, _rms(mine))
         final = float(np.nan_to_num(_rms(mine - other) / size, nan=np.inf, posinf=np.inf).max())

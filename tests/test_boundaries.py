@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "ncdeploy"
-HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "accelerate", "sklearn", "diffusers")
+HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "accelerate", "sklearn", "diffusers", "safetensors")
 
 # Rooms that need PyTorch; every other module must import without any of HEAVY.
-TORCH_ROOMS = ("denoisers", "training", "export")
+TORCH_ROOMS = ("denoisers", "importers", "training", "export")
 TORCH_MODULES = ("backends/torch.py",)
 
 

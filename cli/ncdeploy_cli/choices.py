@@ -42,27 +42,34 @@ def describe(
 def choose_plan(info: "ModelInfo", **given: Any) -> "Plan":
     """The model's default plan, changed by the arguments of `make_plan` that are not None.
 
-    Another solver or schedule keeps of the model's plan only the noise range, where it takes one.
+    Another solver keeps of the model's plan the noise range, where it takes one, or the training levels of a
+    variance-preserving model, which suit every solver.
     """
-    from ncdeploy.sampling.recipe import DEFAULT_SCHEDULE, SCHEDULE_OPTIONS, make_plan
+    from ncdeploy.sampling.recipe import DEFAULT_SCHEDULE, SCHEDULE_OPTIONS, VARIANCE_PRESERVING, make_plan
 
     given = {name: value for name, value in given.items() if value is not None}
     own = dict(info.default_plan)
     if given.get("solver", own.get("solver")) != own.get("solver"):
-        own = {name: own[name] for name in ("sigma_min", "sigma_max") if name in own}
+        kept = ["sigma_min", "sigma_max"]
+        if own.get("schedule") in VARIANCE_PRESERVING:
+            kept += ["schedule", "spacing", "levels"]
+        own = {name: own[name] for name in kept if name in own}
     if "schedule" in given and given["schedule"] != own.get("schedule"):
         own.pop("schedule", None)
     chosen = own | given
+    if info.default_plan.get("schedule") in VARIANCE_PRESERVING:
+        chosen = {"sigma_min": info.sigma_min, "sigma_max": info.sigma_max} | chosen
     schedule = chosen.get("schedule") or DEFAULT_SCHEDULE.get(chosen.get("solver", "dpmpp_2m"), "")
     takes = SCHEDULE_OPTIONS.get(schedule, ())
-    dropped = {"sigma_min", "sigma_max", "spacing"} - set(takes) - set(given)
+    dropped = {"sigma_min", "sigma_max", "spacing", "levels"} - set(takes) - set(given)
     return make_plan(**{name: value for name, value in chosen.items() if name not in dropped})
 
 
 def choose_classes(text: str | None, n: int, info: "ModelInfo") -> "NDArray[np.int64] | None":
     """Labels int64 [n] from "3,3,7", "all" or "none"; None for an unconditional model.
 
-    Raises InputError for labels where there are none, text that is not a list, and classes that do not exist.
+    Raises InputError for labels where there are none, text that is not a list, classes that do not exist, and for
+    none where the model needs some.
     """
     import numpy as np
 
@@ -71,7 +78,11 @@ def choose_classes(text: str | None, n: int, info: "ModelInfo") -> "NDArray[np.i
             raise InputError(f"--labels {text}: this model is unconditional; leave --labels out")
         return None
     if text in (None, "none"):
-        chosen = [info.num_classes]  # one past the last class stands for "no class given"
+        if info.null_label is None:
+            raise InputError(
+                "--labels: this model needs a class for every sample; give --labels all, or classes like --labels 3,3,7"
+            )
+        chosen = [info.null_label]
     elif text == "all":
         chosen = list(range(info.num_classes))
     else:
@@ -83,6 +94,17 @@ def choose_classes(text: str | None, n: int, info: "ModelInfo") -> "NDArray[np.i
         if wrong is not None:
             raise InputError(f"--labels: there is no class {wrong}; this model has 0 to {info.num_classes - 1}")
     return np.resize(np.array(chosen, np.int64), n)
+
+
+def check_guidance(weight: float | None, labels: str | None, info: "ModelInfo") -> None:
+    """Raise InputError for a weight of guidance that the model or the absence of classes leaves without meaning."""
+    from ncdeploy.sampling.guidance import guidable
+
+    if weight is None:
+        return
+    guidable(info)
+    if labels in (None, "none"):
+        raise InputError("--guidance: leads towards a class; say which with --labels 3,3,7 or --labels all")
 
 
 def outside_training(plan: "Plan", info: "ModelInfo") -> str | None:
@@ -99,16 +121,20 @@ def outside_training(plan: "Plan", info: "ModelInfo") -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a plan is computed: `window` None is sequential; `rows` is the most in one network call."""
+    """How a plan is computed: `window` None is sequential; `rows` is the most in one network call.
+
+    per_node: rows that one evaluation of D takes, 2 with guidance
+    """
 
     window: int | None
     tolerance: float | None
     rows: int
+    per_node: int = 1
 
     @classmethod
     def choose(
         cls, plan: "Plan", info: "ModelInfo", *, parallel: bool | None, window: int | None,
-        tolerance: float | None, batch: int | None,
+        tolerance: float | None, batch: int | None, guided: bool = False,
     ) -> "Execution":  # fmt: skip
         """Fill in what was not said. Raises InputError for options that would do nothing, and for `batch` < 1."""
         if not (parallel or (parallel is None and window is not None)):
@@ -120,9 +146,14 @@ class Execution:
             width = min(DEFAULT_WINDOW, plan.evaluations) if window is None else window
         if batch is not None and batch < 1:
             raise InputError(f"--batch: got {batch}, expected at least 1 row in a network call")
-        rows = max(BATCH_VALUES // info.dim, width or 1) if batch is None else batch
-        return cls(window=width, tolerance=tolerance, rows=rows)
+        per_node = 2 if guided else info.evaluations
+        rows = max(BATCH_VALUES // info.dim, (width or 1) * per_node) if batch is None else batch
+        return cls(window=width, tolerance=tolerance, rows=rows, per_node=per_node)
 
     def sequential_depth(self, plan: "Plan", n: int) -> int:
         """Network calls that sequential sampling of n samples takes with the same rows in a call."""
-        return plan.evaluations * -(-n // self.rows)
+        return plan.evaluations * -(-n // max(1, self.rows // self.per_node))
+
+    def sequential_nfe(self, plan: "Plan") -> int:
+        """Rows that the network evaluates for a sample in sequential sampling."""
+        return plan.evaluations * self.per_node

@@ -16,6 +16,9 @@ def export(
         typer.Option("--output", "-o", help="The file to write.", show_default="the model's name with .onnx"),
     ] = None,
     opset: Annotated[int, typer.Option(help="Version of the ONNX operators: 18, 19 or 20.")] = 20,
+    guidance: Annotated[
+        bool, typer.Option("--guidance", help="Add an input of weights of classifier-free guidance, one per row.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch before the file is put in place.")
     ] = True,
@@ -28,6 +31,9 @@ def export(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the comparison.", show_default="all")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write a model as ONNX: one file, any batch size, a noise level per row, and a description of itself.
@@ -55,9 +61,10 @@ def export(
         from ncdeploy.denoisers.checkpoint import load_model  # isort: skip
 
         done = export_onnx(
-            load_model(model),
+            load_model(model, allow_module=trust),
             target,
             opset=opset,
+            guidance=guidance,
             verify=verify,
             tolerance=TOLERANCE if tolerance is None else tolerance,
             trajectory_tolerance=TRAJECTORY_TOLERANCE if trajectory_tolerance is None else trajectory_tolerance,

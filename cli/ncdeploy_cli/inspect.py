@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from ncdeploy.modelinfo import ModelInfo
 
 
-_SHOWN = ("shape", "num_classes", "sigma_min", "sigma_max", "sigma_data")  # of a config: already in the description
+# Of a config: already in the description.
+_SHOWN = ("shape", "num_classes", "unconditional", "sigma_min", "sigma_max", "sigma_data")
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="model.pt, model.onnx or samples.npz.", show_default=False)],
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with everything.")] = False,
 ) -> None:
     """Show what a model says of itself: shape, noise range, classes, default plan, weights, operators, training."""
     from ncdeploy.inspection import inspect_file
 
-    found = inspect_file(file)
+    found = inspect_file(file, allow_module=trust)
     if as_json:
         console.print_json(found.to_dict())
         return
@@ -62,9 +66,12 @@ def _of_model(info: "ModelInfo") -> Iterator[tuple[str, str]]:
     yield "data", f"{info.data or 'not named'}, data units = {info.offset:g} + {info.scale:g} * model units"
     yield "sample shape", " x ".join(map(str, info.shape))
     yield "trained noise", f"sigma {info.sigma_min:g} .. {info.sigma_max:g}, data std {info.sigma_data:.4g}"
-    classes = f"0 .. {info.num_classes - 1}, and {info.num_classes} for unconditional" if info.num_classes else "none"
-    yield "labels", classes
-    settings = ", ".join(f"{k} {v}" for k, v in info.default_plan.items())
+    yield "labels", info.describe_labels() if info.num_classes else "none"
+    if info.guidance:
+        yield "guidance", "a weight per row, 1 if not given; the network sees every row twice"
+    settings = ", ".join(
+        f"{len(v)} {k}" if isinstance(v, list) else f"{k} {v}" for k, v in info.default_plan.items()
+    )  # fmt: skip
     plan = default_plan(info)
     yield "default plan", f"{plan.name}, {plan.evaluations} evaluations" + (f" ({settings})" if settings else "")
     yield "denoising error", summarize_curve(info.error_curve)

@@ -9,9 +9,11 @@ import typer
 from typer.core import TyperGroup
 
 from ncdeploy.errors import NcdeployError
-from ncdeploy_cli import console, demo, doctor, export, inspect, sample, train, verify
+from ncdeploy_cli import console, demo, doctor, export, import_, inspect, sample, train, verify
 
-_EXTRAS = {"onnxruntime": "cpu"} | dict.fromkeys(("torch", "onnx", "onnxscript", "accelerate", "sklearn"), "torch")
+_EXTRAS = {"onnxruntime": "cpu", "diffusers": "diffusers"} | dict.fromkeys(
+    ("torch", "onnx", "onnxscript", "accelerate", "sklearn", "safetensors"), "torch"
+)
 
 
 class _Commands(TyperGroup):
@@ -69,6 +71,7 @@ def _show_version(asked: bool) -> None:
 
 
 app.command(rich_help_panel="Make a model")(train.train)
+app.command("import", rich_help_panel="Make a model")(import_.import_model)
 app.command(rich_help_panel="Deploy")(export.export)
 app.command(rich_help_panel="Deploy")(verify.verify)
 app.command(rich_help_panel="Sample")(sample.sample)

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ncdeploy_cli import console
-from ncdeploy_cli.choices import DEFAULT_WINDOW, Execution, choose_classes, choose_plan, describe, outside_training
+from ncdeploy_cli.choices import (
+    DEFAULT_WINDOW,
+    Execution,
+    check_guidance,
+    choose_classes,
+    choose_plan,
+    describe,
+    outside_training,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,6 +44,14 @@ def sample(
         str | None,
         typer.Option(
             help='Classes, repeated to fill n: "3,3,7", "all" or "none".',
+            show_default="none",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of classifier-free guidance towards --labels: 1 is none, 1.5 a little.",
             show_default="none",
             rich_help_panel=_PLAN,
         ),
@@ -104,6 +120,14 @@ def sample(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads.", show_default="the runtime's choice", rich_help_panel=_RUN)
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Run the Python code that a model imported from module:function names.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
     shape: Annotated[
         str | None,
         typer.Option(help='Shape of a sample, "3,64,64".', show_default="the graph's", rich_help_panel=_FILE),
@@ -131,15 +155,18 @@ def sample(
     )
     if described is not None:
         sigma_min = sigma_max = None  # they describe the model, whose range is the default of the schedule
-    backend = open_engine(engine, device=device, threads=threads, info=described)
+    backend = open_engine(engine, device=device, threads=threads, info=described, allow_module=trust)
     info = backend.info
     output = output or ("samples.png" if len(info.shape) == 3 or info.shape == (2,) else "samples.npz")
     images.check_output(output, info)
+    check_guidance(guidance, labels, info)
     classes = choose_classes(labels, n, info)
     plan = choose_plan(
         info, solver=solver, steps=steps, schedule=schedule, eta=eta, sigma_min=sigma_min, sigma_max=sigma_max
     )
-    how = Execution.choose(plan, info, parallel=parallel, window=window, tolerance=tolerance, batch=batch)
+    how = Execution.choose(
+        plan, info, parallel=parallel, window=window, tolerance=tolerance, batch=batch, guided=guidance is not None
+    )
     warning = outside_training(plan, info)
     if warning:
         console.warn(warning)
@@ -151,14 +178,14 @@ def sample(
 
         result = run_plan(
             backend, plan, shape=info.shape, seeds=range(seed, seed + n),
-            labels=None if classes is None else classes.tolist(), window=how.window,
+            labels=None if classes is None else classes.tolist(), guidance=guidance, window=how.window,
             tolerance=TOLERANCE if tolerance is None else tolerance, error_curve=info.error_curve,
             max_rows=how.rows, on_sweep=show,
         )  # fmt: skip
     backend.close()
     images.save_samples(output, result.samples, info, labels=classes)
     if json:
-        console.print_json(_record(result, plan, how, n, output))
+        console.print_json({**_record(result, plan, how, n, output), "guidance": guidance})
     else:
         console.stdout().print(_summary(result, plan, how, n))
         console.stdout().print(f"wrote {output}")
@@ -179,7 +206,7 @@ def _record(result: "Result", plan: "Plan", how: Execution, n: int, output: str)
         "wall_s": result.wall_s,
         "engine_s": result.engine_s,
         "sequential_depth": how.sequential_depth(plan, n),
-        "sequential_nfe": plan.evaluations,
+        "sequential_nfe": how.sequential_nfe(plan),
         "output": output,
     }
 
@@ -193,7 +220,7 @@ def _summary(result: "Result", plan: "Plan", how: Execution, n: int) -> "Table":
     table.add_column("this run", justify="right")
     rows = [
         ("depth", f"{result.depth}", f"{how.sequential_depth(plan, n)}", "network calls, one after another"),
-        ("NFE", f"{result.nfe:.1f}", f"{plan.evaluations}", "evaluations per sample"),
+        ("NFE", f"{result.nfe:.1f}", f"{how.sequential_nfe(plan)}", "evaluations per sample"),
         ("wall time", console.duration(result.wall_s), "", f"{console.duration(result.engine_s)} of it in the network"),
     ]
     if how.window is None:

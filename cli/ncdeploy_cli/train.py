@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ncdeploy.training import Progress, Training
 
 INTERRUPTED = 130
+FINE_TUNING_LR = 1e-4  # the usual rate would forget what the model has learned
 
 
 def _optimiser(text: str, default: str) -> Any:
@@ -58,8 +59,14 @@ def train(
             "the same data are now, -o writes another file."
         ),
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with the weights of this model, imported or trained here; its noise levels and classes stay."
+        ),
+    ] = None,
     batch: Annotated[int | None, _optimiser("Samples per step.", "96")] = None,
-    lr: Annotated[float | None, _optimiser("Peak of the learning rate.", "0.002")] = None,
+    lr: Annotated[float | None, _optimiser("Peak of the learning rate.", "0.002; 0.0001 with --init-from")] = None,
     warmup: Annotated[int | None, _optimiser("Steps to reach the peak.", "50")] = None,
     ema: Annotated[float | None, _optimiser("Decay of the averaged weights.", "0.995")] = None,
     clip: Annotated[float | None, _optimiser("Largest norm of the gradient.", "1.0")] = None,
@@ -71,6 +78,9 @@ def train(
     contrastive_weight: Annotated[float | None, _contrastive("Weight, per dimension.", "0.1")] = None,
     contrastive_points: Annotated[int | None, _contrastive("Samples of each batch that it sees.", "2")] = None,
     contrastive_terms: Annotated[int | None, _contrastive("Noise levels averaged for each.", "16")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the Python code that the model of --init-from or --resume names.")
+    ] = False,
     log: Annotated[
         Path | None,
         typer.Option(help="Append a line of JSON per step to this file.", rich_help_panel="Saving and logging"),
@@ -96,6 +106,11 @@ def train(
     contrastive = {"weight": contrastive_weight, "points": contrastive_points, "terms": contrastive_terms}
     fixed = {**settings, "objective": objective, "size": size}
     given = [name for name, value in fixed.items() if value is not None]
+    if init_from is not None:
+        given.append("init-from")
+        settings["lr"] = FINE_TUNING_LR if lr is None else lr
+    if trust and init_from is None and resume is None:
+        raise InputError("--trust: is about the model of --init-from or --resume; leave it out")
     given += [f"contrastive-{name}" for name, value in contrastive.items() if value is not None]
     if resume is not None and given:
         raise InputError(
@@ -106,6 +121,11 @@ def train(
     target = output or resume
     if target is None:
         raise InputError(f"--output is missing; for example: ncdeploy train --data {data} -o model.pt")
+    if target.suffix.lower() == ".safetensors":
+        raise InputError(
+            f"--output {target}: cannot hold what resuming needs; train to a .pt, and convert it with "
+            f"ncdeploy import {target.with_suffix('.pt')} -o {target}"
+        )
     for path in (target, log):
         if path is not None:
             check_writable(path)
@@ -113,15 +133,20 @@ def train(
     with console.stderr().status("loading"):
         import torch
 
-        from ncdeploy.training import TrainConfig, load_data, resume_training, start
+        from ncdeploy.denoisers import load_model
+        from ncdeploy.training import TrainConfig, load_data, resume_training, start, start_from
 
         if threads is not None:
             torch.set_num_threads(threads)
         if resume is not None:
-            training = resume_training(resume, data=data, steps=steps)
+            training = resume_training(resume, data=data, steps=steps, allow_module=trust)
         else:
             config = TrainConfig.from_choices(objective, {**settings, "steps": steps}, contrastive)
-            training = start(load_data(str(data), seed=config.seed, size=size), config)
+            dataset = load_data(str(data), seed=config.seed, size=size)
+            if init_from is None:
+                training = start(dataset, config)
+            else:
+                training = start_from(load_model(init_from, allow_module=trust), dataset, config)
     _run(training, target, log, save_every)
 
 

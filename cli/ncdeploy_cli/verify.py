@@ -23,6 +23,9 @@ def verify(
     device: Annotated[str, typer.Option(help="Where the candidate runs: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the inputs.")] = 0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     shape: Annotated[
         str | None, typer.Option(help='Sizes of one sample, such as "3,64,64".', rich_help_panel=_FILE)
@@ -52,7 +55,7 @@ def verify(
         num_classes=num_classes,
     )
     with console.stderr().status("comparing"):
-        a, b = open_pair(reference, candidate, device=device, threads=threads, info=info)
+        a, b = open_pair(reference, candidate, device=device, threads=threads, info=info, allow_module=trust)
         report = compare(a, b, tolerance=tolerance, trajectory_tolerance=trajectory_tolerance, seed=seed)
     if as_json:
         console.print_json(report.to_dict())

@@ -18,13 +18,15 @@ def open_engine(
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     info: ModelInfo | None = None,
+    allow_module: bool = False,
 ) -> Backend:
-    """Load a model.pt or model.onnx, whatever its name, as a callable denoiser D(x, sigma[, labels]).
+    """Load a model.pt, .safetensors or .onnx, whatever its name, as a callable denoiser D(x, sigma[, labels]).
 
     device:    "cpu", "cuda" or "cuda:N"; there is no fallback from one to the other
     threads:   CPU threads inside one operator; None = the runtime's default
     providers: ONNX Runtime execution providers in order of preference, instead of `device`
     info:      what the model is, for an ONNX file that does not say so itself (see `info_from_flags`)
+    allow_module: whether a model.pt may name Python code that makes its network, which is then imported and run
 
     Raises FileError for files that cannot be opened, BackendError for a device or provider that is not there or
     refuses the model, DependencyError when the runtime is not installed, InputError for options that do not fit.
@@ -47,4 +49,4 @@ def open_engine(
         raise InputError(f"{path} describes itself; leave out the options that describe the model")
     from ncdeploy.backends.torch import TorchBackend
 
-    return TorchBackend(path, device=device, threads=threads)
+    return TorchBackend(path, device=device, threads=threads, allow_module=allow_module)

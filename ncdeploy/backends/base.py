@@ -2,6 +2,7 @@
 
     denoised = backend(x, sigma)            x float32 [B, *shape], sigma float32 [B]
     denoised = backend(x, sigma, labels)    labels int64 [B]
+    denoised = backend(x, sigma, labels, guidance)    guidance float32 [B], where info.guidance; without it 1
 
 Each row has its own sigma. The result is a fresh array that the caller owns.
 """
@@ -24,14 +25,14 @@ class Backend(Protocol):
     @property
     def name(self) -> str: ...
 
-    def __call__(self, x: Any, sigma: Any, labels: Any = None) -> Any: ...
+    def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any: ...
 
     def close(self) -> None:
         """Release device memory and files; calling the backend afterwards is an error."""
         ...
 
 
-def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None) -> None:
+def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> None:
     """Raise InputError when an input does not fit the model; works on NumPy arrays and torch tensors."""
     for name, value in (("x", x), ("sigma", sigma)):
         if not hasattr(value, "dtype"):
@@ -46,18 +47,30 @@ def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None) -> Non
         )
     if not (sigma.min() > 0 and sigma.max() < np.inf):  # also catches NaN
         raise InputError("sigma: every value must be positive and finite")
+    _check_guidance(info, shape[0], guidance)
     if info.num_classes == 0:
         if labels is not None:
             raise InputError("labels: this model is unconditional and takes none")
         return
     if labels is None:
-        raise InputError(f"labels: this model needs them, 0 to {info.num_classes} ({info.num_classes} = unconditional)")
+        raise InputError(f"labels: this model needs them, {info.describe_labels()}")
     if _name(labels.dtype) != "int64" or tuple(labels.shape) != (shape[0],):
         raise InputError(f"labels: got {_name(labels.dtype)} {tuple(labels.shape)}; expected int64 ({shape[0]},)")
-    if labels.min() < 0 or labels.max() > info.num_classes:
+    if labels.min() < 0 or labels.max() >= len(info.labels):
         raise InputError(
-            f"labels: every value must lie in 0 .. {info.num_classes} ({info.num_classes} = unconditional)"
+            f"labels: every value must lie in 0 .. {len(info.labels) - 1}; it takes {info.describe_labels()}"
         )
+
+
+def _check_guidance(info: ModelInfo, batch: int, guidance: Any) -> None:
+    if guidance is None:
+        return
+    if not info.guidance:
+        raise InputError("guidance: this model takes none; ncdeploy.sampling.guidance.Guided adds it outside")
+    if not hasattr(guidance, "dtype") or _name(guidance.dtype) != "float32" or tuple(guidance.shape) != (batch,):
+        raise InputError(f"guidance: expected float32 ({batch},), one weight per row")
+    if not (guidance.min() > -np.inf and guidance.max() < np.inf):  # also catches NaN
+        raise InputError("guidance: every weight must be finite")
 
 
 @cache

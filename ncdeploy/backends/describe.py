@@ -66,14 +66,18 @@ def info_from_flags(
         sigma_max=sigma_max,
         sigma_data=sigma_data,
         num_classes=num_classes or 0,
+        guidance=any(port.name == "guidance" for port in file.inputs),
     )
 
 
 def check_graph(path: str | os.PathLike[str], file: OnnxFile, info: ModelInfo) -> None:
-    """Raise FileError unless the graph is D(x, sigma[, labels]) -> denoised with a dynamic batch and info's shape."""
+    """Raise FileError unless the graph is D(x, sigma[, labels[, guidance]]) -> denoised with a dynamic batch and
+    info's shape."""
     wanted = [("x", "float32", info.shape), ("sigma", "float32", ())]
     if info.num_classes:
         wanted.append(("labels", "int64", ()))
+    if info.guidance:
+        wanted.append(("guidance", "float32", ()))
     _check_ports(path, "inputs", file.inputs, wanted)
     _check_ports(path, "outputs", file.outputs, [("denoised", "float32", info.shape)])
 

@@ -12,7 +12,7 @@ Kind = Literal["torch", "onnx", "tensorrt"]
 
 ENGINE_MAGICS = (b"ftrt", b"ptrt", b"trtf", b"trtp")
 ENGINE_SUFFIXES = (".plan", ".engine", ".trt")
-EXPECTED = "expected a model.pt (ncdeploy train) or a model.onnx (ncdeploy export)"
+EXPECTED = "expected a model.pt or .safetensors (ncdeploy train, import) or a model.onnx (ncdeploy export)"
 
 
 def detect(path: str | os.PathLike[str]) -> Kind:
@@ -21,7 +21,9 @@ def detect(path: str | os.PathLike[str]) -> Kind:
     Raises FileError, in one line, for a file that is missing, a folder, unreadable, empty, truncated or foreign.
     """
     file = Path(path).expanduser()
-    head = read_head(path)
+    head = read_head(path, 9)
+    if head[8:] == b"{" and head[4:8] == bytes(4):  # safetensors: a length of 8 bytes, then JSON
+        return "torch"
     if head.startswith(b"PK"):
         return _zip_kind(path, file)
     if head.startswith(ENGINE_MAGICS) or file.suffix in ENGINE_SUFFIXES:

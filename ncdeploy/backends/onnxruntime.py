@@ -75,16 +75,23 @@ class OnnxRuntimeBackend:
         return self._name
 
     def __call__(
-        self, x: NDArray[np.float32], sigma: NDArray[np.float32], labels: NDArray[np.int64] | None = None
+        self,
+        x: NDArray[np.float32],
+        sigma: NDArray[np.float32],
+        labels: NDArray[np.int64] | None = None,
+        guidance: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """x float32 [B, *shape], sigma float32 [B], labels int64 [B] -> denoised float32 [B, *shape], newly allocated.
 
+        guidance: float32 [B] for a graph that takes it (info.guidance), 1 in every row if None.
         Raises InputError for inputs that do not fit, BackendError when the runtime fails or is closed.
         """
         if type(x) is not np.ndarray:
             raise InputError(f"x: got {type(x).__name__}; ONNX Runtime takes NumPy arrays, e.g. x.cpu().numpy()")
-        check_inputs(self._info, x, sigma, labels)
+        check_inputs(self._info, x, sigma, labels, guidance)
         feeds = {"x": x, "sigma": sigma} if labels is None else {"x": x, "sigma": sigma, "labels": labels}
+        if self._info.guidance:
+            feeds["guidance"] = np.ones(len(x), np.float32) if guidance is None else guidance
         if self._session is None:
             raise BackendError(f"{self._name}: the engine was closed; open it again")
         try:

@@ -22,16 +22,22 @@ class TorchBackend:
     """A denoiser, or a model.pt, in eval mode and float32, without gradients.
 
     device:  "cpu", "cuda" or "cuda:N"; the denoiser is moved there
+    allow_module: whether a file may name Python code that makes its network, which is then run (see `load_model`)
     threads: of PyTorch's operators, set for the whole process while the backend runs; None leaves them alone
 
     Raises FileError for a file that cannot be opened, BackendError for a device that is not there.
     """
 
     def __init__(
-        self, model: Denoiser | str | os.PathLike[str], *, device: str = "cpu", threads: int | None = None
+        self,
+        model: Denoiser | str | os.PathLike[str],
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        allow_module: bool = False,
     ) -> None:
         self._device = _device(device)
-        denoiser = model if isinstance(model, Denoiser) else load_model(model)
+        denoiser = model if isinstance(model, Denoiser) else load_model(model, allow_module=allow_module)
         self._model: Denoiser | None = denoiser.to(self._device).eval()
         self._info = denoiser.info
         self._threads = threads
@@ -45,20 +51,22 @@ class TorchBackend:
     def name(self) -> str:
         return self._name
 
-    def __call__(self, x: Any, sigma: Any, labels: Any = None) -> Any:
+    def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any:
         """x float32 [B, *shape], sigma float32 [B], labels int64 [B] -> denoised float32 [B, *shape], newly allocated.
 
+        guidance: float32 [B] for a model that takes it (info.guidance), 1 in every row if None.
         NumPy arrays give a NumPy array; tensors must be on the backend's device and give a tensor there.
         Raises InputError for inputs that do not fit, BackendError when PyTorch fails or the backend is closed.
         """
-        check_inputs(self._info, x, sigma, labels)
+        check_inputs(self._info, x, sigma, labels, guidance)
         if self._model is None:
             raise BackendError(f"{self._name}: the engine was closed; open it again")
         if self._threads is not None and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         self._model.eval()  # the caller may have gone on training it
         numpy = isinstance(x, np.ndarray)
-        inputs = [self._tensor(name, a, numpy) for name, a in (("x", x), ("sigma", sigma), ("labels", labels))]
+        given = [("x", x), ("sigma", sigma), ("labels", labels)] + [("guidance", guidance)] * self._info.guidance
+        inputs = [self._tensor(name, a, numpy) for name, a in given]
         try:
             with torch.inference_mode():
                 denoised = self._model(*inputs)

@@ -7,13 +7,15 @@ from ncdeploy.denoisers.factory import build, default_config
 from ncdeploy.denoisers.mixture import Mixture
 from ncdeploy.denoisers.mlp import MLP, MLPConfig
 from ncdeploy.denoisers.noise_table import NoiseTable
-from ncdeploy.denoisers.precondition import EDM, VP
+from ncdeploy.denoisers.precondition import EDM, VESDE, VP, VPSDE
 from ncdeploy.denoisers.unet import UNet, UNetConfig
 
 __all__ = [
     "EDM",
     "MLP",
+    "VESDE",
     "VP",
+    "VPSDE",
     "Denoiser",
     "MLPConfig",
     "Mixture",

@@ -13,6 +13,7 @@ from ncdeploy.modelinfo import ModelInfo
 class Denoiser(nn.Module, ABC):
     """An estimate of the clean sample x0 from x = x0 + sigma n, n standard normal.
 
+    notes:  what an importer left out or chose, for people; not saved
     info:   what the model says of itself (shape, noise range, classes ...)
     config: JSON-able; `ncdeploy.denoisers.build(config)` makes the same architecture again
 
@@ -21,6 +22,7 @@ class Denoiser(nn.Module, ABC):
 
     info: ModelInfo
     config: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     def __init__(self, info: ModelInfo, config: dict[str, Any]) -> None:
         super().__init__()
@@ -31,17 +33,22 @@ class Denoiser(nn.Module, ABC):
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """x [B, *shape], sigma [B] > 0, labels int64 [B] or None (= unconditional) -> denoised [B, *shape].
 
-        Every row has its own sigma. Raises InputError if an unconditional model is given labels.
+        Every row has its own sigma. Raises InputError as `fill_labels` does.
         """
 
     def fill_labels(self, sigma: Tensor, labels: Tensor | None) -> Tensor | None:
-        """The labels to condition on: those given, else "unconditional" for every row, else None without classes."""
+        """The labels to condition on: those given, else "unconditional" for every row, else None without classes.
+
+        Raises InputError for labels where there are no classes, and for none where there is no unconditional class.
+        """
         if self.info.num_classes == 0:
             if labels is not None:
                 raise InputError("labels: this model is unconditional and takes none")
             return None
         if labels is None:
-            return torch.full_like(sigma, self.info.num_classes, dtype=torch.int64)
+            if self.info.null_label is None:
+                raise InputError(f"labels: this model needs one per row, {self.info.describe_labels()}")
+            return torch.full_like(sigma, self.info.null_label, dtype=torch.int64)
         return labels
 
 
@@ -56,6 +63,7 @@ def base_config(kind: str, info: ModelInfo) -> dict[str, Any]:
         "kind": kind,
         "shape": list(info.shape),
         "num_classes": info.num_classes,
+        "unconditional": info.unconditional,
         "sigma_min": info.sigma_min,
         "sigma_max": info.sigma_max,
         "sigma_data": info.sigma_data,

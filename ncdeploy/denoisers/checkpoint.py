@@ -6,6 +6,8 @@ weights         dict of name -> tensor (after training: the exponential moving a
 info            str: ModelInfo as JSON, with the digest of the weights
 record          dict: the training record, JSON-able
 training_state  optional dict of plain values and tensors: what resuming needs
+
+A name that ends in .safetensors writes the twin (`safetensors_file`); readers tell the two apart by their content.
 """
 
 import contextlib
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.factory import NETWORKS, build
+from ncdeploy.denoisers.safetensors_file import KEY, is_safetensors, read_file, read_tensors, write_file
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import atomic_write
 from ncdeploy.modelinfo import ModelInfo
@@ -43,12 +46,17 @@ def save_model(
 ) -> None:
     """Write the denoiser, its info and its training record; a reader never sees half a file.
 
+    path:           model.safetensors writes that format, any other name model.pt
     record:         JSON-able
     training_state: None, bool, numbers, text, tensors, and lists, tuples and dicts of them
 
-    Raises FileError if the file cannot be written, InputError for values that could not be read back.
+    Raises FileError if the file cannot be written, InputError for values that could not be read back, and for a
+    training_state in model.safetensors, which cannot hold one.
     """
     _check_rebuildable(denoiser)
+    twin = wants_safetensors(path)
+    if twin and training_state is not None:
+        raise InputError(f"{path}: .safetensors cannot hold what resuming needs; train to a .pt and convert that")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
     versions = {**denoiser.info.versions, **package_versions()}
     info = replace(denoiser.info, weights_digest=weights_digest(weights), versions=versions)
@@ -56,7 +64,11 @@ def save_model(
         plain = json.loads(json.dumps(dict(record or {})))
     except (TypeError, ValueError) as e:
         raise InputError(f"record: cannot be written as JSON: {e}") from e
-    payload = {"format": FORMAT, "config": denoiser.config, "weights": weights, "info": info.to_json(), "record": plain}
+    about = {"format": FORMAT, "config": denoiser.config, "info": info.to_json(), "record": plain}
+    if twin:
+        write_file(path, weights, about)
+        return
+    payload = {**about, "weights": weights}
     if training_state is not None:
         _require_plain(training_state, "training_state")
         payload["training_state"] = dict(training_state)
@@ -67,16 +79,21 @@ def save_model(
             raise FileError(f"{path}: cannot be written: {str(e).splitlines()[0]}") from e
 
 
-def load_model(path: str | os.PathLike[str]) -> Denoiser:
+def load_model(path: str | os.PathLike[str], *, allow_module: bool = False) -> Denoiser:
     """The denoiser, on the CPU and in eval mode, with its weights checked against their digest.
 
-    Raises FileError for a file that is missing, truncated, altered, foreign, of another format, or holds code.
+    path:         model.pt or model.safetensors, whatever its name
+    allow_module: whether the file may name a Python function that makes its network (a model imported from
+                  "package.module:function"); the function is then imported and run
+
+    Raises FileError for a file that is missing, truncated, altered, foreign, of another format, holds code, or names
+    code that is not allowed; DependencyError where its network needs a package that is not installed.
     """
     payload = _read(path)
     try:
         info = ModelInfo.from_json(payload["info"])
         with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
-            denoiser = build(payload["config"])
+            denoiser = build(payload["config"], allow_module=allow_module)
     except (FileError, InputError) as e:
         raise FileError(f"{path}: {e}") from e
     weights = payload["weights"]
@@ -89,6 +106,26 @@ def load_model(path: str | os.PathLike[str]) -> Denoiser:
     denoiser.load_state_dict(weights, assign=True)
     denoiser.info = info
     return denoiser.eval()
+
+
+def is_model_file(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a model.pt or its twin, sound or not; anything else, also a missing file, is not."""
+    file = Path(path).expanduser()
+    try:
+        if not file.is_file():
+            return False
+        if is_safetensors(file):
+            return KEY in read_tensors(file)[1]
+        with zipfile.ZipFile(file), warnings.catch_warnings(action="ignore"):
+            payload = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # foreign files fail anywhere inside a reader
+        return False
+    return isinstance(payload, dict) and "format" in payload and "config" in payload and "weights" in payload
+
+
+def wants_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Whether a model written to this name is a safetensors file."""
+    return Path(path).suffix.lower() == ".safetensors"
 
 
 def load_record(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -134,6 +171,8 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
             start = f.read(2)
     except OSError as e:
         raise FileError(f"{path}: cannot be read: {e.strerror or e}") from e
+    if is_safetensors(file):
+        return _checked(path, read_file(path))
     if not zipfile.is_zipfile(file):
         if start == b"PK":
             raise FileError(f"{path}: the file is truncated; copy or train it again")
@@ -143,6 +182,11 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
             payload = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as e:  # a damaged or hostile file may fail anywhere inside the reader
         raise FileError(f"{path}: {_explain(e)}") from e
+    return _checked(path, payload)
+
+
+def _checked(path: str | os.PathLike[str], payload: Any) -> dict[str, Any]:
+    """The payload, if it has the fields of a model file."""
     if not isinstance(payload, dict) or type(payload.get("format")) is not int:
         raise FileError(f"{path}: a PyTorch file of foreign layout; expected one that `ncdeploy train` wrote")
     if payload["format"] != FORMAT:
@@ -181,6 +225,8 @@ def _check_rebuildable(denoiser: Denoiser) -> None:
     if network is not None and network["kind"] not in NETWORKS:
         kinds = ", ".join(NETWORKS)
         raise InputError(f"network: {network['kind']!r} could not be rebuilt from a file, expected one of {kinds}")
+    if denoiser.info.guidance:
+        raise InputError("guidance: is added when a model is exported or sampled; save the model without it")
     differing = _differing(denoiser.info, denoiser.config)
     if differing:
         raise InputError(f"info and config disagree on {', '.join(differing)}; these are fixed when a model is built")
@@ -188,7 +234,10 @@ def _check_rebuildable(denoiser: Denoiser) -> None:
 
 def _differing(info: ModelInfo, config: Mapping[str, Any]) -> list[str]:
     fixed = {"shape": list(info.shape), "num_classes": info.num_classes, "sigma_data": info.sigma_data}
-    return [name for name, value in fixed.items() if config[name] != value]
+    differing = [name for name, value in fixed.items() if config[name] != value]
+    if config.get("unconditional", True) != info.unconditional:  # configs of earlier files do not say
+        differing.append("unconditional")
+    return differing
 
 
 def _require_plain(value: Any, where: str) -> None:

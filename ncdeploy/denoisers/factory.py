@@ -1,34 +1,68 @@
 """From a JSON-able config to a denoiser, and a sensible config for data of a given shape."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
 
 import torch
 from torch import nn
 
 from ncdeploy.denoisers.base import Denoiser
+from ncdeploy.denoisers.foreign.adm import ADM, ADMConfig
+from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
+from ncdeploy.denoisers.foreign.guided import GuidedUNet, GuidedUNetConfig
+from ncdeploy.denoisers.foreign.module import ForeignModule, ForeignModuleConfig
+from ncdeploy.denoisers.foreign.song import Song, SongConfig
 from ncdeploy.denoisers.mixture import Mixture
 from ncdeploy.denoisers.mlp import MLP, MLPConfig
 from ncdeploy.denoisers.noise_table import NoiseTable
-from ncdeploy.denoisers.precondition import EDM, VP
+from ncdeploy.denoisers.precondition import EDM, VESDE, VP, VPSDE
 from ncdeploy.denoisers.unet import UNet, UNetConfig
-from ncdeploy.errors import InputError
+from ncdeploy.errors import InputError, NcdeployError
 from ncdeploy.modelinfo import ModelInfo
 
-NETWORKS = ("unet", "mlp")
-Config = TypeVar("Config", UNetConfig, MLPConfig)
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """How a kind of network is made again.
+
+    config:    frozen dataclass of its settings, which the network's own .config holds beside "kind"
+    construct: construct(shape, config, num_classes) -> network(x [B, *shape], noise [B], labels int64 [B] or None)
+    """
+
+    config: type[Any]
+    construct: Callable[[tuple[int, ...], Any, int], nn.Module]
 
 
-def build(config: Mapping[str, Any]) -> Denoiser:
+NETWORKS: dict[str, Network] = {
+    "unet": Network(config=UNetConfig, construct=UNet),
+    "mlp": Network(config=MLPConfig, construct=MLP),
+    "diffusers": Network(config=DiffusersUNetConfig, construct=DiffusersUNet),
+    "song": Network(config=SongConfig, construct=Song),
+    "adm": Network(config=ADMConfig, construct=ADM),
+    "guided": Network(config=GuidedUNetConfig, construct=GuidedUNet),
+    "module": Network(config=ForeignModuleConfig, construct=ForeignModule.make),
+}
+
+
+def build(config: Mapping[str, Any], *, allow_module: bool = False) -> Denoiser:
     """The architecture that a denoiser's `config` describes, with fresh weights.
 
-    Raises InputError for unknown kinds and for missing, unknown or impossible settings.
+    allow_module: whether a config may name a Python factory, which is then imported and run
+
+    Raises InputError for unknown kinds, for missing, unknown or impossible settings, and for a factory that is not
+    allowed; DependencyError where the network comes from a package that is not installed.
     """
+    factory = named_factory(config)
+    if factory is not None and not allow_module:
+        raise InputError(
+            f"its network is made by Python code that it names, {factory}, which would be imported and run; "
+            "if you trust that code, say so with --trust (in Python: allow_module=True)"
+        )
     try:
         return _build(config)
-    except InputError:
+    except NcdeployError:
         raise
     except KeyError as e:
         raise InputError(f"config: {e} is missing; configs come from default_config or a denoiser's .config") from e
@@ -36,10 +70,19 @@ def build(config: Mapping[str, Any]) -> Denoiser:
         raise InputError(f"config: cannot be built: {str(e).splitlines()[0]}") from e
 
 
+def named_factory(config: Mapping[str, Any]) -> str | None:
+    """The Python factory that building this config would import and run, "module:function"; None for all others."""
+    network = config.get("network")
+    if not isinstance(network, Mapping) or network.get("kind") != "module":
+        return None
+    return str(network.get("factory"))
+
+
 def _build(config: Mapping[str, Any]) -> Denoiser:
     info = ModelInfo(
         shape=tuple(config["shape"]),
         num_classes=config["num_classes"],
+        unconditional=config.get("unconditional", True),
         sigma_min=config["sigma_min"],
         sigma_max=config["sigma_max"],
         sigma_data=config["sigma_data"],
@@ -49,21 +92,26 @@ def _build(config: Mapping[str, Any]) -> Denoiser:
         return EDM(build_network(config["network"], info), info)
     if kind == "vp":
         table = NoiseTable.given(config["table"]["alphas_cumprod"])
-        return VP(build_network(config["network"], info), info, predicts=config["predicts"], table=table)
+        network = build_network(config["network"], info)
+        return VP(network, info, predicts=config["predicts"], table=table, clip=config.get("clip"))
+    if kind == "vp_sde":
+        process = {name: config[name] for name in ("beta_d", "beta_min", "steps")}
+        return VPSDE(build_network(config["network"], info), info, **process)
+    if kind == "ve_sde":
+        return VESDE(build_network(config["network"], info), info)
     if kind == "mixture":
         return Mixture(torch.zeros(config["components"], *info.shape), config["std"], info=info)
-    raise InputError(f"config: got kind {kind!r}, expected 'edm', 'vp' or 'mixture'")
+    raise InputError(f"config: got kind {kind!r}, expected edm, vp, vp_sde, ve_sde or mixture")
 
 
 def build_network(config: Mapping[str, Any], info: ModelInfo) -> nn.Module:
-    """The network inside EDM and VP, with fresh weights: {"kind": "unet" or "mlp", settings ...}."""
+    """The network inside a preconditioned denoiser, with fresh weights: {"kind": one of NETWORKS, settings ...}."""
     settings = dict(config)
     kind = settings.pop("kind", None)
     if kind not in NETWORKS:
         raise InputError(f"network: got kind {kind!r}, expected one of {', '.join(NETWORKS)}")
-    if kind == "unet":
-        return UNet(info.shape, _read(UNetConfig, settings), info.num_classes)
-    return MLP(info.shape, _read(MLPConfig, settings), info.num_classes)
+    network = NETWORKS[kind]
+    return network.construct(info.shape, _read(network.config, settings), info.num_classes)
 
 
 def default_config(
@@ -114,10 +162,12 @@ def default_unet(shape: tuple[int, ...]) -> dict[str, Any]:
     return {**settings, "multipliers": multipliers, "attention": [h for h in heights if 4 <= h <= 16][-1:]}
 
 
-def _read(kind: type[Config], settings: Mapping[str, Any]) -> Config:
-    known = {f.name for f in fields(kind)}
-    unknown = sorted(set(settings) - known)
+def _read(kind: type[Any], settings: Mapping[str, Any]) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    unknown = sorted(set(settings) - set(known))
     if unknown:
         raise InputError(f"network: unknown settings {unknown}, expected some of {sorted(known)}")
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
-    return kind(**values)
+    for name, f in known.items():
+        if name not in settings and f.default is MISSING and f.default_factory is MISSING:
+            raise InputError(f"network: the setting {name!r} is missing")
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})

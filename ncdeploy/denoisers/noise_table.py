@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ncdeploy.errors import InputError
+from ncdeploy.sampling import schedules
+
+USUAL_STEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,26 @@ class NoiseTable:
         return cls.given(np.cumprod(1 - np.linspace(beta_start, beta_end, train_steps)))
 
     @classmethod
+    def scaled_linear(
+        cls, train_steps: int = 1000, *, beta_start: float = 0.00085, beta_end: float = 0.012
+    ) -> "NoiseTable":
+        """sqrt(beta) linear in the step (Rombach et al. 2022, in the code of latent diffusion)."""
+        return cls.given(np.cumprod(1 - np.linspace(beta_start**0.5, beta_end**0.5, train_steps) ** 2))
+
+    @classmethod
+    def with_finite_end(cls, alphas_cumprod: ArrayLike) -> "NoiseTable":
+        """From a table that may end in exactly 0, "zero terminal SNR" (Lin et al. 2023, arXiv 2305.08891).
+
+        There sigma is infinite, and no x = x0 + sigma n exists. That last step stays, as a quarter of the entry
+        before it, which is sigma doubled: the network is still asked at the last step, where it learned to start from
+        noise alone, and the signal that x then holds is some thousand times weaker than the noise.
+        """
+        a = np.array(alphas_cumprod, np.float64).ravel()
+        if a.size > 1 and abs(a[-1]) < 1e-12:
+            a[-1] = a[-2] / 4
+        return cls.given(a)
+
+    @classmethod
     def cosine(cls, train_steps: int = 1000, *, max_beta: float = 0.999) -> "NoiseTable":
         """alphas_cumprod follows a squared cosine (Nichol & Dhariwal 2021, arXiv 2102.09672, equation 17)."""
         f = np.cos((np.arange(train_steps + 1) / train_steps + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -46,6 +69,20 @@ class NoiseTable:
     def log_sigmas(self) -> NDArray[np.float64]:
         """[T] natural logarithm of `sigmas`."""
         return np.log(self.sigmas())
+
+    def plan(self, *, solver: str = "ddim", steps: int = 50, spacing: str | None = None) -> dict[str, Any]:
+        """Arguments of `ncdeploy.make_plan` for a solver on these training levels, at most as many as there are.
+
+        The usual tables go by name (to 0.1 % of sigma), all others as a list of their levels.
+        """
+        levels = self.sigmas()
+        chosen: dict[str, Any] = {"solver": solver, "steps": min(steps, levels.size)}
+        if spacing is not None:
+            chosen["spacing"] = spacing
+        for name, usual in (("ddpm", schedules.ddpm), ("cosine", schedules.cosine)):
+            if levels.size == USUAL_STEPS and np.allclose(levels, usual(USUAL_STEPS)[-2::-1], rtol=1e-3, atol=0):
+                return {**chosen, "schedule": name}
+        return {**chosen, "schedule": "table", "levels": levels.tolist()}
 
     def to_config(self) -> dict[str, Any]:
         """JSON-able."""

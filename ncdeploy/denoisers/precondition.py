@@ -1,5 +1,6 @@
-"""From what a network predicts to a denoiser: EDM's F, or eps / v / x0 on discrete variance-preserving steps."""
+"""From what a network predicts to a denoiser: EDM's F, eps / v / x0 on discrete steps, or the two SDEs."""
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -46,17 +47,30 @@ class VP(Denoiser):
 
     network: a module N(x_vp [B, *shape], t [B] real in 0 .. T - 1, labels int64 [B] or None) -> [B, *shape]
     table:   the training steps; sigma outside its range is clamped to the nearest step
+    clip:    in eval mode D is cut to [-clip, clip], as samplers of that family do for pictures; None leaves it alone.
+             While training it is not cut, because a cut value has no gradient
     """
 
     log_sigmas: Tensor
 
-    def __init__(self, network: nn.Module, info: ModelInfo, *, predicts: Prediction, table: NoiseTable) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        info: ModelInfo,
+        *,
+        predicts: Prediction,
+        table: NoiseTable,
+        clip: float | None = None,
+    ) -> None:
         if predicts not in get_args(Prediction):
             raise InputError(f"predicts: got {predicts!r}, expected one of {', '.join(get_args(Prediction))}")
-        parts = {"network": network_config(network), "predicts": predicts, "table": table.to_config()}
+        if clip is not None and not 0 < clip < float("inf"):
+            raise InputError(f"clip: got {clip}, expected a positive number, or None to leave D alone")
+        parts = {"network": network_config(network), "predicts": predicts, "table": table.to_config(), "clip": clip}
         super().__init__(info, {**base_config("vp", info), **parts})
         self.network = network
         self.predicts = predicts
+        self.clip = clip
         # Rebuilt from the config, hence not saved. Kept in float64, because differences of neighbours are small.
         self.register_buffer("log_sigmas", torch.tensor(table.log_sigmas(), dtype=torch.float64), persistent=False)
 
@@ -70,13 +84,67 @@ class VP(Denoiser):
         return whole.sum(1) + (position - whole).sum(1)
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        denoised = self._denoise(x, sigma, self.fill_labels(sigma, labels))
+        return denoised if self.clip is None or self.training else denoised.clamp(-self.clip, self.clip)
+
+    def _denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         alpha = over_rows((1 + sigma**2).rsqrt(), x)
-        output: Tensor = self.network(alpha * x, self.step(sigma), self.fill_labels(sigma, labels))
+        output: Tensor = self.network(alpha * x, self.step(sigma), labels)
         if self.predicts == "eps":
             return x - over_rows(sigma, x) * output
         if self.predicts == "v":
             return alpha * (alpha * x - over_rows(sigma, x) * output)
         return output
+
+
+class VPSDE(Denoiser):
+    """The variance-preserving diffusion in continuous time (Song et al. 2021; Karras et al. 2022, table 1, column VP).
+
+        D = x - sigma F(x / sqrt(1 + sigma^2), (steps - 1) t(sigma)[, labels])
+        t(sigma) = (sqrt(beta_min^2 + 2 beta_d ln(1 + sigma^2)) - beta_min) / beta_d
+
+    network: a module F(x_vp [B, *shape], noise [B], labels int64 [B] or None) -> [B, *shape]
+    steps:   of the discrete process that the network's noise input counts in, M in the table
+    """
+
+    def __init__(
+        self, network: nn.Module, info: ModelInfo, *, beta_d: float = 19.9, beta_min: float = 0.1, steps: int = 1000
+    ) -> None:
+        if not (0 < beta_d < float("inf") and 0 < beta_min < float("inf") and steps > 1):
+            raise InputError(f"beta_d, beta_min, steps: got {beta_d}, {beta_min}, {steps}; expected > 0, > 0 and > 1")
+        parts = {"network": network_config(network), "beta_d": beta_d, "beta_min": beta_min, "steps": steps}
+        super().__init__(info, {**base_config("vp_sde", info), **parts})
+        self.network = network
+        self.beta_d, self.beta_min, self.steps = beta_d, beta_min, steps
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        variance = 1 + sigma**2
+        square = self.beta_min**2 + 2 * self.beta_d * rounded_once(torch.log, variance)
+        t = (rounded_once(torch.sqrt, square) - self.beta_min) / self.beta_d
+        c_noise, c_in = (self.steps - 1) * t, 1 / variance.sqrt()
+        F: Tensor = self.network(over_rows(c_in, x) * x, c_noise, self.fill_labels(sigma, labels))
+        return x - over_rows(sigma, x) * F
+
+
+class VESDE(Denoiser):
+    """The variance-exploding diffusion: D = x + sigma F(x, ln(sigma / 2)[, labels]) (the same, column VE).
+
+    network: a module F(x [B, *shape], noise [B], labels int64 [B] or None) -> [B, *shape]
+    """
+
+    def __init__(self, network: nn.Module, info: ModelInfo) -> None:
+        super().__init__(info, {**base_config("ve_sde", info), "network": network_config(network)})
+        self.network = network
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        F: Tensor = self.network(x, rounded_once(torch.log, sigma / 2), self.fill_labels(sigma, labels))
+        return x + over_rows(sigma, x) * F
+
+
+def rounded_once(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x) to the last bit. Runtimes disagree about that bit of a float32 root or logarithm, and the networks
+    of the SDEs take sines of up to a thousand times that."""
+    return function(x.double()).to(x.dtype)
 
 
 def network_config(network: nn.Module) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
 from ncdeploy.errors import BackendError, DependencyError, FileError, ParityError
 from ncdeploy.export.graph import DEFAULT_OPSET, MAX_BYTES, check_opset, require_onnx, trace
+from ncdeploy.export.guidance import GuidedDenoiser
 from ncdeploy.files import atomic_write
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
 from ncdeploy.parity import TOLERANCE, TRAJECTORY_TOLERANCE, ParityReport, check_tolerances, compare
@@ -38,6 +39,7 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     opset: int = DEFAULT_OPSET,
+    guidance: bool = False,
     verify: bool = True,
     tolerance: float = TOLERANCE,
     trajectory_tolerance: float = TRAJECTORY_TOLERANCE,
@@ -47,6 +49,7 @@ def export_onnx(
     """Write the denoiser to `path` as ONNX, in float32, and check it against PyTorch before the file appears there.
 
     opset:                18, 19 or 20
+    guidance:             add an input of weights of classifier-free guidance, see `ncdeploy.export.guidance`
     verify:               compare with PyTorch, see `ncdeploy.parity.compare`, whose tolerances the next two are
     threads:              CPU threads of the comparison
     on_stage:             called with a few words as each stage begins
@@ -54,7 +57,8 @@ def export_onnx(
     The denoiser is left as it is. An earlier file at `path` is replaced only on success.
 
     Raises ParityError when the graph disagrees with PyTorch, BackendError when it cannot be exported or does not
-    fit into one file, FileError when the file cannot be written, DependencyError when a package is missing.
+    fit into one file, FileError when the file cannot be written, DependencyError when a package is missing,
+    InputError for guidance of a model without classes or without an unconditional one.
     """
     stage = on_stage or (lambda text: None)
     check_opset(opset)
@@ -63,11 +67,13 @@ def export_onnx(
         check_tolerances(tolerance, trajectory_tolerance)
         _require_onnxruntime()
     model = _in_float32(denoiser)
+    if guidance:
+        model = GuidedDenoiser(model)
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > MAX_BYTES:
         raise BackendError(f"the model has {size / 2**30:.1f} GiB of weights; one ONNX file holds less than 2 GiB")
     versions = {**denoiser.info.versions, **package_versions(), "onnx": importlib.metadata.version("onnx")}
-    info = replace(denoiser.info, weights_digest=weights_digest(denoiser.state_dict()), versions=versions)
+    info = replace(model.info, weights_digest=weights_digest(denoiser.state_dict()), versions=versions)
 
     with atomic_write(path) as temporary:
         stage("tracing the network")

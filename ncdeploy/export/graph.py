@@ -25,7 +25,8 @@ EXAMPLE_BATCH = 3  # 0 and 1 would be burnt into the graph as constants
 
 def trace(denoiser: Denoiser, *, opset: int = DEFAULT_OPSET) -> "onnx.ModelProto":
     """The graph of D with inputs x float32 [batch, *shape], sigma float32 [batch] and, for a model with classes,
-    labels int64 [batch]; output denoised float32 [batch, *shape]; batch dynamic.
+    labels int64 [batch], and where info.guidance, guidance float32 [batch]; output denoised float32 [batch, *shape].
+    The batch is dynamic.
 
     denoiser: on the CPU, float32, in eval mode
 
@@ -81,7 +82,9 @@ def _example(denoiser: Denoiser) -> dict[str, torch.Tensor]:
         "sigma": torch.linspace(info.sigma_min, info.sigma_max, EXAMPLE_BATCH),
     }
     if info.num_classes:
-        example["labels"] = torch.arange(EXAMPLE_BATCH) % (info.num_classes + 1)
+        example["labels"] = torch.arange(EXAMPLE_BATCH) % len(info.labels)
+    if info.guidance:
+        example["guidance"] = torch.linspace(0.0, 2.0, EXAMPLE_BATCH)
     return example
 
 

@@ -9,6 +9,7 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError, NumericalError
+from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.window import device_of, to_host
 
 Denoise = Callable[..., Any]
@@ -17,14 +18,16 @@ Denoise = Callable[..., Any]
 class Evaluator:
     """Calls denoise(x, sigma[, labels]) on flat rows and keeps count.
 
-    `calls` and `rows` are the depth and the rows evaluated so far; `seconds` the time spent inside the
-    network (on a GPU: until the call returned, which may be before the device finished).
+    `calls` and `rows` are the depth and the rows the network evaluated so far, with guidance two for each row of x;
+    `seconds` the time spent inside the network (on a GPU: until the call returned, which may be before the device
+    finished).
     """
 
     def __init__(self, denoise: Denoise, shape: tuple[int, ...], labels: NDArray[np.int64] | None, like: Any) -> None:
         self._denoise, self.shape, self._labels, self._like = denoise, shape, labels, like
         self._xp = array_namespace(like)
         self.calls = self.rows = 0
+        self.per_row = evaluations_per_row(denoise)
         self.seconds = 0.0
 
     def __call__(self, x: Any, sigma: NDArray[np.float64], node: NDArray[np.int64], sample: NDArray[np.int64]) -> Any:
@@ -40,7 +43,7 @@ class Evaluator:
         out = self._denoise(*inputs)
         self.seconds += time.perf_counter() - start
         self.calls += 1
-        self.rows += len(node)
+        self.rows += len(node) * self.per_row
         if getattr(out, "shape", None) != inputs[0].shape or out.dtype != x.dtype:
             found = f"{getattr(out, 'dtype', type(out).__name__)} {tuple(getattr(out, 'shape', ()))}"
             raise InputError(
@@ -54,3 +57,9 @@ class Evaluator:
                 f"{sample[row]}; check the model there (ncdeploy verify), or its precision"
             )
         return out
+
+
+def evaluations_per_row(denoise: Denoise) -> int:
+    """Rows that the network sees for one row of x: 2 where the denoiser guides itself (see `guidance`), else 1."""
+    info = getattr(denoise, "info", None)
+    return int(getattr(info if isinstance(info, ModelInfo) else denoise, "evaluations", 1))

@@ -1,6 +1,6 @@
 """Plans by name: what the command line, model metadata and most users ask for."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from math import sqrt
 from typing import Any
@@ -35,12 +35,14 @@ SCHEDULES: dict[str, Callable[..., schedules.Floats]] = {
     "exponential": schedules.exponential,
     "ddpm": schedules.ddpm,
     "cosine": schedules.cosine,
+    "table": schedules.table,
 }
 SCHEDULE_OPTIONS: dict[str, tuple[str, ...]] = {
     "karras": ("sigma_min", "sigma_max"),
     "exponential": ("sigma_min", "sigma_max"),
     "ddpm": ("spacing",),
     "cosine": ("spacing",),
+    "table": ("spacing", "levels"),
 }
 DEFAULT_SCHEDULE: dict[str, str] = {
     "ddpm": "ddpm",
@@ -54,7 +56,7 @@ DEFAULT_SCHEDULE: dict[str, str] = {
 }
 
 # Variance-preserving processes start from white noise of variance 1, which is 1 + s0^2 in these coordinates.
-VARIANCE_PRESERVING = ("ddpm", "cosine")
+VARIANCE_PRESERVING = ("ddpm", "cosine", "table")
 
 DEFAULT_SIGMA_MIN, DEFAULT_SIGMA_MAX = 0.02, 80.0
 
@@ -67,6 +69,7 @@ def make_plan(
     sigma_min: float | None = None,
     sigma_max: float | None = None,
     spacing: str | None = None,
+    levels: Sequence[float] | None = None,
     eta: float | None = None,
     variance: str | None = None,
     order: int | None = None,
@@ -75,9 +78,11 @@ def make_plan(
 
     solver:    ddpm, ddim, euler, heun, dpmpp_2m, dpmpp_2m_sde, unipc or ipndm
     steps:     steps of the solver, at least 1; each is one evaluation of the denoiser, for heun two but for the last
-    schedule:  karras, exponential, ddpm (linear beta) or cosine; None = ddpm for ddpm and ddim, karras for the others
+    schedule:  karras, exponential, ddpm (linear beta), cosine or table; None = ddpm for ddpm and ddim, karras for
+               the others
     sigma_min, sigma_max: of karras and exponential, in units of the data; None = 0.02 and 80
-    spacing:   of ddpm and cosine: leading (None), trailing or linspace
+    spacing:   of ddpm, cosine and table: leading (None), trailing or linspace
+    levels:    of table, which needs them: sigma of every training step, increasing
     eta:       of ddim: 0 (None) to 1
     variance:  of ddpm: posterior (None) or beta
     order:     of unipc, 1 to 3 (None = 2), and of ipndm, 1 to 4 (None = 4)
@@ -89,9 +94,13 @@ def make_plan(
 
     solver_options = _given(eta=eta, variance=variance, order=order)
     _check_options("solver", solver, solver_options, SOLVER_OPTIONS)
-    schedule_options = _given(sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing)
+    schedule_options = _given(sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, levels=levels)
     _check_options("schedule", schedule, schedule_options, SCHEDULE_OPTIONS)
 
+    if schedule == "table" and levels is None:
+        raise InputError(
+            "schedule 'table': needs levels, the noise level of every training step; imported models have it"
+        )
     if "sigma_min" in SCHEDULE_OPTIONS[schedule]:
         schedule_options = {"sigma_min": DEFAULT_SIGMA_MIN, "sigma_max": DEFAULT_SIGMA_MAX, **schedule_options}
     sigmas = SCHEDULES[schedule](steps, **schedule_options)

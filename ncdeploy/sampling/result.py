@@ -14,7 +14,7 @@ class Result:
 
     samples:  [n, *shape], array kind and dtype of the run, in model units
     depth:    network calls made one after another
-    nfe:      rows evaluated per sample, on average
+    nfe:      rows the network evaluated per sample, on average; guidance takes two for each D
     sweeps:   int64 [n], network calls each sample took part in
     residual: float64 [n], largest residual that was accepted, relative to sigma; 0 for sequential runs
     wall_s:   seconds of the whole run; engine_s: those spent inside the network
@@ -33,7 +33,7 @@ class Result:
 class Sweep:
     """The state after one network call.
 
-    calls:     network calls so far; rows: those of this call
+    calls:     network calls so far; rows: nodes evaluated in this call (with guidance the network sees twice as many)
     accepted:  int64 [n], nodes of each sample that are final; nodes: how many there are
     lanes:     int64 [m], the samples this call worked on; base: int64 [m], their first node
     residual:  float64 [m, span], change of node base + 1 + i over its noise level; 0 behind the window

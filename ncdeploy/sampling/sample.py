@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ErrorCurve, ModelInfo
-from ncdeploy.sampling.evaluator import Denoise, Evaluator
+from ncdeploy.sampling.evaluator import Denoise, Evaluator, evaluations_per_row
+from ncdeploy.sampling.guidance import Guided
 from ncdeploy.sampling.noise import check_seeds
 from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.plan import Plan
@@ -28,6 +29,7 @@ def sample(
     shape: tuple[int, ...] | None = None,
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
+    guidance: float | None = None,
     window: int | None = None,
     tolerance: float = TOLERANCE,
     error_curve: ErrorCurve | None = None,
@@ -45,6 +47,8 @@ def sample(
     shape:       of one sample, without the batch axis
     seeds:       one integer per sample; a sample depends on its seed alone, not on batch or window
     labels:      one class index per sample
+    guidance:    weight of classifier-free guidance, for a model with classes and an unconditional one: 1 is the
+                 conditional model, 0 the unconditional one. Each D then takes two rows of the same call
     window:      None runs sequentially; otherwise the evaluated nodes per sample and sweep
     tolerance:   a node is accepted when the rms of its change is at most tolerance * hypot(sigma, error_floor);
                  0 iterates to the sequential result
@@ -52,15 +56,16 @@ def sample(
                  estimates the scalar Jacobian from its iterates
     mean:        [*shape], the mean of the data (ModelInfo.mean), first guess of the parallel driver
     error_floor: in model units; below this noise level the tolerance is absolute
-    max_rows:    most rows in one network call; more samples than fit are worked on in turn
+    max_rows:    most rows the network sees in one call; more samples than fit are worked on in turn
     like:        an array whose kind, dtype and device the run uses; NumPy float32 if None
     on_sweep:    called after every network call
 
     Raises InputError for values that do not fit, NumericalError when the network returns NaN or infinity.
     """
     steps = iterate(
-        denoise, plan, shape=shape, seeds=seeds, labels=labels, window=window, tolerance=tolerance,
-        error_curve=error_curve, mean=mean, error_floor=error_floor, max_rows=max_rows, like=like,
+        denoise, plan, shape=shape, seeds=seeds, labels=labels, guidance=guidance, window=window,
+        tolerance=tolerance, error_curve=error_curve, mean=mean, error_floor=error_floor, max_rows=max_rows,
+        like=like,
     )  # fmt: skip
     while True:
         try:
@@ -79,6 +84,7 @@ def iterate(
     shape: tuple[int, ...] | None = None,
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
+    guidance: float | None = None,
     window: int | None = None,
     tolerance: float = TOLERANCE,
     error_curve: ErrorCurve | None = None,
@@ -89,6 +95,10 @@ def iterate(
 ) -> Generator[Sweep, None, Result]:
     """The generator form of `sample`: yields a Sweep after every network call and returns the Result."""
     like = np.zeros((), np.float32) if like is None else like
+    if guidance is not None:
+        if labels is None:
+            raise InputError("guidance: needs labels, one class per sample")
+        denoise = Guided(denoise, guidance)
     info = getattr(denoise, "info", None)
     if isinstance(info, ModelInfo):
         shape = info.shape if shape is None else shape
@@ -107,9 +117,11 @@ def iterate(
     width = 1 if window is None else window
     if not 1 <= width <= plan.evaluations:
         raise InputError(f"window: got {window}; plan {plan.name} has {plan.evaluations} evaluations, so 1 to that")
-    if max_rows is not None and max_rows < width:
-        raise InputError(f"max_rows: got {max_rows}; a window of {width} needs at least that many")
-    lanes = n if max_rows is None else min(n, max_rows // width)
+    needed = width * evaluations_per_row(denoise)
+    if max_rows is not None and max_rows < needed:
+        guided = ", with guidance" if needed > width else ""
+        raise InputError(f"max_rows: got {max_rows}; a window of {width} needs at least {needed}{guided}")
+    lanes = n if max_rows is None else min(n, max_rows // needed)
 
     start = time.perf_counter()
     classes = None if labels is None else np.asarray(labels, np.int64)

@@ -2,6 +2,7 @@
 
 karras, exponential   chosen levels between sigma_min and sigma_max
 ddpm, cosine          levels of a variance-preserving training table, sigma = sqrt((1 - abar) / abar)
+table                 levels of a training table of one's own, which an imported model brings with it
 
 sigma is in units of the data. Every function raises InputError for arguments out of range.
 """
@@ -68,6 +69,17 @@ def cosine(steps: int, *, spacing: Spacing = "leading", train_steps: int = 1000)
     t = _timesteps(steps, train_steps, spacing, 0)
     abar = np.cos((np.arange(train_steps + 1) / train_steps + 0.008) / 1.008 * np.pi / 2) ** 2
     return _table_levels(np.minimum(1 - abar[1:] / abar[:-1], 0.999), t)
+
+
+def table(steps: int, *, levels: ArrayLike, spacing: Spacing = "leading") -> Floats:
+    """A selection of the training levels of a variance-preserving model.
+
+    levels: [T] sigma of training step 0 .. T - 1, increasing from above 0
+    """
+    own = np.asarray(levels, np.float64)
+    if own.ndim != 1 or own.size < 1 or not (np.all(own > 0) and np.all(np.diff(own) > 0) and np.isfinite(own[-1])):
+        raise InputError("levels: expected one list of finite noise levels that increase from above 0")
+    return np.append(own[_timesteps(steps, own.size, spacing, 0)], 0.0)
 
 
 def check_sigmas(sigmas: ArrayLike) -> list[float]:

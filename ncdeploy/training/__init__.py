@@ -3,7 +3,7 @@
 from ncdeploy.training.config import ContrastiveConfig, TrainConfig
 from ncdeploy.training.data import DATA_NAMES, Dataset, load_data
 from ncdeploy.training.interrupt import StopRequest
-from ncdeploy.training.loop import Progress, Training, start
+from ncdeploy.training.loop import Progress, Training, start, start_from
 from ncdeploy.training.saving import resume_command, resume_training, save_training
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "resume_training",
     "save_training",
     "start",
+    "start_from",
 ]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ncdeploy.denoisers.base import Denoiser
-from ncdeploy.denoisers.checkpoint import package_versions
+from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
 from ncdeploy.denoisers.error_curve import measure_error_curve
 from ncdeploy.denoisers.factory import build, default_config
 from ncdeploy.errors import DependencyError, InputError, NumericalError
@@ -57,10 +57,15 @@ class Progress:
 class Training:
     """A run between its first and its last step: weights, their average, optimiser, and the number of steps done."""
 
-    def __init__(self, denoiser: Denoiser, data: Dataset, config: TrainConfig) -> None:
-        """Raises InputError where denoiser, data and config do not fit, DependencyError without accelerate."""
+    def __init__(
+        self, denoiser: Denoiser, data: Dataset, config: TrainConfig, *, parent: dict[str, str] | None = None
+    ) -> None:
+        """Train the denoiser itself, not a copy. parent: the model it comes from, for the record.
+
+        Raises InputError where denoiser, data and config do not fit, DependencyError without accelerate.
+        """
         check_fit(denoiser, data, config)
-        self.data, self.config = data, config
+        self.data, self.config, self.parent = data, config, parent
         self.step, self.seconds = 0, 0.0
         self.recent: deque[Progress] = deque(maxlen=_RECENT)
         self.accelerator = _accelerator(config)
@@ -74,6 +79,7 @@ class Training:
         self.objective = Objective(
             data,
             config,
+            null_label=denoiser.info.null_label,
             batch=config.batch // processes,
             process=self.accelerator.process_index,
             device=self.accelerator.device,
@@ -156,7 +162,9 @@ class Training:
     def model(self) -> Denoiser:
         """The averaged weights as a model, with what is known without measuring."""
         denoiser = self.ema.denoiser
-        denoiser.info = replace(describe(self.data, self.config), error_curve=denoiser.info.error_curve)
+        known = {name: getattr(denoiser.info, name) for name in ("unconditional", "sigma_data", "error_curve")}
+        plan = denoiser.info.default_plan or DEFAULT_PLAN
+        denoiser.info = replace(describe(self.data, self.config), default_plan=dict(plan), **known)
         return denoiser
 
     def finish(self) -> Denoiser:
@@ -188,6 +196,7 @@ class Training:
             "seconds": round(self.seconds, 3),
             "losses": losses,
             "versions": package_versions(),
+            **({} if self.parent is None else {"parent": self.parent}),
         }
 
 
@@ -211,6 +220,23 @@ def start(data: Dataset, config: TrainConfig, *, network: dict[str, Any] | None 
         torch.manual_seed(config.seed)
         denoiser = build(settings)
     return Training(denoiser, data, config)
+
+
+def start_from(denoiser: Denoiser, data: Dataset, config: TrainConfig) -> Training:
+    """A new run that begins with the weights of a model, native or imported; the denoiser itself is trained.
+
+    Noise levels, sigma_data, default plan and whether labels are learned come from the model, the rest of what it
+    says of itself from the data. Raises InputError where the data do not fit its shape or its classes.
+    """
+    info = denoiser.info
+    if config.conditional and not info.num_classes:
+        raise InputError("conditional: the model takes no labels; leave it out, or train a new model")
+    config = replace(
+        config, sigma_min=info.sigma_min, sigma_max=info.sigma_max, conditional=bool(info.num_classes)
+    )  # fmt: skip
+    parent = {"data": info.data, "weights_digest": info.weights_digest or weights_digest(denoiser.state_dict())}
+    denoiser.info = replace(info, error_curve=None)
+    return Training(denoiser, data, config, parent=parent)
 
 
 def describe(data: Dataset, config: TrainConfig) -> ModelInfo:

@@ -27,12 +27,23 @@ class Objective:
 
     All draws are made on the CPU from a generator seeded by (seed, step, process): a resumed run sees what an
     uninterrupted one would have seen, on any device.
+
+    null_label: what a dropped label becomes (ModelInfo.null_label); None drops none
     """
 
-    def __init__(self, data: Dataset, config: TrainConfig, *, batch: int, process: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        config: TrainConfig,
+        *,
+        null_label: int | None,
+        batch: int,
+        process: int,
+        device: torch.device,
+    ) -> None:
         self.x = torch.from_numpy(data.x)
         self.labels = torch.from_numpy(data.labels) if config.conditional and data.labels is not None else None
-        self.unconditional = data.num_classes
+        self.null_label = null_label
         self.config, self.batch, self.process, self.device = config, batch, process, device
         self.sigma_data = data.sigma_data
         self.levels = NoiseLevels(sigma_min=config.sigma_min, sigma_max=config.sigma_max)
@@ -79,5 +90,7 @@ class Objective:
     def _draw_labels(self, rows: Tensor, generator: torch.Generator) -> Tensor | None:
         if self.labels is None:
             return None
+        if self.null_label is None:
+            return self.labels[rows].to(self.device)
         dropped = torch.rand(len(rows), generator=generator) < self.config.label_dropout
-        return torch.where(dropped, self.unconditional, self.labels[rows]).to(self.device)
+        return torch.where(dropped, self.null_label, self.labels[rows]).to(self.device)

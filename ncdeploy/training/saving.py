@@ -19,24 +19,30 @@ from ncdeploy.training.loop import Training
 def save_training(path: str | os.PathLike[str], training: Training) -> None:
     """Write the model (averaged weights) together with what resuming needs; atomic, on the main process only.
 
-    Raises FileError if the file cannot be written.
+    Raises FileError if the file cannot be written, InputError for a .safetensors name, which cannot hold a run.
     """
     if training.main_process:
         save_model(path, training.model(), record=training.record(), training_state=_state(training))
 
 
 def resume_training(
-    path: str | os.PathLike[str], *, data: str | Dataset | None = None, steps: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    data: str | Dataset | None = None,
+    steps: int | None = None,
+    allow_module: bool = False,
 ) -> Training:
     """The run that `save_training` wrote, ready to go on.
 
     data:  the data, or where they are now; default: where the record says they were
+    allow_module: whether the file may name Python code that makes its network, which is then imported and run
     steps: a new total, to train longer (or end sooner); the learning rate then follows the new schedule
 
     On one CPU the resumed run ends in the very weights of an uninterrupted one.
     Raises FileError for a file without a run to resume, InputError if the data have changed or nothing is left to do.
     """
-    average, record, state = load_model(path), load_record(path), load_training_state(path)
+    average = load_model(path, allow_module=allow_module)
+    record, state = load_record(path), load_training_state(path)
     config = read_config(path, record)
     if steps is not None:
         config = replace(config, steps=steps)
@@ -53,8 +59,9 @@ def resume_training(
             "bring back the old data, or train a new model"
         )
     with torch.random.fork_rng(devices=[]):
-        denoiser = build(average.config)
-    training = Training(denoiser, data, config)
+        denoiser = build(average.config, allow_module=allow_module)
+    denoiser.info = average.info
+    training = Training(denoiser, data, config, parent=record.get("parent"))
     _restore(path, training, average, state)
     training.step, training.seconds = int(record["step"]), float(record["seconds"])
     return training

@@ -13,7 +13,7 @@ from ncdeploy.errors import NcdeployError
 from ncdeploy_cli.main import app
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("train", "export", "verify", "sample", "demo", "inspect", "doctor")
+COMMANDS = ("train", "import", "export", "verify", "sample", "demo", "inspect", "doctor")
 
 
 def _python(code: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:

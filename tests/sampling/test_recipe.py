@@ -41,14 +41,20 @@ def test_every_solver_has_a_default(solver: str, steps: int) -> None:
 @pytest.mark.parametrize("solver", recipe.SOLVERS)
 @pytest.mark.parametrize("schedule", recipe.SCHEDULES)
 def test_every_solver_runs_on_every_schedule(solver: str, schedule: str) -> None:
-    plan = make_plan(solver, 12, schedule=schedule)
+    options = {"levels": schedules.ddpm(500)[-2::-1].tolist()} if schedule == "table" else {}
+    plan = make_plan(solver, 12, schedule=schedule, **options)
     levels = np.unique(plan.sigmas)[::-1]
     if "spacing" in recipe.SCHEDULE_OPTIONS[schedule]:
-        assert np.array_equal(levels, recipe.SCHEDULES[schedule](12))
+        assert np.array_equal(levels, recipe.SCHEDULES[schedule](12, **options))
         assert plan.noise[0] == pytest.approx(np.sqrt(1 + levels[0] ** 2), rel=1e-15)
     else:
         assert np.array_equal(levels, recipe.SCHEDULES[schedule](12, sigma_min=0.02, sigma_max=80.0))
         assert plan.noise[0] == 80.0
+
+
+def test_a_table_must_be_given() -> None:
+    with pytest.raises(InputError, match="needs levels"):
+        make_plan("ddim", 10, schedule="table")
 
 
 def test_defaults() -> None:
@@ -91,7 +97,7 @@ def test_every_option_changes_the_plan(solver: str, options: dict[str, Any]) -> 
         ({"solver": "ddim", "sigma_min": 0.1}, "sigma_min: schedule 'ddpm' takes no such option"),
         (
             {"spacing": "trailing"},
-            "spacing: schedule 'karras' takes no such option; leave it out or choose ddpm or cosine",
+            "spacing: schedule 'karras' takes no such option; leave it out or choose ddpm or cosine or table",
         ),
         ({"solver": "ddim", "eta": 2.0}, "eta: got 2.0"),
         ({"solver": "unipc", "order": 9}, "order: got 9"),

@@ -26,6 +26,22 @@ SCHEDULES: dict[str, Callable[[int], Floats]] = {
     **{f"cosine {s}": partial(schedules.cosine, spacing=s) for s in schedules.SPACINGS},
 }
 
+TABLE = schedules.ddpm(1000)[-2::-1]
+SCHEDULES |= {f"table {s}": partial(schedules.table, levels=TABLE, spacing=s) for s in schedules.SPACINGS}
+
+
+@pytest.mark.parametrize("steps", [1, 7, 50, 1000])
+@pytest.mark.parametrize("spacing", schedules.SPACINGS)
+def test_a_table_of_ones_own_is_chosen_from_like_ddpms(spacing: schedules.Spacing, steps: int) -> None:
+    ours = schedules.table(steps, levels=TABLE.tolist(), spacing=spacing)
+    np.testing.assert_array_equal(ours, schedules.ddpm(steps, spacing=spacing))
+
+
+@pytest.mark.parametrize("levels", [[], [1.0, 1.0], [2.0, 1.0], [0.0, 1.0], [1.0, np.inf], [[1.0, 2.0]], [1.0, np.nan]])
+def test_tables_that_are_none(levels: list[float]) -> None:
+    with pytest.raises(InputError, match="levels: expected"):
+        schedules.table(1, levels=levels)
+
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 18, 25, 333, 667, 999, 1000])

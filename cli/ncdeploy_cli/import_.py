@@ -1,0 +1,175 @@
+"""`ncdeploy import`: a model of another project to model.pt, which trains on, exports and samples like a native one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ncdeploy_cli import console
+
+if TYPE_CHECKING:
+    from ncdeploy.denoisers.base import Denoiser
+
+_TRAINED, _MODULE, _GUIDED = "How it was trained, where the file does not say", "A module", "guided-diffusion"
+
+
+def _option(text: str, panel: str, default: str | bool = False) -> Any:
+    return typer.Option(help=text, show_default=default, rich_help_panel=panel)
+
+
+def import_model(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A diffusers folder, an EDM .pkl, a guided-diffusion .pt, module:function, or a model.pt to convert.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write: model.pt, or model.safetensors.")
+    ] = Path("model.pt"),
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="diffusers, edm, guided-diffusion, module or ncdeploy.", show_default="found by looking at SRC"
+        ),
+    ] = None,
+    predicts: Annotated[str | None, _option("What the network predicts: eps, v, x0, or F (EDM's).", _TRAINED)] = None,
+    schedule: Annotated[str | None, _option("Its noise: linear, scaled-linear or cosine.", _TRAINED)] = None,
+    train_steps: Annotated[int | None, _option("Training steps of the schedule.", _TRAINED, "1000")] = None,
+    beta_start: Annotated[float | None, _option("First beta.", _TRAINED, "the schedule's usual")] = None,
+    beta_end: Annotated[float | None, _option("Last beta.", _TRAINED, "the schedule's usual")] = None,
+    shape: Annotated[str | None, _option('Shape of a sample, such as "3,32,32".', _TRAINED)] = None,
+    sigma_data: Annotated[
+        float | None, _option("Standard deviation of the training data, in model units.", _TRAINED, "0.5")
+    ] = None,
+    null_class: Annotated[
+        bool | None,
+        typer.Option(
+            "--null-class",
+            help='A label stands for "no class": the last of a diffusers model, number --num-classes of a module.',
+            rich_help_panel=_TRAINED,
+        ),
+    ] = None,
+    clip: Annotated[
+        bool | None,
+        typer.Option(
+            "--clip/--no-clip",
+            help="Cut D to the range of pictures.",
+            show_default="as the scheduler says",
+            rich_help_panel=_TRAINED,
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, _option("Its state dict: .safetensors, .pt or .bin.", _MODULE, "as the function makes it")
+    ] = None,
+    num_classes: Annotated[int | None, _option("Classes that it takes as labels.", _MODULE, "0")] = None,
+    sigma_min: Annotated[float | None, _option("Lowest noise level, with --predicts F.", _MODULE, "0.002")] = None,
+    sigma_max: Annotated[float | None, _option("Highest noise level, with --predicts F.", _MODULE, "80")] = None,
+    trust: Annotated[
+        bool | None,
+        typer.Option(
+            "--trust", help="Run the Python code that a model.pt names, to convert it.", rich_help_panel=_MODULE
+        ),
+    ] = None,
+    image_size: Annotated[int | None, _option("Height and width of its pictures.", _GUIDED)] = None,
+    num_heads: Annotated[int | None, _option("Attention heads.", _GUIDED)] = None,
+    num_head_channels: Annotated[int | None, _option("Or channels of a head.", _GUIDED)] = None,
+    new_attention_order: Annotated[
+        bool | None,
+        typer.Option("--new-attention-order", help="As that project's option.", rich_help_panel=_GUIDED),
+    ] = None,
+    noise_schedule: Annotated[str | None, _option("linear or cosine.", _GUIDED, "linear")] = None,
+    diffusion_steps: Annotated[int | None, _option("Training steps.", _GUIDED, "1000")] = None,
+    rescale_timesteps: Annotated[
+        bool | None,
+        typer.Option(
+            "--rescale-timesteps/--no-rescale-timesteps",
+            help="Whether steps were scaled to 0 .. 1000.",
+            show_default=False,
+            rich_help_panel=_GUIDED,
+        ),
+    ] = None,
+    predict_xstart: Annotated[
+        bool | None, typer.Option("--predict-xstart", help="It predicts x0, not eps.", rich_help_panel=_GUIDED)
+    ] = None,
+    clip_denoised: Annotated[
+        bool | None,
+        typer.Option(
+            "--clip-denoised/--no-clip-denoised",
+            help="Cut D to the range of pictures.",
+            show_default="cut",
+            rich_help_panel=_GUIDED,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Turn a model that another project trained into a model.pt. Pickles are read without executing them.
+
+    Example: [bold]ncdeploy import ddpm-cifar10-32/ -o model.pt[/bold]
+    """
+    from ncdeploy.errors import DependencyError, InputError
+    from ncdeploy.files import check_writable
+
+    options = {
+        "predicts": predicts, "schedule": schedule, "train_steps": train_steps, "beta_start": beta_start,
+        "beta_end": beta_end, "shape": _sizes(shape), "sigma_data": sigma_data, "null_class": null_class, "clip": clip,
+        "weights": weights, "num_classes": num_classes, "sigma_min": sigma_min, "sigma_max": sigma_max,
+        "allow_module": trust, "image_size": image_size, "num_heads": num_heads,
+        "num_head_channels": num_head_channels, "new_attention_order": new_attention_order,
+        "noise_schedule": noise_schedule, "diffusion_steps": diffusion_steps, "rescale_timesteps": rescale_timesteps,
+        "predict_xstart": predict_xstart, "clip_denoised": clip_denoised,
+    }  # fmt: skip
+    if output.expanduser().resolve() == Path(source).expanduser().resolve():
+        raise InputError(f"--output {output}: is the source itself; choose another name")
+    check_writable(output)
+    with console.stderr().status("importing"):
+        try:
+            from ncdeploy import importers
+            from ncdeploy.denoisers.checkpoint import load_record, save_model
+        except ImportError as e:
+            if (e.name or "").partition(".")[0] != "torch":
+                raise
+            raise DependencyError("importing a model needs PyTorch: pip install 'ncdeploy[torch]'") from e
+
+        kind = importers.detect_format(source) if format is None else format
+        denoiser = importers.import_model(source, format=kind, **options)
+        record = load_record(source) if kind == "ncdeploy" else {"imported": {"format": kind, "source": source}}
+        save_model(output, denoiser, record=record)
+    if as_json:
+        console.print_json({"output": str(output), "format": kind, **_record(denoiser)})
+    else:
+        console.stdout().print(f"{output}: {_sentence(kind, denoiser)}")
+        for note in denoiser.notes:
+            console.stdout().print(f"note: {note}")
+
+
+def _sizes(text: str | None) -> tuple[int, ...] | None:
+    from ncdeploy.errors import InputError
+
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError as e:
+        raise InputError(f'--shape {text}: expected sizes like "3,32,32"') from e
+
+
+def _record(denoiser: "Denoiser") -> dict[str, Any]:
+    info = denoiser.info
+    return {
+        "parameters": sum(p.numel() for p in denoiser.parameters()),
+        "shape": list(info.shape),
+        "num_classes": info.num_classes,
+        "unconditional": info.unconditional,
+        "sigma_min": info.sigma_min,
+        "sigma_max": info.sigma_max,
+        "notes": list(denoiser.notes),
+    }
+
+
+def _sentence(kind: str, denoiser: "Denoiser") -> str:
+    info, count = denoiser.info, sum(p.numel() for p in denoiser.parameters())
+    labels = f", labels {info.describe_labels()}" if info.num_classes else ""
+    shape = "x".join(map(str, info.shape))
+    noise = f"sigma {info.sigma_min:.3g} to {info.sigma_max:.4g}"
+    return f"from {kind}, {count / 1e6:.2f} M parameters, samples {shape}, {noise}{labels}"

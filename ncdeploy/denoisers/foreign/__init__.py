@@ -1,0 +1,1 @@
+"""Networks of other projects: written anew from their papers, or made by the packages they come from."""

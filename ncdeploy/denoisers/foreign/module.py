@@ -1,0 +1,144 @@
+"""Any PyTorch module as a network, made by a Python function that its config names.
+
+Making such a network imports and runs that function, so `build` and `load_model` do it only where the caller says
+that the code is trusted.
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ncdeploy.errors import DependencyError, InputError
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignModuleConfig:
+    """factory: "package.module:function", a function without arguments that returns the module."""
+
+    factory: str
+
+
+class ForeignModule(nn.Module):
+    """x [B, *shape], noise [B], labels int64 [B] or None -> [B, *shape], computed by the module inside.
+
+    The module is called as module(x, noise), or module(x, noise, labels) where the model has classes; it may return
+    a tensor, a tuple whose first entry is one, or an object with `.sample`.
+
+    factory: what makes the module again; without one the model can be exported, but not saved
+
+    Raises InputError if the module cannot be called so or returns another shape.
+    """
+
+    def __init__(
+        self, module: nn.Module, shape: tuple[int, ...], *, num_classes: int = 0, factory: str | None = None
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {"kind": type(module).__name__ if factory is None else "module"}
+        if factory is not None:
+            self.config["factory"] = factory
+        self.module = module
+        self.classes = num_classes > 0
+        self._try(shape)
+
+    @classmethod
+    def make(cls, shape: tuple[int, ...], config: ForeignModuleConfig, num_classes: int = 0) -> "ForeignModule":
+        """Import and run the factory. Raises InputError where that fails or returns anything but a module."""
+        return cls(run_factory(config.factory), shape, num_classes=num_classes, factory=config.factory)
+
+    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        output = self.module(x, noise, labels) if self.classes else self.module(x, noise)
+        output = getattr(output, "sample", output)
+        result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+    @torch.no_grad()
+    def _try(self, shape: tuple[int, ...]) -> None:
+        call = "module(x, noise, labels)" if self.classes else "module(x, noise)"
+        parameter = next(self.module.parameters(), torch.zeros(()))
+        dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
+        x = torch.zeros((2, *shape), dtype=dtype, device=parameter.device)
+        noise, labels = torch.ones_like(x.flatten(1)[:, 0]), torch.zeros(2, dtype=torch.int64, device=x.device)
+        modes = {part: part.training for part in self.module.modules()}
+        self.module.eval()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                output = self(x, noise, labels)
+        except Exception as e:  # whatever the module's code raises
+            reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+            raise InputError(f"module: {call} with x {tuple(x.shape)} and noise (2,) failed: {reason}") from e
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if got != tuple(x.shape):
+            raise InputError(f"module: {call} with x {tuple(x.shape)} returned {got}, expected the shape of x")
+
+
+def run_factory(name: str) -> nn.Module:
+    """Import "package.module:function", call the function, and return the module it makes.
+
+    The current folder is searched first, as with `python -m`. Runs foreign code: for trusted names alone.
+    Raises InputError for a name that leads nowhere and for anything but a module, DependencyError where the code
+    itself imports a package that is not installed.
+    """
+    if not is_factory(name):
+        raise InputError(f"factory: got {name!r}, expected a name like package.module:function")
+    where, _, path = name.partition(":")
+    with _searching(Path.cwd()):
+        try:
+            found: Any = importlib.import_module(where)
+        except ModuleNotFoundError as e:
+            if e.name is None or not (where == e.name or where.startswith(e.name + ".")):
+                raise DependencyError(f"factory {name}: needs {e.name}, which is not installed: pip install it") from e
+            raise InputError(
+                f"factory {name}: there is no module {e.name!r}; run in its folder, or put that on PYTHONPATH"
+            ) from e
+        except Exception as e:  # foreign code may fail in any way while it is imported
+            raise InputError(f"factory {name}: importing it failed: {_reason(e)}") from e
+        for part in path.split("."):
+            if not hasattr(found, part):
+                raise InputError(f"factory {name}: {where} has no {part!r}")
+            found = getattr(found, part)
+        made = _call(found, name)
+    if not isinstance(made, nn.Module):
+        raise InputError(f"factory {name}: returned {type(made).__name__}, expected a torch.nn.Module")
+    return made
+
+
+def is_factory(name: str) -> bool:
+    """Whether this reads like "package.module:function"."""
+    return _NAME.fullmatch(name) is not None
+
+
+def _call(function: Any, name: str) -> Any:
+    if not callable(function):
+        raise InputError(f"factory {name}: is a {type(function).__name__}, expected a function that makes the module")
+    try:
+        return function()
+    except Exception as e:  # foreign code again
+        raise InputError(f"factory {name}: calling it without arguments failed: {_reason(e)}") from e
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+
+
+@contextmanager
+def _searching(folder: Path) -> Iterator[None]:
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if entry in sys.path:
+            sys.path.remove(entry)

@@ -1,0 +1,78 @@
+"""Models that other projects trained, as denoisers that train on, export and sample like native ones. Needs PyTorch.
+
+diffusers         a folder with a UNet2DModel, with or without its scheduler
+edm               a network pickle of NVlabs/edm, read without executing any of it
+guided-diffusion  a state dict of improved-diffusion or guided-diffusion
+ncdeploy          model.pt and model.safetensors, to turn one into the other
+module            any PyTorch module, made by a function that is named; from Python, see `wrap_module`
+
+An importer is a module with `can_import(path) -> bool`, a cheap look that executes nothing, and
+`load(path, **options) -> Denoiser`.
+"""
+
+import inspect
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ncdeploy.denoisers.base import Denoiser
+from ncdeploy.errors import FileError, InputError
+from ncdeploy.importers import diffusers, edm_pickle, guided, module, native
+from ncdeploy.importers.module import wrap_module
+
+__all__ = ["FORMATS", "detect_format", "import_model", "wrap_module"]
+
+IMPORTERS: tuple[tuple[str, ModuleType], ...] = (
+    ("ncdeploy", native),
+    ("diffusers", diffusers),
+    ("edm", edm_pickle),
+    ("guided-diffusion", guided),
+    ("module", module),
+)
+FORMATS = tuple(name for name, _ in IMPORTERS)
+
+
+def import_model(src: str | os.PathLike[str], *, format: str | None = None, **options: Any) -> Denoiser:
+    """The model in `src` as a denoiser, on the CPU and in eval mode.
+
+    src:     a file, a folder, or for the format module the name "package.module:function"
+    format:  one of FORMATS; None finds it by looking at the content
+    options: what the format's importer takes (its `load` documents them); None counts as not given
+
+    Raises FileError for a source that is missing, foreign or unsafe, InputError for an option that the format does
+    not take or that does not fit, DependencyError when a package is missing.
+    """
+    text = os.fspath(src)
+    name = detect_format(text) if format is None else _known_format(format)
+    load = dict(IMPORTERS)[name].load
+    given = {option: value for option, value in options.items() if value is not None}
+    takes = [p.name for p in inspect.signature(load).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in given:
+        if option not in takes:
+            known = ", ".join(t.replace("_", "-") for t in takes) or "none"
+            raise InputError(f"{option.replace('_', '-')}: the format {name} has no such option; it has: {known}")
+    denoiser: Denoiser = load(text, **given)
+    return denoiser.eval()
+
+
+def detect_format(src: str | os.PathLike[str]) -> str:
+    """The format of a source by its content. Raises FileError if it is none, or if it could be several."""
+    text = os.fspath(src)
+    found = [name for name, importer in IMPORTERS if importer.can_import(text)]
+    if len(found) > 1:
+        raise FileError(f"{text}: could be {' or '.join(found)}; say which with --format")
+    if found:
+        return found[0]
+    if not Path(text).expanduser().exists():
+        raise FileError(f"{text}: there is no such file or folder; for a Python function write package.module:function")
+    raise FileError(f"{text}: none of the known formats ({', '.join(FORMATS)}); if it is one, say which with --format")
+
+
+def _known_format(name: str) -> str:
+    if name in FORMATS:
+        return name
+    near = get_close_matches(name, FORMATS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"format: got {name!r}; {hint}known: {', '.join(FORMATS)}")

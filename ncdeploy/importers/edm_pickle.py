@@ -1,0 +1,221 @@
+"""Network pickles of NVlabs/edm (Karras et al. 2022, arXiv 2206.00364): DDPM++, NCSN++ and ADM.
+
+Such a file holds the averaged network under the key "ema": tensors, constructor arguments, and Python source that its
+own loader executes. Here it is data (`safe_pickle`): the class names and the arguments say which of our networks it is,
+and the tensors become its weights. The source is neither run nor read, so a network that was changed under its old
+names and arguments is taken for the published one.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ncdeploy.denoisers.base import Denoiser
+from ncdeploy.denoisers.foreign.adm import ADM, ADMConfig
+from ncdeploy.denoisers.foreign.song import Song, SongConfig
+from ncdeploy.denoisers.precondition import EDM, VESDE, VPSDE
+from ncdeploy.errors import FileError, InputError
+from ncdeploy.importers.edm_names import Kind, bring_weights
+from ncdeploy.importers.pickle_machine import Record
+from ncdeploy.importers.safe_pickle import read_pickle
+from ncdeploy.modelinfo import ModelInfo
+
+STEPS, SIGMA_MIN, SIGMA_MAX = 18, 0.002, 80.0  # the sampler of the paper, and the levels it was made for
+SIGMA_DATA = 0.5  # of pictures in [-1, 1], where the file does not say
+MAX_NESTING = 8
+LOOK = 1 << 16
+
+
+def can_import(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a bare pickle that names NVIDIA's persistence module near its beginning."""
+    file = Path(path).expanduser()
+    try:
+        if not file.is_file():
+            return False
+        with file.open("rb") as f:
+            start = f.read(LOOK)
+    except OSError:
+        return False
+    return start.startswith(b"\x80") and b"_reconstruct_persistent_obj" in start
+
+
+def load(path: str | os.PathLike[str]) -> Denoiser:
+    """The network under the key "ema" as a denoiser, in float32, with every class and "no class" among its labels.
+
+    Nothing in the file is executed. Its plan is Heun's method in 18 steps on the paper's levels, as far as the network
+    was trained there. Pictures of 8 bits are data = 127.5 + 127.5 x.
+
+    Raises FileError for a file that is no such pickle, is damaged, names anything beyond tensors and plain values, or
+    whose weights and arguments do not belong together; and for networks other than DDPM++, NCSN++ and ADM.
+    """
+    content = read_pickle(path)
+    try:
+        return _denoiser(content)
+    except (FileError, InputError) as e:
+        raise FileError(f"{path}: {e}") from e
+    except (ValueError, TypeError, RuntimeError, OverflowError) as e:  # arguments no network can be built of
+        raise FileError(f"{path}: its constructor arguments make no sense: {str(e).splitlines()[0]}") from e
+
+
+def _denoiser(content: Any) -> Denoiser:
+    outer = content.get("ema") if type(content) is dict else None
+    if type(outer) is not Record:
+        raise FileError("is no network pickle of NVlabs/edm; expected a network under the key 'ema'")
+    if outer.kind not in ("EDMPrecond", "VPPrecond", "VEPrecond"):
+        raise FileError(f"has the preconditioning {outer.kind[:100]!r}; expected EDMPrecond, VPPrecond or VEPrecond")
+    inner = _part(outer, "_modules").get("model")
+    if type(inner) is not Record:
+        raise FileError("lacks the network inside its preconditioning")
+    process, arguments = Arguments(outer.state), Arguments(_part(inner, "_init_kwargs"))
+    side = process.whole("img_resolution")
+    low = process.real("sigma_min", 0.0)
+    high = process.real("sigma_max", float("inf"))
+    if outer.kind == "EDMPrecond":  # which says 0 and infinity
+        low, high = max(low, SIGMA_MIN), min(high, SIGMA_MAX)
+    if low >= SIGMA_MAX or high <= SIGMA_MIN:
+        raise FileError(f"its noise levels, {low:.4g} to {high:.4g}, are not those of pictures in [-1, 1]")
+    info = ModelInfo(
+        shape=(process.whole("img_channels"), side, side),
+        sigma_min=low,
+        sigma_max=high,
+        sigma_data=process.real("sigma_data", SIGMA_DATA),
+        num_classes=process.whole("label_dim", least=0),
+        offset=127.5,
+        scale=127.5,
+        default_plan={
+            "solver": "heun", "steps": STEPS, "sigma_min": max(low, SIGMA_MIN), "sigma_max": min(high, SIGMA_MAX),
+        },
+    )  # fmt: skip
+    network = _network(inner, arguments, info)
+    if outer.kind == "VPPrecond":
+        beta_d, beta_min = process.real("beta_d"), process.real("beta_min")
+        return VPSDE(network, info, beta_d=beta_d, beta_min=beta_min, steps=process.whole("M")).eval()
+    return (EDM if outer.kind == "EDMPrecond" else VESDE)(network, info).eval()
+
+
+def _network(inner: Record, arguments: "Arguments", info: ModelInfo) -> nn.Module:
+    channels = arguments.whole("model_channels", 192 if inner.kind == "DhariwalUNet" else 128)
+    width = channels * arguments.whole("channel_mult_emb", 4)
+    dropout = arguments.real("dropout", 0.1)
+    weights = _weights(inner)
+    make: type[Song] | type[ADM]
+    config: Any
+    kind: Kind
+    if inner.kind == "SongUNet":
+        encoder = arguments.choice("encoder_type", "standard", ("standard", "residual"))
+        arguments.choice("decoder_type", "standard", ("standard",))
+        kind, make = "song", Song
+        config = SongConfig(
+            channels=channels, width=width, dropout=dropout,
+            multipliers=arguments.wholes("channel_mult", (1, 2, 2, 2)),
+            blocks=arguments.whole("num_blocks", 4),
+            attention=arguments.wholes("attn_resolutions", (16,)),
+            embedding=arguments.choice("embedding_type", "positional", ("positional", "fourier")),  # type: ignore[arg-type]
+            features=channels * arguments.whole("channel_mult_noise", 1),
+            pyramid=encoder == "residual",
+            taps=tuple(float(n) for n in arguments.wholes("resample_filter", (1, 1))),
+        )  # fmt: skip
+    elif inner.kind == "DhariwalUNet":
+        kind, make = "adm", ADM
+        config = ADMConfig(
+            channels=channels, width=width, dropout=dropout,
+            multipliers=arguments.wholes("channel_mult", (1, 2, 3, 4)),
+            blocks=arguments.whole("num_blocks", 3),
+            attention=arguments.wholes("attn_resolutions", (32, 16, 8)),
+        )  # fmt: skip
+    else:
+        raise FileError(
+            f"has the network {inner.kind[:100]!r}; expected SongUNet (DDPM++, NCSN++) or DhariwalUNet (ADM)"
+        )
+    if config.blocks * len(config.multipliers) > len(weights):
+        raise FileError("its constructor arguments call for more blocks than it has weights")
+    with torch.device("meta"):  # no memory before the file has shown weights that fit
+        outline = make(info.shape, config, info.num_classes)
+    brought = bring_weights(outline, kind, info.shape[1], weights)
+    with torch.random.fork_rng(devices=[]):
+        network = make(info.shape, config, info.num_classes)
+    network.load_state_dict(brought)
+    return network
+
+
+def _weights(inner: Record) -> dict[str, Tensor]:
+    """Dotted name -> tensor, of the parameters and buffers in a tree of Records."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    storages: set[int] = set()
+    open_parts = [("", inner, 0)]
+    while open_parts:
+        prefix, part, depth = open_parts.pop()
+        if id(part) in seen or depth > MAX_NESTING:
+            raise FileError("has modules that hold themselves, or too many inside each other")
+        seen.add(id(part))
+        for group in ("_parameters", "_buffers"):
+            for name, value in _part(part, group).items():
+                if isinstance(value, Tensor):
+                    found[f"{prefix}{name}"] = value
+                    storages.add(value.untyped_storage().data_ptr())
+                elif value is not None:
+                    raise FileError(f"has {str(name)[:100]!r} among its weights, which is not a tensor")
+        for name, value in _part(part, "_modules").items():
+            if type(value) is Record:
+                open_parts.append((f"{prefix}{name}.", value, depth + 1))
+            elif value is not None:
+                raise FileError(f"has {str(name)[:100]!r} among its modules, which is none")
+    if len(storages) < len(found):  # a small file could stand for a network beyond all memory
+        raise FileError("has weights that share their values, which no network of its kind does")
+    return found
+
+
+def _part(record: Record, name: str) -> dict[str, Any]:
+    found = record.state.get(name)
+    if type(found) is not dict:
+        raise FileError(f"a module of it, {record.kind[:100]!r}, lacks {name!r}")
+    return found
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Settings out of the file, each checked for its type; None of a default means that it must be there."""
+
+    values: Mapping[str, Any]
+
+    def whole(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        """A whole number from `least` to a million."""
+        value = self.values.get(name, default)
+        if type(value) is not int or not least <= value <= 1_000_000:
+            raise FileError(f"{name}: is {_shown(value)}, expected a whole number, {least} to 1000000")
+        return value
+
+    def real(self, name: str, default: float | None = None) -> float:
+        """A number."""
+        value = self.values.get(name, default)
+        if type(value) not in (int, float) or value != value:
+            raise FileError(f"{name}: is {_shown(value)}, expected a number")
+        return float(value)  # type: ignore[arg-type]
+
+    def wholes(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """A short list of whole numbers."""
+        value = self.values.get(name, default)
+        if type(value) not in (list, tuple) or len(value) > 32 or any(type(n) is not int for n in value):
+            raise FileError(f"{name}: is {_shown(value)}, expected a list of whole numbers")
+        if any(not 0 < n <= 1_000_000 for n in value):
+            raise FileError(f"{name}: expected whole numbers from 1 to 1000000")
+        return tuple(value)
+
+    def choice(self, name: str, default: str, known: tuple[str, ...]) -> str:
+        """One of some words."""
+        value = self.values.get(name, default)
+        if type(value) is not str or value not in known:
+            raise FileError(f"{name}: is {_shown(value)}, expected {' or '.join(known)}; others are not supported")
+        return value
+
+
+def _shown(value: Any) -> str:
+    """A value from the file for a message: of a container only its type, because its content may be endless."""
+    short = type(value) is int and value.bit_length() <= 64
+    return repr(value)[:100] if short or type(value) in (str, float, bool, type(None)) else type(value).__name__

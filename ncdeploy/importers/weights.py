@@ -1,0 +1,58 @@
+"""Plain weights from .safetensors files and PyTorch files, without executing anything."""
+
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ncdeploy.denoisers.safetensors_file import is_safetensors, read_tensors
+from ncdeploy.errors import FileError
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Name -> tensor on the CPU, of a .safetensors file or of a file that `torch.save` made of a state dict.
+
+    Raises FileError for a file that is missing, damaged, holds anything but tensors, or could run code.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileError(f"{path}: there is no such file; expected weights as .safetensors, .pt or .bin")
+    if is_safetensors(file):
+        return read_tensors(file)[0]
+    if file.suffix == ".safetensors":
+        raise FileError(f"{path}: is not a safetensors file, whatever its name says; copy it again")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as e:  # a damaged or hostile file may fail anywhere inside the reader
+        kind = "a damaged" if zipfile.is_zipfile(file) else "not a"
+        raise FileError(
+            f"{path}: {kind} file of plain tensors, so it was not opened (it may hold code); save the weights alone, "
+            "with safetensors or with torch.save(model.state_dict(), ...)"
+        ) from e
+    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
+        holds = ", ".join(map(str, list(found)[:5])) if isinstance(found, Mapping) else type(found).__name__
+        raise FileError(f"{path}: is not a state dict, name -> tensor; it holds {holds}")
+    return {str(name): tensor for name, tensor in found.items()}
+
+
+def put_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
+    """Load the weights, as float32 where they are in half precision; every name and shape must fit.
+
+    Raises FileError that names the first misfit.
+    """
+    wanted = network.state_dict()
+    for name in sorted(set(wanted) ^ set(weights)):
+        problem = "lacks the weight" if name in wanted else "has a weight that the network does not know,"
+        raise FileError(f"{source}: {problem} {name!r}; weights and network do not belong together")
+    for name, tensor in wanted.items():
+        if tensor.shape != weights[name].shape:
+            raise FileError(
+                f"{source}: the weight {name!r} has shape {tuple(weights[name].shape)}, the network wants "
+                f"{tuple(tensor.shape)}; weights and network do not belong together"
+            )
+    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()})

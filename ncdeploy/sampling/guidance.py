@@ -1,0 +1,90 @@
+"""Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, equation 6) around any denoiser.
+
+    D_w(x, sigma, label) = D(x, sigma, null) + w (D(x, sigma, label) - D(x, sigma, null))
+
+w = 0 is the unconditional denoiser, w = 1 the conditional one, and w > 1 trades variety for likeness to the class.
+(That paper's own weight is w - 1.) Since eps and D differ by a linear map that both halves share, guiding one is
+guiding the other.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from array_api_compat import array_namespace, device
+
+from ncdeploy.errors import InputError
+from ncdeploy.modelinfo import ModelInfo
+
+
+class Guided:
+    """A conditional denoiser with guidance: a callable of the same kind, at two evaluations a row, in one call.
+
+    denoise:    callable D(x, sigma, labels); arrays or tensors
+    weight:     w of every row, unless a call brings its own
+    null_label: the label that means "no class"; told by `denoise.info` where there is one
+
+    `info` is that of the denoiser with info.guidance = True, or None. A denoiser that takes guidance itself (an
+    exported graph) is only handed the weights.
+
+    Raises InputError for a model without classes or without an unconditional one, and for a weight that is not finite.
+    """
+
+    def __init__(self, denoise: Callable[..., Any], weight: float = 1.0, *, null_label: int | None = None) -> None:
+        if not math.isfinite(weight):
+            raise InputError(f"guidance: got {weight}; expected a finite weight, 1 for none, 1.5 for a little")
+        info = getattr(denoise, "info", None)
+        self.info = replace(guidable(info), guidance=True) if isinstance(info, ModelInfo) else None
+        if self.info is not None and null_label not in (None, self.info.null_label):
+            raise InputError(f"null_label: got {null_label}, but this model takes {self.info.describe_labels()}")
+        self.null_label = null_label if self.info is None else self.info.null_label
+        if self.null_label is None:
+            raise InputError("guidance: the denoiser has no info; say which label means no class with null_label=")
+        self.weight = float(weight)
+        self._denoise, self._inside = denoise, bool(isinstance(info, ModelInfo) and info.guidance)
+
+    @property
+    def evaluations(self) -> int:
+        """Rows that the network evaluates for one row of x."""
+        return 2
+
+    @property
+    def name(self) -> str:
+        """Of the denoiser, for reports."""
+        return f"{getattr(self._denoise, 'name', type(self._denoise).__name__)}, guided"
+
+    def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any:
+        """x [B, *shape], sigma [B], labels int64 [B], guidance [B] or None (= the weight) -> D_w [B, *shape].
+
+        Raises InputError without labels.
+        """
+        if labels is None:
+            raise InputError("labels: guidance needs a class for every sample")
+        xp = array_namespace(x)
+        w = xp.full((x.shape[0],), self.weight, dtype=x.dtype, device=device(x)) if guidance is None else guidance
+        if self._inside:
+            return self._denoise(x, sigma, labels, w)
+        rows = x.shape[0]
+        both = xp.concat([labels, xp.full_like(labels, self.null_label)])
+        D = self._denoise(xp.concat([x, x]), xp.concat([sigma, sigma]), both)
+        w = xp.reshape(w, (rows, *[1] * (x.ndim - 1)))
+        return w * D[:rows] + (1 - w) * D[rows:]  # in this form exact at w = 0 and w = 1
+
+    def close(self) -> None:
+        """Close the denoiser, if it is one that closes."""
+        close = getattr(self._denoise, "close", None)
+        if close is not None:
+            close()
+
+
+def guidable(info: ModelInfo) -> ModelInfo:
+    """The info itself. Raises InputError, with the remedy, for a model that cannot be guided."""
+    if info.num_classes == 0:
+        raise InputError("guidance: this model takes no labels; leave guidance out, or train with --conditional")
+    if info.null_label is None:
+        raise InputError(
+            "guidance: this model has no unconditional class to guide away from, it was trained with a class on every "
+            "sample; leave guidance out"
+        )
+    return info
