@@ -166,7 +166,8 @@ class ParallelRun:
             self.online.slide(row, state_slot, output_slot, self._index(known))
         self.lanes, self.base = self.lanes[keep], accepted[keep]
         self.stop = np.minimum(t.stop[self.base], t.next[steady[keep]])
-        known = np.concatenate([known, self._admit()])
+        if self.waiting:
+            known = np.concatenate([known, self._admit()])
         if not self.lanes.size:
             return
 
@@ -177,8 +178,8 @@ class ParallelRun:
         self.a, self.b = t.state[self.k], t.denoised[self.k]
         if self.plan.stochastic:
             g = t.jacobian[self.k] if self.online is None else self.online.values()
-            g = self.xp.where(self._index(known[:, t.reach :]), self.xp.zeros_like(g), g)
-            self.D[:, t.reach :] += self.xp.cumulative_sum(g[..., None] * self.noise.now, axis=1)
+            g = g * self._index(~known[:, t.reach :])
+            self.D[:, t.reach :] += self.xp.matmul(t.running_sum, g[..., None] * self.noise.now)
         self.x[:, t.reach :] = self._solve(t.triangle(t.inverse, self.k), self.D)
 
     def _admit(self) -> NDArray[np.bool_]:

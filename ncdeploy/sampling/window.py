@@ -50,6 +50,7 @@ class WindowTables:
             self.inverse_jacobian = self.on_device(self._by_lag(plan.state + plan.denoised * g[back]))
 
         i = np.arange(self.span)
+        self.running_sum = self.on_device(i[:, None] >= i)
         self._corner = xp.asarray(
             i[:, None] * (2 * self.span - 1) + (i[:, None] - i) + self.span - 1, device=device_of(like)
         )
