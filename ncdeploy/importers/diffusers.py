@@ -200,7 +200,7 @@ def _read_scheduler(file: Path, diffusers: Any) -> Trained:
         scheduler = diffusers.DDPMScheduler(**settings)
         table = NoiseTable.with_finite_end(scheduler.alphas_cumprod.double().numpy())
         clip = float(config.get("clip_sample_range") or 1.0) if config.get("clip_sample") else None
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as e:
+    except (TypeError, ValueError, RuntimeError) as e:
         raise FileError(f"{file}: its settings give no noise table: {first_line(e)}") from e
     return Trained(
         table=table,
