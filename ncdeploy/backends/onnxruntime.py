@@ -47,8 +47,6 @@ class OnnxRuntimeBackend:
         check_graph(path, file, self._info)
         options = ort.SessionOptions()
         options.log_severity_level = LOG_FATAL  # every failure is raised; the log would repeat it
-        # Between two calls the sampler computes too; threads that spin while they wait would take its cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

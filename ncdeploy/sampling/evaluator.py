@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError, NumericalError
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.sampling.window import device_of, to_host
+from ncdeploy.sampling.arrays import device_of, namespace, to_host
 
 Denoise = Callable[..., Any]
 
@@ -25,7 +24,7 @@ class Evaluator:
 
     def __init__(self, denoise: Denoise, shape: tuple[int, ...], labels: NDArray[np.int64] | None, like: Any) -> None:
         self._denoise, self.shape, self._labels, self._like = denoise, shape, labels, like
-        self._xp = array_namespace(like)
+        self._xp = namespace(like)
         self.calls = self.rows = 0
         self.per_row = evaluations_per_row(denoise)
         self.seconds = 0.0
@@ -50,7 +49,7 @@ class Evaluator:
                 f"denoiser: returned {found} for {x.dtype} {tuple(inputs[0].shape)}; D must match x in shape and dtype"
             )
         out = xp.reshape(out, tuple(x.shape))
-        if not bool(xp.isfinite(xp.sum(out))) and not bool(xp.all(xp.isfinite(out))):
+        if not bool(xp.isfinite(out.sum())) and not bool(xp.all(xp.isfinite(out))):
             row = int(np.argmin(to_host(xp.all(xp.isfinite(out), axis=-1))))
             raise NumericalError(
                 f"the network returned NaN or infinity at node {node[row]} (sigma = {sigma[row]:.6g}) of sample "

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from array_api_compat import array_namespace, device
-
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.sampling.arrays import device_of, namespace
 
 
 class Guided:
@@ -61,8 +60,8 @@ class Guided:
         """
         if labels is None:
             raise InputError("labels: guidance needs a class for every sample")
-        xp = array_namespace(x)
-        w = xp.full((x.shape[0],), self.weight, dtype=x.dtype, device=device(x)) if guidance is None else guidance
+        xp = namespace(x)
+        w = xp.full((x.shape[0],), self.weight, dtype=x.dtype, device=device_of(x)) if guidance is None else guidance
         if self._inside:
             return self._denoise(x, sigma, labels, w)
         rows = x.shape[0]

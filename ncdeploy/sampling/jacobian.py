@@ -6,7 +6,8 @@ with its last value. New nodes inherit the value of the last node before them.
 
 from typing import Any
 
-from ncdeploy.sampling.window import WindowTables, device_of, inverse_by_lag
+from ncdeploy.sampling.arrays import device_of
+from ncdeploy.sampling.window import WindowTables, inverse_by_lag
 
 
 class OnlineJacobian:
@@ -35,11 +36,11 @@ class OnlineJacobian:
 
         rows = [a[..., h] + b[..., h] * self._g[:, t.reach - 1 - h : t.reach - 1 - h + t.span] for h in range(t.reach)]
         lag = inverse_by_lag(xp, xp.stack(rows, axis=-1), t.span)
-        return self.values()[..., None], _dense(xp, lag)
+        return self.values(), _dense(xp, lag)
 
     def values(self) -> Any:
-        """g of the window's nodes, [n, span]."""
-        return self._g[:, self._tables.reach :]
+        """g of the window's nodes, [n, span, 1]."""
+        return self._g[:, self._tables.reach :, None]
 
     def slide(self, row: Any, state_slot: Any, output_slot: Any, known: Any) -> None:
         """Re-order lanes to `row` and move their slots; slots not `known` start anew."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError
 
@@ -41,30 +42,31 @@ def normal(xp: Any, seeds: Sequence[int], nodes: Any, dim: int, *, device: Any =
 
     `xp` is an array-API namespace; the draws are made on `device` with its integer arithmetic.
     """
-    words = np.array([[s & _MASK, s >> 32] for s in seeds], np.int64)
-    key = xp.asarray(words, device=device)
+    keys = xp.asarray(_round_keys(seeds)[..., None, None], device=device)
     node = xp.asarray(np.array(nodes, np.int64), device=device)[:, :, None]
     block = xp.arange(-(-dim // 4), dtype=xp.int64, device=device)[None, None, :]
-    r = _philox(block, node, key[:, 0][:, None, None], key[:, 1][:, None, None])
+    r = _philox(block, node, keys)
     shape = tuple(node.shape[:2])
     pairs = [part for a, b in (r[:2], r[2:]) for part in _box_muller(xp, a, b)]
     draws = xp.stack([xp.broadcast_to(p, (*shape, block.shape[-1])) for p in pairs], axis=-1)
     return xp.reshape(draws, (*shape, -1))[..., :dim]
 
 
-def _philox(c0: Any, c1: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:
+def _round_keys(seeds: Sequence[int]) -> NDArray[np.int64]:
+    """[10, 2, n]: both words of the key of n seeds in every round."""
+    words = np.array([[s & _MASK for s in seeds], [s >> 32 for s in seeds]], np.int64)
+    rounds: NDArray[np.int64] = np.arange(_ROUNDS)[:, None, None]
+    return np.asarray((words + rounds * np.array(_WEYL)[:, None]) & _MASK)
+
+
+def _philox(c0: Any, c1: Any, keys: Any) -> tuple[Any, Any, Any, Any]:
     """Ten rounds on 32-bit words held in int64, whose products wrap modulo 2^64."""
     # Multipliers above 2^31 are taken modulo 2^64 as signed numbers; the wrapped product is the same.
     m0, m1 = _MULTIPLIERS
     c2 = c3 = c0 & 0
-    for i in range(_ROUNDS):
+    for key in keys:
         p0, p1 = c0 * m0, c2 * m1
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ ((k0 + i * _WEYL[0]) & _MASK),
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ ((k1 + i * _WEYL[1]) & _MASK),
-            p0 & _MASK,
-        )
+        c0, c1, c2, c3 = ((p1 >> 32) & _MASK) ^ c1 ^ key[0], p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ key[1], p0 & _MASK
     return c0, c1, c2, c3
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ncdeploy.sampling.arrays import device_of
 from ncdeploy.sampling.noise import normal
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.window import WindowTables, device_of
+from ncdeploy.sampling.window import WindowTables
 
 Ints = NDArray[np.int64]
 
@@ -17,12 +18,11 @@ _WINDOWS = 6  # a window's length of every block is drawn twice
 class NoiseWindow:
     """Per lane, noise[k] xi_k for a block of several windows of nodes, so that draws come in large batches.
 
-    now: the noise of the windows as placed, [n, span, dim]; [n, span, 1] zeros for a plan without noise
+    now: the noise of the windows as placed, [n, span, dim]; only for plans that draw any
     """
 
     def __init__(self, tables: WindowTables, plan: Plan, seeds: list[int], dim: int, xp: Any, like: Any) -> None:
         self._tables, self._seeds, self._dim, self._xp, self._like = tables, seeds, dim, xp, like
-        self._active = plan.stochastic
         self._length = min(_WINDOWS * tables.span, len(plan) - 1 + tables.span)
         self._first = np.zeros(0, np.int64)
         self._block = self.now = self._empty(0)
@@ -31,9 +31,6 @@ class NoiseWindow:
         """Lanes were re-ordered: the first keep.size ones are old lanes `keep`, the rest are new; all have moved."""
         xp, span, device = self._xp, self._tables.span, device_of(self._like)
         n = len(lanes)
-        if not self._active:
-            self.now = xp.zeros((n, span, 1), dtype=self._like.dtype, device=device)
-            return
         block, first = self._block, self._first
         if not keep.size == n == len(first):
             block, first = self._empty(n), np.full(n, -self._length)
@@ -49,8 +46,12 @@ class NoiseWindow:
             scale = self._tables.noise[xp.asarray(node, device=device)]
             block[xp.asarray(short, device=device)] = scale[..., None] * xp.astype(draws, self._like.dtype)
         self._block, self._first = block, first
-        offset = (base + 1 - first)[:, None] + np.arange(span)
-        self.now = block[xp.arange(n, device=device)[:, None], xp.asarray(offset, device=device)]
+        if n == 1:
+            begin = int(base[0] + 1 - first[0])
+            self.now = block[:, begin : begin + span]
+        else:
+            offset = (base + 1 - first)[:, None] + np.arange(span)
+            self.now = block[xp.arange(n, device=device)[:, None], xp.asarray(offset, device=device)]
 
     def _empty(self, n: int) -> Any:
         return self._xp.zeros((n, self._length, self._dim), dtype=self._like.dtype, device=device_of(self._like))

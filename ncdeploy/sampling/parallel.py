@@ -21,16 +21,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_numpy_namespace
 from numpy.typing import NDArray
 
+from ncdeploy.modelinfo import ErrorCurve
+from ncdeploy.sampling.arrays import device_of, namespace, to_host
 from ncdeploy.sampling.evaluator import Evaluator
 from ncdeploy.sampling.jacobian import OnlineJacobian
 from ncdeploy.sampling.noise import normal
 from ncdeploy.sampling.noise_window import NoiseWindow
 from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.result import Sweep
-from ncdeploy.sampling.window import WindowTables, device_of, to_host
+from ncdeploy.sampling.window import window_tables
 
 Ints = NDArray[np.int64]
 
@@ -43,7 +44,7 @@ class ParallelRun:
 
     window:    evaluated nodes per sample and sweep
     tolerance: a node holds when the rms of its change is at most tolerance * hypot(sigma, floor)
-    jacobian:  float64 [nodes], g at every node, or None to estimate it from the iterates
+    curve:     the denoising error that gives g at every node, or None to estimate it from the iterates
     mean:      [dim], the data mean, first guess of D; or None for zero
     lanes:     samples worked on at once
     """
@@ -58,16 +59,16 @@ class ParallelRun:
         window: int,
         tolerance: float,
         floor: float,
-        jacobian: Floats | None,
+        curve: ErrorCurve | None,
         mean: Floats | None,
         lanes: int,
         like: Any,
     ) -> None:
         self.evaluator, self.plan, self.seeds, self.dim = evaluator, plan, seeds, dim
-        self.tolerance, self.capacity, self.like, self.xp = tolerance, lanes, like, array_namespace(like)
-        self.on_host = is_numpy_namespace(self.xp)
-        self.tables = WindowTables(plan, window, jacobian, floor, self.xp, like)
-        self.online = OnlineJacobian(self.tables, self.xp, like, dim) if jacobian is None else None
+        self.tolerance, self.capacity, self.like, self.xp = tolerance, lanes, like, namespace(like)
+        self.on_host = self.xp is np
+        self.tables = window_tables(plan, window, curve, dim, floor, self.xp, like.dtype, device_of(like))
+        self.online = OnlineJacobian(self.tables, self.xp, like, dim) if curve is None else None
         self.noise = NoiseWindow(self.tables, plan, seeds, dim, self.xp, like)
         self.mean = self.tables.on_device(np.zeros(dim) if mean is None else mean)
         self.samples = self._zeros(len(seeds))
@@ -89,101 +90,114 @@ class ParallelRun:
 
     def _sweep(self) -> Sweep:
         t, xp, reach = self.tables, self.xp, self.tables.reach
-        lanes, base, stop = self.lanes, self.base, self.stop
-        self._evaluate()
+        lanes, base = self.lanes, self.base
+        rows = self._evaluate()
 
         x_old = self.x[:, reach:]
         if self.online is None:
-            g = t.jacobian[self.k][..., None]
-            inverse = t.triangle(t.inverse_jacobian, self.k)
+            g, inverse = self.g, t.triangle(t.inverse_jacobian, base + 1)
         else:
             g, inverse = self.online.update(self.x, self.D, self.a, self.b)
-        v = xp.asarray(self.D, copy=True)
-        v[:, reach:] -= g * x_old
-        x_new = self._solve(inverse, v)
+        D = self.D[:, reach:]
+        D -= g * x_old  # the part that does not follow the states; what does is in the inverse
+        x_new = self._solve(inverse)
+        D += g * x_new
         change = x_new - x_old
-        self.D[:, reach:] += g * change
         self.x[:, reach:] = x_new
 
-        node, inside = self.node[:, 1:], self.due[:, 1:]
-        residual = np.sqrt(to_host(xp.sum(change * change, axis=-1)) / self.dim) * t.residual_scale[node]
-        accepted = _first(inside & ~(residual <= self.tolerance), base + 1, stop)
-        jumping = ~(residual <= _JUMP) & (node > (accepted + _KEEP)[:, None])
-        steady = _first(inside & jumping, base + 1, t.final)
+        residual = np.sqrt(to_host(xp.vecdot(change, change))) * self.scale
+        accepted = base + 1 + (self.behind | ~(residual <= self.tolerance)).argmax(axis=1)
+        steady = None
+        if not residual.max() <= _JUMP:
+            jumping = self.inside & ~(residual <= _JUMP) & (self.node > (accepted + _KEEP)[:, None])
+            steady = np.where(jumping.any(axis=1), base + 1 + jumping.argmax(axis=1), t.final)
 
-        held = inside & (node < accepted[:, None])
-        self.residual[lanes] = np.maximum(self.residual[lanes], np.where(held, residual, 0).max(1))
+        worst = residual.max(axis=1, where=self.node < accepted[:, None], initial=0.0)
+        self.residual[lanes] = np.maximum(self.residual[lanes], worst)
         self.sweeps[lanes] += 1
-        self.accepted[lanes] = accepted + (accepted == t.final)
-        finished = np.flatnonzero(accepted == t.final)
-        if finished.size:
-            self.samples[lanes[finished]] = self.x[finished, t.final - base[finished] + reach - 1]
-        shown, rows = residual * (node <= stop[:, None]), int(np.count_nonzero(self.due))
-        self._slide(np.flatnonzero(accepted < t.final), accepted, steady)
+        self.accepted[lanes] = accepted
+        done, keep = accepted == t.final, np.arange(len(lanes))
+        if done.any():
+            ended, keep = keep[done], keep[~done]
+            self.accepted[lanes[ended]] += 1
+            self.samples[lanes[ended]] = self.x[ended, t.final - base[ended] + reach - 1]
+        self._slide(keep, accepted, steady)
         return Sweep(
             calls=self.evaluator.calls, rows=rows, accepted=self.accepted.copy(), nodes=len(self.plan),
-            lanes=lanes, base=base, residual=shown, _estimate=self._estimate,
+            lanes=lanes, base=base, residual=residual, _estimate=self._estimate,
         )  # fmt: skip
 
-    def _evaluate(self) -> None:
-        """D at every evaluated node of every window, in one call."""
-        t, xp = self.tables, self.xp
-        lane, place = self.due.nonzero()
-        node = self.base[lane] + place
-        index = self._index(lane * (t.reach + t.span) + (t.reach - 1) + place)
-        rows = xp.reshape(self.x, (-1, self.dim))[index]
-        flat = xp.reshape(self.D, (-1, self.dim))
-        flat[index] = self.evaluator(rows, t.sigmas[node], node, self.lanes[lane])
-        self.D = xp.reshape(flat, tuple(self.x.shape))
-
-    def _solve(self, inverse: Any, v: Any) -> Any:
-        """New states of the windows: inverse @ (outputs v + carry from accepted states + noise)."""
+    def _evaluate(self) -> int:
+        """D at every evaluated node of every window, in one call; returns how many."""
         t = self.tables
-        u = self.noise.now
-        for h in range(t.reach):
-            first = t.reach - 1 - h
-            u = u + self.b[:, :, h, None] * v[:, first : first + t.span]
-        for h in range(t.reach):
-            first, rows = t.reach - 1 - h, min(h + 1, t.span)
-            u[:, :rows] += self.a[:, :rows, h, None] * self.x[:, first : first + rows]
+        lane, place = self.due.nonzero()
+        node, rows = self.base[lane] + place, len(lane)
+        first = t.reach - 1
+        index = lane * (t.reach + t.span) + place + first
+        # One sample without gaps between its nodes is a slice.
+        at = slice(first, first + rows) if len(self.lanes) == 1 and place[-1] < rows else self._index(index)
+        x, D = self.x.reshape((-1, self.dim)), self.D.reshape((-1, self.dim))  # views: both are contiguous
+        D[at] = self.evaluator(x[at], t.sigmas[node], node, self.lanes[lane])
+        return rows
+
+    def _solve(self, inverse: Any) -> Any:
+        """New states of the windows: inverse @ (outputs + carry from accepted states + noise)."""
+        t, last = self.tables, self.tables.reach - 1
+        u = self.b[:, :, :1] * self.D[:, last : last + t.span]
+        for h in range(1, t.reach):
+            u += self.b[:, :, h, None] * self.D[:, last - h : last - h + t.span]
+        for h in range(t.state_reach):
+            u[:, : h + 1] += self.a[:, : h + 1, h, None] * self.x[:, last - h : last + 1][:, : t.span]
+        if self.plan.stochastic:
+            u += self.noise.now
         return self.xp.matmul(inverse, u)
 
-    def _slide(self, keep: Ints, accepted: Ints, steady: Ints) -> None:
+    def _slide(self, keep: Ints, accepted: Ints, steady: Ints | None) -> None:
         """Move the windows of the lanes `keep` to their accepted nodes and let waiting samples in.
 
-        accepted, steady: per old lane, the new base, and the first node that jumped too far to keep.
+        accepted, steady: per old lane, the new base, and the first node that jumped too far to keep (None: no such).
         """
         t = self.tables
-        slots = np.arange(t.reach + t.span)
-        move = (accepted - self.base)[keep][:, None]
-        last = (t.previous[np.minimum(steady, self.stop)[keep]] - self.base[keep] + t.reach - 1)[:, None]
-        known = slots + move <= last
+        known, old = t.previous[self.stop if steady is None else np.minimum(steady, self.stop)], self.base
+        if keep.size < old.size:
+            self.lanes, old, accepted, known = self.lanes[keep], old[keep], accepted[keep], known[keep]
+            steady = None if steady is None else steady[keep]
+        slots = t.slots + (accepted - old)[:, None]
+        last = (known - old)[:, None] + (t.reach - 1)
         row, state_slot, output_slot = (
-            self._index(i) for i in (keep[:, None], np.minimum(slots + move, slots[-1]), np.minimum(slots + move, last))
+            self._index(i) for i in (keep[:, None], np.minimum(slots, t.slots[-1]), np.minimum(slots, last))
         )
         self.x, self.D = self.x[row, state_slot], self.D[row, output_slot]
         if self.online is not None:
-            self.online.slide(row, state_slot, output_slot, self._index(known))
-        self.lanes, self.base = self.lanes[keep], accepted[keep]
-        self.stop = np.minimum(t.stop[self.base], t.next[steady[keep]])
+            self.online.slide(row, state_slot, output_slot, self._index(slots <= last))
+        self.base, self.stop = accepted, t.stop[accepted]
+        if steady is not None:
+            self.stop = np.minimum(self.stop, t.next[steady])
         if self.waiting:
-            known = np.concatenate([known, self._admit()])
+            known = np.concatenate([known, np.full(self._admit(), -1)])
         if not self.lanes.size:
             return
 
-        self.noise.place(keep, self.lanes, self.base)
-        self.node = self.base[:, None] + np.arange(t.span + 1)
-        self.due = t.evaluated[self.node] & (self.node < self.stop[:, None])
-        self.k = self._index(self.node[:, 1:])
-        self.a, self.b = t.state[self.k], t.denoised[self.k]
+        first, stop = self.base + 1, self.stop[:, None]
+        nodes = self.base[:, None] + np.arange(t.span + 1)
+        self.due = t.consecutive(t.evaluated, self.base, t.span + 1) & (nodes < stop)
+        self.node, self.inside = nodes[:, 1:], self.due[:, 1:]
+        self.behind = self.node >= stop
+        self.scale = t.consecutive(t.residual_scale, first, t.span) * (self.node <= stop)
+        rows = t.consecutive(t.rows, first, t.span)
+        self.a, self.b, self.g = rows[..., : t.reach], rows[..., t.reach : -1], rows[..., -1:]
         if self.plan.stochastic:
-            g = t.jacobian[self.k] if self.online is None else self.online.values()
-            g = g * self._index(~known[:, t.reach :])
-            self.D[:, t.reach :] += self.xp.matmul(t.running_sum, g[..., None] * self.noise.now)
-        self.x[:, t.reach :] = self._solve(t.triangle(t.inverse, self.k), self.D)
+            self.noise.place(keep, self.lanes, self.base)
+        if not (t.previous[self.stop] > known).any():
+            return  # nothing is new, and the states that stay fit their outputs already
+        if self.plan.stochastic:
+            g = self.g if self.online is None else self.online.values()
+            g = g * self._index((self.node > known[:, None])[..., None])
+            self.D[:, t.reach :] += self.xp.matmul(t.running_sum, g * self.noise.now)
+        self.x[:, t.reach :] = self._solve(t.triangle(t.inverse, first))
 
-    def _admit(self) -> NDArray[np.bool_]:
-        """Give free lanes to waiting samples; returns which of their slots hold outputs worth keeping: none."""
+    def _admit(self) -> int:
+        """Give free lanes to waiting samples; returns how many."""
         t, xp = self.tables, self.xp
         n = min(self.capacity - self.lanes.size, len(self.waiting))
         slots = t.reach + t.span
@@ -199,7 +213,7 @@ class ParallelRun:
             self.lanes = np.concatenate([self.lanes, np.array(fresh, np.int64)])
             self.base = np.concatenate([self.base, np.zeros(n, np.int64)])
             self.stop = np.concatenate([self.stop, np.full(n, t.stop[0])])
-        return np.zeros((n, slots), bool)
+        return n
 
     def _estimate(self) -> Any:
         estimate = self.xp.asarray(self.samples, copy=True)

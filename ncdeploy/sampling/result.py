@@ -29,7 +29,7 @@ class Result:
     engine_s: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, slots=True)
 class Sweep:
     """The state after one network call.
 

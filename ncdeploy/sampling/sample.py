@@ -5,11 +5,11 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import ArrayLike
 
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ErrorCurve, ModelInfo
+from ncdeploy.sampling.arrays import namespace
 from ncdeploy.sampling.evaluator import Denoise, Evaluator, evaluations_per_row
 from ncdeploy.sampling.guidance import Guided
 from ncdeploy.sampling.noise import check_seeds
@@ -130,17 +130,16 @@ def iterate(
     if window is None:
         run = SequentialRun(evaluator, plan, seeds=names, dim=dim, lanes=lanes, like=like)
     else:
-        g = None if error_curve is None else error_curve.jacobian(plan.sigmas)
         center = None if mean is None else np.asarray(mean, np.float64).reshape(-1)
         if center is not None and center.size != dim:
             raise InputError(f"mean: got {center.size} values for samples of {dim}")
         run = ParallelRun(
             evaluator, plan, seeds=names, dim=dim, window=window, tolerance=tolerance, floor=error_floor,
-            jacobian=g, mean=center, lanes=lanes, like=like,
+            curve=error_curve, mean=center, lanes=lanes, like=like,
         )  # fmt: skip
     yield from run.run()
     return Result(
-        samples=array_namespace(like).reshape(run.samples, (n, *shape)),
+        samples=namespace(like).reshape(run.samples, (n, *shape)),
         depth=evaluator.calls,
         nfe=evaluator.rows / n,
         sweeps=run.sweeps,

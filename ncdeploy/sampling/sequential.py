@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
+from ncdeploy.sampling.arrays import device_of, namespace
 from ncdeploy.sampling.evaluator import Evaluator
 from ncdeploy.sampling.noise import normal
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Sweep
-from ncdeploy.sampling.window import device_of
 
 _NOISE_BLOCK = 32  # nodes drawn at a time: the generator works best on many values
 
@@ -21,7 +20,7 @@ class SequentialRun:
 
     def __init__(self, evaluator: Evaluator, plan: Plan, *, seeds: list[int], dim: int, lanes: int, like: Any) -> None:
         self.evaluator, self.plan, self.seeds, self.lanes = evaluator, plan, seeds, lanes
-        self.xp, self.like, self.dim = array_namespace(like), like, dim
+        self.xp, self.like, self.dim = namespace(like), like, dim
         self.samples = self.xp.zeros((len(seeds), dim), dtype=like.dtype, device=device_of(like))
         self.sweeps = np.zeros(len(seeds), np.int64)
         self.residual = np.zeros(len(seeds))

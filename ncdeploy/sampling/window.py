@@ -9,11 +9,14 @@ consecutive nodes, is a block of the inverse over the whole plan, so it is compu
 host, and kept by lag: inverse[k, m] = ((I - M)^-1)[k, k - m].
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ncdeploy.modelinfo import ErrorCurve
+from ncdeploy.sampling.arrays import device_of
 from ncdeploy.sampling.plan import Floats, Plan
 
 
@@ -22,9 +25,22 @@ class WindowTables:
 
     Host side, int64 [n]: `stop[b]`, the node behind the window that starts at base b; `next[k]`, the first
     node >= k that is evaluated or final; `previous[k]`, the last evaluated node < k.
+    `rows`: [n + span, 2 reach + 1], the coefficients of a node's row (state, denoised) and its own g.
+    `residual_scale`: float64 [n + span], what makes the norm of a change a residual; 0 at nodes that are neither
+    evaluated nor final.
     """
 
-    def __init__(self, plan: Plan, window: int, jacobian: Floats | None, floor: float, xp: Any, like: Any) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        window: int,
+        curve: ErrorCurve | None,
+        dim: int,
+        floor: float,
+        xp: Any,
+        dtype: Any,
+        device: Any,
+    ) -> None:
         n, self.reach, self.final = len(plan), plan.reach, len(plan) - 1
         evaluated = np.flatnonzero(plan.evaluated)
         behind = np.append(evaluated, self.final)
@@ -35,43 +51,64 @@ class WindowTables:
         self.span = int(np.max((self.stop - np.arange(n))[evaluated]))
         self.evaluated = self._pad(plan.evaluated)
         self.sigmas = self._pad(plan.sigmas)
-        with np.errstate(divide="ignore"):
-            self.residual_scale = self._pad(1.0 / np.hypot(plan.sigmas, floor))
+        counts = plan.evaluated | (np.arange(n) == self.final)
+        self.residual_scale = self._pad(counts / (np.hypot(plan.sigmas, floor) * np.sqrt(dim)))
 
-        self._xp, self._like = xp, like
-        self.state = self.on_device(self._pad(plan.state))
-        self.denoised = self.on_device(self._pad(plan.denoised))
+        self._xp, self._dtype, self._device = xp, dtype, device
+        g = np.zeros(n) if curve is None else np.where(plan.evaluated, curve.jacobian(plan.sigmas), 0.0)
+        self.rows = self.on_device(self._pad(np.concatenate([plan.state, plan.denoised, g[:, None]], axis=1)))
+        self.state_reach = 1 + max(np.flatnonzero(np.any(plan.state, axis=0)), default=0)
         self.noise = self.on_device(self._pad(plan.noise))
-        self.inverse = self.on_device(self._by_lag(plan.state))
-        if jacobian is not None:
-            g = np.where(plan.evaluated, jacobian, 0.0)
-            back = np.maximum(np.arange(n)[:, None] - 1 - np.arange(self.reach), 0)
-            self.jacobian = self.on_device(self._pad(g))
-            self.inverse_jacobian = self.on_device(self._by_lag(plan.state + plan.denoised * g[back]))
-
+        back = np.maximum(np.arange(n)[:, None] - 1 - np.arange(self.reach), 0)
+        both = self._by_lag(np.stack([plan.state, plan.state + plan.denoised * g[back]]))
+        self.inverse, self.inverse_jacobian = (xp.reshape(self.on_device(table), (-1,)) for table in both)
+        self.slots = np.arange(self.reach + self.span)
         i = np.arange(self.span)
         self.running_sum = self.on_device(i[:, None] >= i)
-        self._corner = xp.asarray(
-            i[:, None] * (2 * self.span - 1) + (i[:, None] - i) + self.span - 1, device=device_of(like)
-        )
+        self._corner = xp.asarray(i[:, None] * (2 * self.span - 1) + i + self.span - 1, device=device)
 
     def on_device(self, array: Any) -> Any:
         """A host array as floats of the run's dtype on its device."""
-        return self._xp.asarray(np.asarray(array), dtype=self._like.dtype, device=device_of(self._like))
+        return self._xp.asarray(np.asarray(array), dtype=self._dtype, device=self._device)
 
-    def triangle(self, by_lag: Any, k: Any) -> Any:
-        """The inverse over consecutive nodes k [n, span] (on the device), [n, span, span] for n windows."""
-        index = k[:, :1, None] * (2 * self.span - 1) + self._corner
-        return self._xp.reshape(by_lag, (-1,))[index]
+    def triangle(self, by_lag: Any, first: NDArray[np.int64]) -> Any:
+        """The inverse over the nodes first, first + 1, ... of n windows: [n, span, span], a view for a single one."""
+        width = 2 * self.span
+        if len(first) == 1:
+            corner = int(first[0]) * width + self.span - 1
+            block = by_lag[corner : corner + self.span * (width - 1)]
+            return self._xp.reshape(block, (1, self.span, width - 1))[:, :, : self.span]
+        return by_lag[self._xp.asarray(first * width, device=self._device)[:, None, None] + self._corner]
+
+    def consecutive(self, table: Any, first: NDArray[np.int64], length: int) -> Any:
+        """Rows first, first + 1, ... of a table for n windows: [n, length, ...], a view for a single one."""
+        if len(first) == 1:
+            return table[int(first[0]) : int(first[0]) + length][None]
+        index = first[:, None] + np.arange(length)
+        return table[index if isinstance(table, np.ndarray) else self._xp.asarray(index, device=self._device)]
 
     def _pad(self, table: Any) -> Any:
         return np.concatenate([table, np.zeros((self.span, *table.shape[1:]), table.dtype)])
 
     def _by_lag(self, rows: Floats) -> Floats:
-        """[n + span, 2 span - 1]: lags 1 - span ... span - 1; the negative ones are the zeros above the diagonal."""
-        table = np.zeros((len(rows) + self.span, 2 * self.span - 1))
-        table[:, self.span - 1 :] = inverse_by_lag(np, self._pad(rows), self.span)
+        """[..., n + span, 2 span], the inverse by falling lag, from span - 1 to -span.
+
+        The negative lags are the zeros above the diagonal. So rows that begin one place further left each, as
+        those of a flat view 2 span - 1 wide do, form the triangle.
+        """
+        *sets, n, _ = rows.shape
+        table = np.zeros((*sets, n + self.span, 2 * self.span))
+        table[..., :n, : self.span] = inverse_by_lag(np, rows, self.span)[..., ::-1]
+        table[..., n:, self.span - 1] = 1.0
         return table
+
+
+@lru_cache(maxsize=4)
+def window_tables(
+    plan: Plan, window: int, curve: ErrorCurve | None, dim: int, floor: float, xp: Any, dtype: Any, device: Any
+) -> WindowTables:
+    """The tables of a run, kept for the next ones: who serves samples runs the same plan over and over."""
+    return WindowTables(plan, window, curve, dim, floor, xp, dtype, device)
 
 
 def inverse_by_lag(xp: Any, rows: Any, lags: int) -> Any:
@@ -87,13 +124,3 @@ def inverse_by_lag(xp: Any, rows: Any, lags: int) -> Any:
         for h in range(min(m, reach, n)):
             table[m, ..., h + 1 :] += rows[..., h + 1 :, h] * table[m - 1 - h, ..., : n - 1 - h]
     return xp.moveaxis(table, 0, -1)
-
-
-def device_of(array: Any) -> Any:
-    """The device of an array, None where the library has no such notion."""
-    return getattr(array, "device", None)
-
-
-def to_host(array: Any) -> NDArray[Any]:
-    """An array of any library and device as a NumPy array."""
-    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)

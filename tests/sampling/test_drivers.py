@@ -77,7 +77,7 @@ def test_the_default_tolerance_is_faithful(name: str, curve: bool) -> None:
 
 def test_a_wrong_linear_part_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = WindowTables.triangle
-    monkeypatch.setattr(WindowTables, "triangle", lambda self, by_lag, k: exact(self, by_lag, k) * (1 + 1e-6))
+    monkeypatch.setattr(WindowTables, "triangle", lambda self, by_lag, first: exact(self, by_lag, first) * (1 + 1e-6))
     result = run(PLANS["ddim"](), window=20, tolerance=0.0)
     assert np.abs(result.samples - sequential("ddim")).max() > 1e-9
 
@@ -251,7 +251,7 @@ def test_state_is_proportional_to_the_window_not_to_the_plan() -> None:
         plan = make_plan("ddpm", steps)
         driver = ParallelRun(
             Evaluator(digits(), SHAPE, None, DOUBLE), plan, seeds=[0], dim=64, window=16, tolerance=1e-3, floor=0.1,
-            jacobian=error_curve().jacobian(plan.sigmas), mean=None, lanes=1, like=DOUBLE,
+            curve=error_curve(), mean=None, lanes=1, like=DOUBLE,
         )  # fmt: skip
         next(driver.run())
         sizes.append((driver.x.nbytes, driver.D.nbytes, driver.noise._block.nbytes))
