@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def namespace(array: Any) -> Any:
-    """The array-API functions for an array: NumPy itself, where wrappers would cost more than the work, or a wrapper."""
+    """The array-API functions for an array; NumPy itself, where wrappers would cost more than the work."""
     return np if isinstance(array, np.ndarray | np.generic) else array_namespace(array)
 
 

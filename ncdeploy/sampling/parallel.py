@@ -162,14 +162,7 @@ class ParallelRun:
         if keep.size < old.size:
             self.lanes, old, accepted, known = self.lanes[keep], old[keep], accepted[keep], known[keep]
             steady = None if steady is None else steady[keep]
-        slots = t.slots + (accepted - old)[:, None]
-        last = (known - old)[:, None] + (t.reach - 1)
-        row, state_slot, output_slot = (
-            self._index(i) for i in (keep[:, None], np.minimum(slots, t.slots[-1]), np.minimum(slots, last))
-        )
-        self.x, self.D = self.x[row, state_slot], self.D[row, output_slot]
-        if self.online is not None:
-            self.online.slide(row, state_slot, output_slot, self._index(slots <= last))
+        self._shift(keep, accepted - old, known - old + (t.reach - 1))
         self.base, self.stop = accepted, t.stop[accepted]
         if steady is not None:
             self.stop = np.minimum(self.stop, t.next[steady])
@@ -195,6 +188,21 @@ class ParallelRun:
             g = g * self._index((self.node > known[:, None])[..., None])
             self.D[:, t.reach :] += self.xp.matmul(t.running_sum, g * self.noise.now)
         self.x[:, t.reach :] = self._solve(t.triangle(t.inverse, first))
+
+    def _shift(self, keep: Ints, move: Ints, last: Ints) -> None:
+        """Slots move .. of the lanes `keep` become slots 0 .. ; outputs behind slot `last` repeat the one there."""
+        end = self.tables.slots[-1]
+        if len(self.x) == keep.size == 1 and self.online is None:
+            self.x = _shifted(self.xp, self.x, int(move[0]), end)
+            self.D = _shifted(self.xp, self.D, int(move[0]), int(last[0]))
+            return
+        slots = self.tables.slots + move[:, None]
+        row, state_slot, output_slot = (
+            self._index(i) for i in (keep[:, None], np.minimum(slots, end), np.minimum(slots, last[:, None]))
+        )
+        self.x, self.D = self.x[row, state_slot], self.D[row, output_slot]
+        if self.online is not None:
+            self.online.slide(row, state_slot, output_slot, self._index(slots <= last[:, None]))
 
     def _admit(self) -> int:
         """Give free lanes to waiting samples; returns how many."""
@@ -230,7 +238,10 @@ class ParallelRun:
         return self.xp.zeros((*shape, self.dim), dtype=self.like.dtype, device=device_of(self.like))
 
 
-def _first(mask: NDArray[np.bool_], start: Ints, default: Ints | int) -> Ints:
-    """Per lane, the first node where the mask over nodes start, start + 1, ... holds; `default` where it never does."""
-    place = mask.argmax(axis=1)
-    return np.where(mask[np.arange(len(mask)), place], start + place, default)
+def _shifted(xp: Any, slots: Any, move: int, last: int) -> Any:
+    """Slots [1, s, d] from `move` on, as slots 0 ...; those behind the old slot `last` repeat it."""
+    kept = max(last + 1 - move, 0)
+    out = xp.empty_like(slots)
+    out[:, :kept] = slots[:, move : last + 1]
+    out[:, kept:] = slots[:, last : last + 1]
+    return out
