@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ncdeploy.denoisers.base import Denoiser
-from ncdeploy.denoisers.factory import NETWORKS, build
+from ncdeploy.denoisers.factory import NETWORKS, build, count_values
 from ncdeploy.denoisers.safetensors_file import KEY, is_safetensors, read_file, read_tensors, write_file
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import atomic_write
@@ -92,6 +92,9 @@ def load_model(path: str | os.PathLike[str], *, allow_module: bool = False) -> D
     payload = _read(path)
     try:
         info = ModelInfo.from_json(payload["info"])
+        wanted, held = count_values(payload["config"]), sum(tensor.numel() for tensor in payload["weights"].values())
+        if wanted > 2 * held:  # no memory for a network that the file cannot fill; smaller faults are named below
+            raise FileError(f"config and weights do not belong together: {wanted} numbers wanted, {held} in the file")
         with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
             denoiser = build(payload["config"], allow_module=allow_module)
     except (FileError, InputError) as e:

@@ -104,6 +104,20 @@ def _build(config: Mapping[str, Any]) -> Denoiser:
     raise InputError(f"config: got kind {kind!r}, expected edm, vp, vp_sde, ve_sde or mixture")
 
 
+def count_values(config: Mapping[str, Any]) -> int:
+    """How many numbers the weights of this config hold; no memory is taken for them. 0 for a factory's network.
+
+    Raises as `build` does.
+    """
+    if named_factory(config) is not None:
+        return 0
+    components = config.get("components")  # of a mixture, whose means are checked and hence cannot be on "meta"
+    if type(components) is int:
+        return components
+    with torch.device("meta"):
+        return sum(tensor.numel() for tensor in build(config).state_dict().values())
+
+
 def build_network(config: Mapping[str, Any], info: ModelInfo) -> nn.Module:
     """The network inside a preconditioned denoiser, with fresh weights: {"kind": one of NETWORKS, settings ...}."""
     settings = dict(config)

@@ -46,13 +46,13 @@ class NoiseTable:
     def with_finite_end(cls, alphas_cumprod: ArrayLike) -> "NoiseTable":
         """From a table that may end in exactly 0, "zero terminal SNR" (Lin et al. 2023, arXiv 2305.08891).
 
-        There sigma is infinite, and no x = x0 + sigma n exists. That last step stays, as a quarter of the entry
-        before it, which is sigma doubled: the network is still asked at the last step, where it learned to start from
-        noise alone, and the signal that x then holds is some thousand times weaker than the noise.
+        There sigma is infinite, and no x = x0 + sigma n exists. That last step stays, as a sixteenth of the
+        entry before it, which is sigma times four: the network is still asked at the last step, where it learned to
+        start from noise alone, and the signal that x then holds is some thousand times weaker than the noise.
         """
         a = np.array(alphas_cumprod, np.float64).ravel()
         if a.size > 1 and abs(a[-1]) < 1e-12:
-            a[-1] = a[-2] / 4
+            a[-1] = a[-2] / 16
         return cls.given(a)
 
     @classmethod

@@ -184,6 +184,8 @@ def weights(**changes: Any) -> Callable[[dict[str, Any]], Any]:
         (without("config"), "'config' is missing"),
         (config(network={"kind": "mlp", "width": 32, "blocks": 1}), "do not belong together"),
         (config(network={"kind": "mlp", "width": 16, "blocks": 2}), "lacks weight"),
+        (config(network={"kind": "mlp", "width": 2**20, "blocks": 2}), "do not belong together"),
+        (config(kind="mixture", components=2**40, std=0.1), "do not belong together"),
         (weights(extra=torch.ones(1)), "unknown weight 'extra'"),
         (weights(**{"network.inner.bias": torch.ones(16, dtype=torch.int64)}), "int64"),
         (weights(**{"network.inner.bias": torch.ones(16).to_sparse()}), "sparse"),
