@@ -9,6 +9,12 @@ from pathlib import Path
 from ncdeploy.errors import FileError
 
 
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/ncdeploy, else ~/.cache/ncdeploy; not created here."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "ncdeploy"
+
+
 def check_writable(path: str | os.PathLike[str]) -> Path:
     """Return the path with links resolved, or raise FileError if a file could not be written there.
 

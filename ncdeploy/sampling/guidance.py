@@ -53,6 +53,11 @@ class Guided:
         """Of the denoiser, for reports."""
         return f"{getattr(self._denoise, 'name', type(self._denoise).__name__)}, guided"
 
+    @property
+    def calls_rows(self) -> int:
+        """Rows that the denoiser inside is called with for one row of x."""
+        return 1 if self._inside else 2
+
     def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any:
         """x [B, *shape], sigma [B], labels int64 [B], guidance [B] or None (= the weight) -> D_w [B, *shape].
 

@@ -47,6 +47,19 @@ class OnlineJacobian:
         self._x, self._D = self._x[row, state_slot], self._D[row, state_slot]
         self._g, self._seen = self._g[row, output_slot], self._seen[row, state_slot] & known
 
+    def resize(self, tables: WindowTables) -> None:
+        """Go on with windows of another size, from their first slot on; further slots have not been evaluated."""
+        self._tables = tables
+        slots = tables.reach + tables.span
+        for name in ("_x", "_D", "_g", "_seen"):
+            old = getattr(self, name)
+            new = self._xp.zeros((len(old), slots, *old.shape[2:]), dtype=old.dtype, device=device_of(old))
+            held = min(slots, old.shape[1])
+            new[:, :held] = old[:, :held]
+            if name == "_g":
+                new[:, held:] = old[:, held - 1 : held]
+            setattr(self, name, new)
+
     def extend(self, n: int) -> None:
         """Append n lanes that have not been evaluated."""
         xp = self._xp

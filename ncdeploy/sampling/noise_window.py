@@ -34,8 +34,9 @@ class NoiseWindow:
         block, first = self._block, self._first
         if not keep.size == n == len(first):
             block, first = self._empty(n), np.full(n, -self._length)
-            block[: keep.size] = self._block[xp.asarray(keep, device=device)]
-            first[: keep.size] = self._first[keep]
+            if len(self._first):  # else nothing has been placed yet
+                block[: keep.size] = self._block[xp.asarray(keep, device=device)]
+                first[: keep.size] = self._first[keep]
         short = np.flatnonzero(base + 1 + span > first + self._length)
         if short.size:
             first[short] = base[short] + 1

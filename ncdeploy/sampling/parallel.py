@@ -31,18 +31,18 @@ from ncdeploy.sampling.noise import normal
 from ncdeploy.sampling.noise_window import NoiseWindow
 from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.result import Sweep
-from ncdeploy.sampling.window import window_tables
+from ncdeploy.sampling.window import WindowTables, window_tables
 
 Ints = NDArray[np.int64]
 
-_JUMP = 0.3  # a node whose state changed by more than this part of its noise level is not worth keeping
-_KEEP = 16  # but this many nodes behind the base always are
+JUMP = 0.3  # a node whose state changed by more than this part of its noise level is not worth keeping
+KEEP = 16  # but this many nodes behind the base always are
 
 
 class ParallelRun:
     """Samples in lanes; a lane that finishes takes the next sample, so nobody waits for the slowest.
 
-    window:    evaluated nodes per sample and sweep
+    window:    evaluated nodes per sample and sweep; may be changed while running
     tolerance: a node holds when the rms of its change is at most tolerance * hypot(sigma, floor)
     curve:     the denoising error that gives g at every node, or None to estimate it from the iterates
     mean:      [dim], the data mean, first guess of D; or None for zero
@@ -67,7 +67,8 @@ class ParallelRun:
         self.evaluator, self.plan, self.seeds, self.dim = evaluator, plan, seeds, dim
         self.tolerance, self.capacity, self.like, self.xp = tolerance, lanes, like, namespace(like)
         self.on_host = self.xp is np
-        self.tables = window_tables(plan, window, curve, dim, floor, self.xp, like.dtype, device_of(like))
+        self.window, self._curve, self._floor = window, curve, floor
+        self.tables = self._tables()
         self.online = OnlineJacobian(self.tables, self.xp, like, dim) if curve is None else None
         self.noise = NoiseWindow(self.tables, plan, seeds, dim, self.xp, like)
         self.mean = self.tables.on_device(np.zeros(dim) if mean is None else mean)
@@ -108,8 +109,8 @@ class ParallelRun:
         residual = np.sqrt(to_host(xp.vecdot(change, change))) * self.scale
         accepted = base + 1 + (self.behind | ~(residual <= self.tolerance)).argmax(axis=1)
         steady = None
-        if not residual.max() <= _JUMP:
-            jumping = self.inside & ~(residual <= _JUMP) & (self.node > (accepted + _KEEP)[:, None])
+        if not residual.max() <= JUMP:
+            jumping = self.inside & ~(residual <= JUMP) & (self.node > (accepted + KEEP)[:, None])
             steady = np.where(jumping.any(axis=1), base + 1 + jumping.argmax(axis=1), t.final)
 
         worst = residual.max(axis=1, where=self.node < accepted[:, None], initial=0.0)
@@ -163,6 +164,9 @@ class ParallelRun:
             self.lanes, old, accepted, known = self.lanes[keep], old[keep], accepted[keep], known[keep]
             steady = None if steady is None else steady[keep]
         self._shift(keep, accepted - old, known - old + (t.reach - 1))
+        if self.window != t.window:
+            t = self.tables = self._tables()
+            known = np.minimum(known, accepted + self._resize(t.reach + t.span))
         self.base, self.stop = accepted, t.stop[accepted]
         if steady is not None:
             self.stop = np.minimum(self.stop, t.next[steady])
@@ -203,6 +207,24 @@ class ParallelRun:
         self.x, self.D = self.x[row, state_slot], self.D[row, output_slot]
         if self.online is not None:
             self.online.slide(row, state_slot, output_slot, self._index(slots <= last[:, None]))
+
+    def _resize(self, slots: int) -> int:
+        """Give every lane so many slots, from the base on; returns how many nodes behind the base are still known."""
+        held = min(slots, self.x.shape[1])
+        for name in ("x", "D"):
+            old, new = getattr(self, name), self._zeros(len(self.x), slots)
+            new[:, :held] = old[:, :held]
+            new[:, held:] = old[:, held - 1 : held]  # as new outputs begin; new states are solved for
+            setattr(self, name, new)
+        if self.online is not None:
+            self.online.resize(self.tables)
+        self.noise = NoiseWindow(self.tables, self.plan, self.seeds, self.dim, self.xp, self.like)
+        return int(held - self.tables.reach)
+
+    def _tables(self) -> WindowTables:
+        return window_tables(
+            self.plan, self.window, self._curve, self.dim, self._floor, self.xp, self.like.dtype, device_of(self.like)
+        )
 
     def _admit(self) -> int:
         """Give free lanes to waiting samples; returns how many."""

@@ -8,6 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """window: None for sequential; lanes: samples worked on at once; sweeps: predicted, of a sample
+
+    seconds, sequential: predicted, of the run as chosen and of the best sequential one
+    """
+
+    window: int | None
+    lanes: int
+    sweeps: float
+    seconds: float
+    sequential: float
+
+    def __str__(self) -> str:
+        if self.window is None:
+            return "sequential: no window is predicted to be faster on this engine"
+        gain = self.sequential / self.seconds
+        return f"window {self.window}: {self.sweeps:.0f} sweeps predicted, {gain:.1f} x faster than sequential"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """A finished run of n samples.
@@ -18,6 +38,8 @@ class Result:
     sweeps:   int64 [n], network calls each sample took part in
     residual: float64 [n], largest residual that was accepted, relative to sigma; 0 for sequential runs
     wall_s:   seconds of the whole run; engine_s: those spent inside the network
+    window:   evaluated nodes per sample and sweep at the start, None for sequential
+    choice:   what window="auto" chose, and why; None where the caller did
     """
 
     samples: Any
@@ -27,6 +49,8 @@ class Result:
     residual: NDArray[np.float64]
     wall_s: float
     engine_s: float
+    window: int | None = None
+    choice: Choice | None = None
 
 
 @dataclass(kw_only=True, eq=False, slots=True)

@@ -1,8 +1,8 @@
 """Run a plan on a denoiser: `sample` returns when it is done, `iterate` after every network call."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,14 +12,21 @@ from ncdeploy.modelinfo import ErrorCurve, ModelInfo
 from ncdeploy.sampling.arrays import namespace
 from ncdeploy.sampling.evaluator import Denoise, Evaluator, evaluations_per_row
 from ncdeploy.sampling.guidance import Guided
+from ncdeploy.sampling.latency import Latency, measure_latency
 from ncdeploy.sampling.noise import check_seeds
 from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result, Sweep
 from ncdeploy.sampling.sequential import SequentialRun
+from ncdeploy.sampling.tuner import Tuner
 
 TOLERANCE = 1e-3
 ERROR_FLOOR = 0.1
+AUTO_VALUES = 1 << 18  # most values in a network call of window="auto" where max_rows is not given
+SCALE = 0.5  # standard deviation of data that nothing is known of
+_CHECKS = (0.25, 0.5, 0.75)  # parts of a run after which "auto" looks at its window again
+
+Window = int | Literal["auto"] | None
 
 
 def sample(
@@ -30,7 +37,8 @@ def sample(
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
     guidance: float | None = None,
-    window: int | None = None,
+    window: Window = None,
+    latency: Latency | None = None,
     tolerance: float = TOLERANCE,
     error_curve: ErrorCurve | None = None,
     mean: ArrayLike | None = None,
@@ -49,7 +57,9 @@ def sample(
     labels:      one class index per sample
     guidance:    weight of classifier-free guidance, for a model with classes and an unconditional one: 1 is the
                  conditional model, 0 the unconditional one. Each D then takes two rows of the same call
-    window:      None runs sequentially; otherwise the evaluated nodes per sample and sweep
+    window:      None runs sequentially; an integer is the evaluated nodes per sample and sweep; "auto" takes what is
+                 predicted to be fastest (see `tuner`), sequential included, and corrects it while running
+    latency:     of the engine, for "auto"; None measures it now, which takes a second or two
     tolerance:   a node is accepted when the rms of its change is at most tolerance * hypot(sigma, error_floor);
                  0 iterates to the sequential result
     error_curve: the model's denoising error (ModelInfo.error_curve); without it the parallel driver
@@ -63,7 +73,7 @@ def sample(
     Raises InputError for values that do not fit, NumericalError when the network returns NaN or infinity.
     """
     steps = iterate(
-        denoise, plan, shape=shape, seeds=seeds, labels=labels, guidance=guidance, window=window,
+        denoise, plan, shape=shape, seeds=seeds, labels=labels, guidance=guidance, window=window, latency=latency,
         tolerance=tolerance, error_curve=error_curve, mean=mean, error_floor=error_floor, max_rows=max_rows,
         like=like,
     )  # fmt: skip
@@ -85,7 +95,8 @@ def iterate(
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
     guidance: float | None = None,
-    window: int | None = None,
+    window: Window = None,
+    latency: Latency | None = None,
     tolerance: float = TOLERANCE,
     error_curve: ErrorCurve | None = None,
     mean: ArrayLike | None = None,
@@ -95,6 +106,7 @@ def iterate(
 ) -> Generator[Sweep, None, Result]:
     """The generator form of `sample`: yields a Sweep after every network call and returns the Result."""
     like = np.zeros((), np.float32) if like is None else like
+    engine = denoise
     if guidance is not None:
         if labels is None:
             raise InputError("guidance: needs labels, one class per sample")
@@ -114,17 +126,35 @@ def iterate(
         raise InputError(f"tolerance: got {tolerance}; expected 0 or more")
     if not error_floor > 0:
         raise InputError(f"error_floor: got {error_floor}; expected a positive number")
-    width = 1 if window is None else window
+    if latency is not None and window != "auto":
+        raise InputError('latency: only window="auto" uses it; leave it out')
+    if not (window is None or window == "auto" or isinstance(window, int)):
+        raise InputError(f'window: got {window!r}; expected a number, "auto" or None')
+    width = window if isinstance(window, int) else 1
     if not 1 <= width <= plan.evaluations:
         raise InputError(f"window: got {window}; plan {plan.name} has {plan.evaluations} evaluations, so 1 to that")
-    needed = width * evaluations_per_row(denoise)
+    per_row = evaluations_per_row(denoise)
+    needed = width * per_row
     if max_rows is not None and max_rows < needed:
         guided = ", with guidance" if needed > width else ""
         raise InputError(f"max_rows: got {max_rows}; a window of {width} needs at least {needed}{guided}")
     lanes = n if max_rows is None else min(n, max_rows // needed)
+    classes = None if labels is None else np.asarray(labels, np.int64)
+    tuner = choice = None
+    if window == "auto":
+        rows = max(needed, AUTO_VALUES // dim if max_rows is None else max_rows)
+        if latency is None:
+            label = None if classes is None else int(classes[0])
+            latency = measure_latency(engine, shape=tuple(shape), max_rows=rows, label=label, like=like)
+        scale = info.sigma_data if isinstance(info, ModelInfo) else SCALE
+        tuner = Tuner(
+            plan, latency, n=n, tolerance=tolerance, floor=error_floor, scale=scale, max_rows=rows // per_row,
+            per_row=denoise.calls_rows if isinstance(denoise, Guided) else 1,
+        )  # fmt: skip
+        choice = tuner.choose()
+        window, lanes = choice.window, choice.lanes
 
     start = time.perf_counter()
-    classes = None if labels is None else np.asarray(labels, np.int64)
     evaluator = Evaluator(denoise, tuple(shape), classes, like)
     run: SequentialRun | ParallelRun
     if window is None:
@@ -137,7 +167,7 @@ def iterate(
             evaluator, plan, seeds=names, dim=dim, window=window, tolerance=tolerance, floor=error_floor,
             curve=error_curve, mean=center, lanes=lanes, like=like,
         )  # fmt: skip
-    yield from run.run()
+    yield from run.run() if tuner is None or not isinstance(run, ParallelRun) else _steered(run, tuner)
     return Result(
         samples=namespace(like).reshape(run.samples, (n, *shape)),
         depth=evaluator.calls,
@@ -146,4 +176,19 @@ def iterate(
         residual=run.residual,
         wall_s=time.perf_counter() - start,
         engine_s=evaluator.seconds,
+        window=window,
+        choice=choice,
     )
+
+
+def _steered(run: ParallelRun, tuner: Tuner) -> Iterator[Sweep]:
+    """The run, its window corrected on the way by how fast the samples get on."""
+    checks = iter(_CHECKS)
+    check = next(checks)
+    for sweep in run.run():
+        yield sweep
+        parts = np.minimum(sweep.accepted / sweep.nodes, 1.0)
+        if parts.mean() < check:
+            continue
+        check = next((c for c in checks if c > parts.mean()), 2.0)
+        run.window = tuner.correct(run.window, run.capacity, sweep.calls, parts)

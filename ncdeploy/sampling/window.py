@@ -41,7 +41,8 @@ class WindowTables:
         dtype: Any,
         device: Any,
     ) -> None:
-        n, self.reach, self.final = len(plan), plan.reach, len(plan) - 1
+        self.window, self.reach, self.final = window, plan.reach, len(plan) - 1
+        n = len(plan)
         evaluated = np.flatnonzero(plan.evaluated)
         behind = np.append(evaluated, self.final)
         rank = np.searchsorted(evaluated, np.arange(n))

@@ -1,0 +1,48 @@
+"""Sweeps and evaluations of a plan at any window, from rehearsals at a few of them."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ncdeploy.sampling.plan import Plan
+from ncdeploy.sampling.rehearsal import Rehearsal, rehearse
+
+_ANCHORS = (16, 64, 256, 1024)  # windows that are rehearsed from the start, as far as they fit
+_STEP = 1.19  # between the windows that are worth comparing
+
+
+class Forecast:
+    """Of windows up to `most`. A window of 1 needs no rehearsal; in between, log-log.
+
+    windows: int64, increasing, those to compare
+    driver:  seconds that the parallel driver takes for a call
+    """
+
+    def __init__(self, plan: Plan, *, most: int, tolerance: float, floor: float, scale: float) -> None:
+        self._plan, self._settings = plan, (tolerance, floor, scale)
+        self._runs: dict[int, Rehearsal] = {}
+        last = min(most, _ANCHORS[-1])
+        for window in (*(w for w in _ANCHORS if w < most), last):
+            self.rehearse(window)
+        self.driver = min(run.driver for run in self._runs.values())
+        count = max(2, round(math.log(last) / math.log(_STEP)))
+        self.windows = np.unique(np.geomspace(min(2, last), last, count).round().astype(np.int64))
+
+    def rehearse(self, window: int) -> Rehearsal:
+        """The rehearsal at a window, which from now on supports the others."""
+        run = self._runs[window] = rehearse(self._plan, window, *self._settings)
+        return run
+
+    def at(self, window: int) -> tuple[float, float, tuple[float, ...]]:
+        """Evaluations of a node, sweeps, and how the rows of the calls lie about their mean."""
+        k = self._plan.evaluations
+        known = sorted(self._runs)
+        runs = [self._runs[w] for w in known]
+        evaluations = _between(window, [1, *known], [1.0, *(run.nfe / k for run in runs)])
+        sweeps = _between(window, [1, *known], [float(k), *(run.sweeps for run in runs)])
+        return evaluations, sweeps, self._runs[min(known, key=lambda w: abs(math.log(w / window)))].spread
+
+
+def _between(at: float, known: Any, values: Any) -> float:
+    return float(np.exp(np.interp(math.log(at), np.log(known), np.log(values))))

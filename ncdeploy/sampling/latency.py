@@ -1,0 +1,114 @@
+"""The latency curve t(B) of an engine: seconds that a network call on B rows takes."""
+
+import json
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ncdeploy.errors import InputError
+from ncdeploy.sampling.arrays import device_of, namespace, to_host
+
+BUDGET = 1.5  # seconds that measuring may take
+_LEAST = 0.003  # seconds: a shorter call is repeated, as a sampler repeats it
+_ROUNDS = 5  # at most; the median of them counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """t(B), linear between measured batch sizes and in proportion beyond the largest.
+
+    rows: increasing batch sizes, from 1; seconds: of one call each, not falling
+    asked: the largest batch that was wanted; larger than the last of `rows` where that took too long
+    """
+
+    rows: tuple[int, ...]
+    seconds: tuple[float, ...]
+    asked: int
+
+    def __post_init__(self) -> None:
+        rows, seconds = np.asarray(self.rows), np.asarray(self.seconds, float)
+        sound = rows.ndim == 1 and rows.shape == seconds.shape and rows.size > 0 and rows[0] == 1
+        if not (sound and np.all(np.diff(rows) > 0) and np.all(np.diff(seconds) >= 0) and np.all(seconds > 0)):
+            raise InputError("latency: expected increasing rows from 1 and as many positive seconds that do not fall")
+
+    def __call__(self, rows: float) -> float:
+        """Seconds of a call on so many rows; a mean over calls may be broken."""
+        last = self.rows[-1]
+        if rows >= last:
+            return self.seconds[-1] * rows / last
+        i = bisect_left(self.rows, rows)
+        if i == 0:
+            return self.seconds[0]
+        part = (rows - self.rows[i - 1]) / (self.rows[i] - self.rows[i - 1])
+        return self.seconds[i - 1] + part * (self.seconds[i] - self.seconds[i - 1])
+
+    def to_json(self) -> str:
+        """The curve as a JSON object."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Latency":
+        """The inverse of `to_json`. Raises InputError for anything else."""
+        try:
+            fields = json.loads(text)
+            rows, seconds = tuple(map(int, fields["rows"])), tuple(map(float, fields["seconds"]))
+            return cls(rows=rows, seconds=seconds, asked=int(fields["asked"]))
+        except (ValueError, TypeError, KeyError) as e:
+            raise InputError(f"latency: not a curve that was written by ncdeploy ({type(e).__name__})") from e
+
+
+def measure_latency(
+    denoise: Callable[..., Any],
+    *,
+    shape: tuple[int, ...],
+    max_rows: int,
+    label: int | None = None,
+    like: Any = None,
+    budget: float = BUDGET,
+    on_call: Callable[[float], None] | None = None,
+) -> Latency:
+    """Medians over interleaved rounds, so that a disturbance of the machine hits all sizes alike, made not to fall.
+
+    denoise:  callable D(x, sigma[, labels]), x [B, *shape]
+    max_rows: largest batch that a sampler may ask for; sizes in steps of about 1.5 up to it
+    label:    a class for every row, for a model that needs one
+    like:     an array of the run's kind, dtype and device; NumPy float32 if None
+    budget:   seconds after which no further round begins; a size that would take a third of it is left out
+    on_call:  is given the part of the budget used, after every measurement
+    """
+    like = np.zeros((), np.float32) if like is None else like
+    xp, device = namespace(like), device_of(like)
+    start = time.perf_counter()
+
+    def call(rows: int) -> float:
+        inputs = [xp.ones((rows, *shape), dtype=like.dtype, device=device)]
+        inputs.append(xp.ones((rows,), dtype=like.dtype, device=device))
+        if label is not None:
+            inputs.append(xp.full((rows,), label, dtype=xp.int64, device=device))
+        begin, calls, spent = time.perf_counter(), 0, 0.0
+        while spent < _LEAST:
+            out = denoise(*inputs)
+            to_host(xp.reshape(out, (-1,))[:1])  # a GPU returns before it is done
+            calls, spent = calls + 1, time.perf_counter() - begin
+        if on_call is not None:
+            on_call(min(1.0, (time.perf_counter() - start) / budget))
+        return spent / calls
+
+    sizes = sorted({size for e in range(31) for size in (2**e, 3 * 2**e // 2) if size <= max_rows})
+    call(1)  # what a first call sets up is not what later ones take
+    times: dict[int, list[float]] = {1: [call(1)]}
+    for _ in range(_ROUNDS):
+        for rows in sizes:
+            largest = max(times)
+            expected = times[rows][0] if rows in times else times[largest][0] * rows / largest
+            if time.perf_counter() - start + expected > budget:
+                break
+            if expected <= budget / 3:
+                times.setdefault(rows, []).append(call(rows))
+    measured = sorted(times)
+    medians = np.maximum.accumulate([float(np.median(times[rows])) for rows in measured])
+    return Latency(rows=tuple(measured), seconds=tuple(map(float, medians)), asked=max_rows)
