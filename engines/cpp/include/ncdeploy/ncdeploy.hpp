@@ -1,0 +1,201 @@
+// ncdeploy: samples of a diffusion model from a bundle, sequentially or in parallel to a known tolerance. C++17.
+//
+//     #include <ncdeploy/ncdeploy.hpp>
+//
+//     ncdeploy::Bundle bundle("bundle/");                   // checks names, sizes and digests
+//     auto engine = ncdeploy::open_onnxruntime(bundle);     // link ncdeploy::onnxruntime
+//     ncdeploy::Sampler sampler(*engine, bundle.plan(), bundle.options());
+//     ncdeploy::Result result = sampler.sample({0, 1, 2});  // one seed per sample
+//     // result.samples: float32 [3, *shape], the same numbers as from Python
+//
+// Everything that goes wrong is an ncdeploy::Error whose what() is one line: what happened, what was expected, what to
+// do. A Sampler and its engine belong to one thread at a time; different ones are independent.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace ncdeploy {
+
+// "major.minor.patch" of the library.
+const char *version() noexcept;
+
+// ---------------------------------------------------------------- errors
+
+struct Error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+struct InputError : Error { // a value the caller gave is wrong
+    using Error::Error;
+};
+struct FileError : Error { // a file is missing, damaged, foreign or unsafe
+    using Error::Error;
+};
+struct BackendError : Error { // a runtime refused a graph, a device or an input
+    using Error::Error;
+};
+struct NumericalError : Error { // the network returned NaN or infinity
+    using Error::Error;
+};
+
+// ---------------------------------------------------------------- what a bundle holds
+
+// What a model says of itself. Its denoiser is D(x, sigma[, labels[, guidance]]), x = x0 + sigma n.
+struct ModelInfo {
+    std::vector<std::int64_t> shape; // of one sample, without the batch axis: {C, H, W} for images
+    double sigma_min = 0, sigma_max = 0, sigma_data = 0;
+    std::int64_t num_classes = 0;   // 0: takes no labels; otherwise 0 .. num_classes - 1 are the classes
+    bool unconditional = true;      // with classes: whether the label num_classes means "no class"
+    bool guidance = false;          // whether D takes a weight of classifier-free guidance for each row
+    double offset = 0, scale = 1;   // data units = offset + scale * model units
+    std::vector<double> mean;       // of the training data, dim() values in model units; or empty
+    std::string precision = "fp32"; // of the graph: "fp32", "tf32" (float32, products may be rounded), "fp16", "bf16"
+
+    std::size_t dim() const;                        // number of values in one sample
+    std::optional<std::int64_t> null_label() const; // the label that means "no class", if there is one
+    std::int64_t labels() const;                    // a row may have the labels 0 .. labels() - 1
+    std::string describe_labels() const;            // the same in words
+};
+
+// A solver on a schedule, written as coefficients. Node k of n is
+//
+//     x_k = sum_h state[k, h] x_{k-1-h} + sum_h denoised[k, h] D_{k-1-h} + noise[k] xi_k,   D_j = D(x_j, sigmas[j])
+//
+// with xi_k standard normal; the last node is the sample.
+struct Plan {
+    std::string name;             // for people, for example "ddim-100"
+    std::size_t reach = 0;        // earlier nodes that a row may use
+    std::vector<double> sigmas;   // [n]
+    std::vector<double> state;    // [n, reach], row by row
+    std::vector<double> denoised; // [n, reach]
+    std::vector<double> noise;    // [n]
+    std::vector<double> jacobian; // [n], mean diagonal of dD/dx at each node; or empty: estimated while sampling
+    std::vector<unsigned char> evaluated; // [n], whether D is called at the node
+
+    std::size_t size() const { return sigmas.size(); }
+    std::size_t evaluations() const; // network calls of a sequential run
+    bool stochastic() const;         // whether any node after the first draws noise
+    void check() const;              // throws InputError unless this is a plan that can be run forward
+
+    static Plan read(const std::string &path);                                  // a plan file, *.ncplan
+    static Plan decode(const std::string &bytes, const std::string &path = ""); // its bytes; path is for messages
+};
+
+// ---------------------------------------------------------------- sampling
+
+// State after one network call.
+struct Sweep {
+    std::size_t calls = 0;                    // so far
+    std::size_t rows = 0;                     // nodes evaluated in this call
+    std::size_t nodes = 0;                    // of the plan
+    const std::vector<std::size_t> &accepted; // [n], nodes of each sample that are final
+};
+
+struct Options {
+    std::size_t window = 0;   // 0: sequential; otherwise the evaluated nodes per sample and sweep
+    double tolerance = 1e-3;  // a node holds when the rms of its change is <= tolerance * hypot(sigma, error_floor)
+    double error_floor = 0.1; // in model units: below this noise level the tolerance is absolute
+    std::size_t max_rows = 0; // most rows the network sees in one call; 0: no limit
+    std::optional<double> guidance;              // weight of classifier-free guidance; doubles the rows
+    std::function<void(const Sweep &)> on_sweep; // called after every network call
+};
+
+struct Result {
+    std::vector<float> samples;      // [n, *shape], model units
+    std::size_t depth = 0;           // network calls made one after another
+    double nfe = 0;                  // rows the network evaluated per sample, on average
+    std::vector<std::size_t> sweeps; // [n], network calls each sample took part in
+    std::vector<double> residual;    // [n], largest residual that was accepted, relative to sigma
+    double wall_s = 0, engine_s = 0; // seconds of the run, and those inside the network
+};
+
+// Rows for one call of a denoiser.
+struct Batch {
+    std::size_t rows;
+    const float *x;             // [rows, dim]
+    const float *sigma;         // [rows]
+    const std::int64_t *labels; // [rows], or null for a model without classes
+    const float *guidance;      // [rows], or null unless info().guidance
+    float *denoised;            // [rows, dim], to be written
+};
+
+// What runs a model. Derive from it to bring a runtime of your own.
+class Engine {
+  public:
+    virtual ~Engine() = default;
+    virtual const ModelInfo &info() const = 0;
+    virtual std::string name() const = 0; // for reports
+    virtual void denoise(const Batch &batch) = 0;
+};
+
+// Runs one plan on one engine, as often as you like. A sample depends on its seed (and label) alone, not on the batch.
+class Sampler {
+  public:
+    // Throws InputError for options that do not fit the plan or the model. `engine` must outlive the sampler.
+    Sampler(Engine &engine, Plan plan, Options options = {});
+
+    // One sample per seed. labels: one per seed for a model with classes, otherwise empty.
+    // Throws InputError, NumericalError and whatever the engine throws.
+    Result sample(const std::vector<std::uint64_t> &seeds, const std::vector<std::int64_t> &labels = {}) const;
+
+    const Plan &plan() const { return plan_; }
+    const Options &options() const { return options_; }
+
+  private:
+    Engine &engine_;
+    Plan plan_;
+    Options options_;
+};
+
+// The standard normal draw of a seed at a node, `dim` values: the noise that plans are run with, for hosts of the
+// sampler graph.
+std::vector<float> normal(std::uint64_t seed, std::size_t node, std::size_t dim);
+
+// ---------------------------------------------------------------- the bundle
+
+// A folder that `ncdeploy bundle` wrote, every file of which was read and found whole.
+class Bundle {
+  public:
+    // Throws FileError for a folder that is no bundle, that breaks a rule of the format, or in which a bit has changed.
+    explicit Bundle(const std::string &folder);
+
+    const ModelInfo &info() const { return info_; }
+    std::string engine() const { return folder_ + "/" + engine_; } // path of model.onnx or model.plan
+    std::vector<std::string> plans() const;                        // names; the first is the default
+    const Plan &plan(const std::string &name = "") const;          // "" is the default; throws InputError
+    Options options(const std::string &name = "") const;           // the window and tolerance that suit the plan
+    std::string file(const std::string &name) const;               // path of any other file; throws InputError
+
+  private:
+    struct Entry {
+        Plan plan;
+        Options options;
+    };
+    const Entry &entry(const std::string &name) const;
+
+    std::string folder_, engine_;
+    ModelInfo info_;
+    std::vector<Entry> plans_;
+    std::vector<std::string> files_;
+};
+
+// ---------------------------------------------------------------- backends
+
+struct EngineOptions {
+    std::string device; // "cpu", "cuda" or "cuda:N"; "" is the CPU for ONNX Runtime and the first GPU for TensorRT
+    int threads = 0;    // of ONNX Runtime on the CPU; 0: as many as there are cores
+};
+
+// Link ncdeploy::onnxruntime. Throws FileError for a graph that does not fit its description, BackendError.
+std::unique_ptr<Engine> open_onnxruntime(const Bundle &bundle, const EngineOptions &options = {});
+
+// Link ncdeploy::tensorrt. Throws FileError for an engine that does not fit its description, BackendError.
+std::unique_ptr<Engine> open_tensorrt(const Bundle &bundle, const EngineOptions &options = {});
+
+} // namespace ncdeploy

@@ -1,0 +1,80 @@
+#include "evaluator.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "text.hpp"
+
+namespace ncdeploy::detail {
+
+Evaluator::Evaluator(Engine &engine, const Plan &plan, const std::vector<std::int64_t> &labels,
+                     std::optional<double> guidance)
+    : engine_(engine), plan_(plan), sample_labels_(labels), guidance_(guidance), inside_(engine.info().guidance),
+      dim_(engine.info().dim()) {}
+
+void Evaluator::add(const float *x, std::size_t node, std::size_t sample, float *denoised) {
+    pending_.push_back({node, sample, denoised});
+    x_.insert(x_.end(), x, x + dim_);
+    sigma_.push_back(static_cast<float>(plan_.sigmas[node]));
+    if (!sample_labels_.empty()) {
+        labels_.push_back(sample_labels_[sample]);
+    }
+}
+
+std::size_t Evaluator::run() {
+    const std::size_t count = pending_.size();
+    const bool doubled = guidance_ && !inside_;
+    if (doubled) {
+        // The second half is the same rows without a class. Room first: a vector may not grow by a part of itself.
+        x_.resize(2 * count * dim_);
+        std::copy_n(x_.begin(), count * dim_, x_.begin() + static_cast<std::ptrdiff_t>(count * dim_));
+        sigma_.resize(2 * count);
+        std::copy_n(sigma_.begin(), count, sigma_.begin() + static_cast<std::ptrdiff_t>(count));
+        labels_.resize(2 * count, *engine_.info().null_label());
+    }
+    if (inside_) {
+        weights_.assign(count, static_cast<float>(guidance_.value_or(1.0)));
+    }
+    const std::size_t network_rows = sigma_.size();
+    out_.resize(network_rows * dim_);
+    const auto start = std::chrono::steady_clock::now();
+    engine_.denoise({network_rows, x_.data(), sigma_.data(), labels_.empty() ? nullptr : labels_.data(),
+                     inside_ ? weights_.data() : nullptr, out_.data()});
+    seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    ++calls;
+    rows += count * (guidance_ || inside_ ? 2 : 1);
+    if (doubled) {
+        guide();
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        check(pending_[i], out_.data() + i * dim_);
+        std::copy_n(out_.data() + i * dim_, dim_, pending_[i].denoised);
+    }
+    pending_.clear(), x_.clear(), sigma_.clear(), labels_.clear();
+    return count;
+}
+
+// D_w = w D(label) + (1 - w) D(no class); in this form exact at w = 0 and w = 1.
+void Evaluator::guide() {
+    const auto w = static_cast<float>(*guidance_);
+    const std::size_t half = out_.size() / 2;
+    for (std::size_t i = 0; i < half; ++i) {
+        out_[i] = w * out_[i] + (1 - w) * out_[half + i];
+    }
+}
+
+void Evaluator::check(const Row &row, const float *denoised) const {
+    bool finite = true;
+    for (std::size_t i = 0; i < dim_; ++i) {
+        finite &= std::abs(denoised[i]) <= std::numeric_limits<float>::max();
+    }
+    if (!finite) {
+        throw NumericalError(text("the network returned NaN or infinity at node ", row.node,
+                                  " (sigma = ", plan_.sigmas[row.node], ") of sample ", row.sample,
+                                  "; check the model there (ncdeploy verify), or its precision"));
+    }
+}
+
+} // namespace ncdeploy::detail

@@ -1,0 +1,54 @@
+// The only place where a driver meets the network: it collects rows, calls, counts, times and checks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "ncdeploy/ncdeploy.hpp"
+
+namespace ncdeploy::detail {
+
+// Rows that the network sees for one row of x: 2 where it is guided.
+inline std::size_t rows_per_evaluation(const Engine &engine, const Options &options) {
+    return engine.info().guidance || options.guidance ? 2 : 1;
+}
+
+class Evaluator {
+  public:
+    // labels: one per sample, or empty
+    Evaluator(Engine &engine, const Plan &plan, const std::vector<std::int64_t> &labels,
+              std::optional<double> guidance);
+
+    // One more row for the next call: the state x [dim] of a sample at a node, and where to put D.
+    void add(const float *x, std::size_t node, std::size_t sample, float *denoised);
+
+    // D of all rows added, in one call; returns how many. Throws NumericalError when D is not finite.
+    std::size_t run();
+
+    std::size_t calls = 0, rows = 0; // rows the network saw, with guidance two for each row of x
+    double seconds = 0;              // inside the engine
+
+  private:
+    struct Row {
+        std::size_t node, sample;
+        float *denoised;
+    };
+
+    void guide();
+    void check(const Row &row, const float *denoised) const;
+
+    Engine &engine_;
+    const Plan &plan_;
+    const std::vector<std::int64_t> &sample_labels_;
+    std::optional<double> guidance_;
+    bool inside_; // the engine guides itself
+    std::size_t dim_;
+
+    std::vector<Row> pending_;
+    std::vector<float> x_, sigma_, weights_, out_;
+    std::vector<std::int64_t> labels_;
+};
+
+} // namespace ncdeploy::detail

@@ -1,0 +1,188 @@
+// The parallel driver: a fixed-point iteration over a sliding window of a plan's nodes.
+//
+// One sweep evaluates D at every node of every sample's window in one network call, then runs through the plan's rows
+// for new states. The linear part of the rows is exact, and D follows the states by the scalar Jacobian g, the mean
+// diagonal of dD/dx: once the new state of a node is known, its output becomes D + g (x_new - x_old), and the rows
+// behind it use that. (This is the triangular system of ncdeploy/sampling/parallel.py, solved forward in double instead of
+// with the inverse: the same solution, in reach instead of window steps for each node.) Nodes that stopped moving are
+// accepted from the front, at least one a sweep, because the first node of a window is exact. Nodes at the far end that
+// still jump by a good part of their noise level are dropped and start anew later.
+//
+// A node new to a window has no output yet. Along the trajectory of an ODE plan D hardly changes, so it starts from the
+// last D before it; in an SDE plan D is a martingale driven by the injected noise, so it also moves by g times that
+// noise. The first window of all starts from the data mean.
+#include <algorithm>
+#include <cmath>
+#include <list>
+
+#include "drivers.hpp"
+#include "jacobian.hpp"
+#include "noise.hpp"
+#include "track.hpp"
+#include "window.hpp"
+
+namespace ncdeploy::detail {
+namespace {
+
+constexpr double jump = 0.3;     // a node that moved by more than this part of its noise level is not worth keeping
+constexpr std::size_t keep = 16; // but this many nodes behind the accepted ones always are
+
+// One sample at work. Nodes up to `base` are accepted; base .. stop - 1 are the window.
+class Lane {
+  public:
+    Lane(const Run &run, const Window &window, std::size_t sample)
+        : sample(sample), stop_(window.stop[0]), run_(run), window_(window), track_(window.slots(), run.dim),
+          noise_(run.plan.stochastic() ? window.slots() : 0, run.dim), frozen_(run.dim),
+          jacobian_(run.plan, window.slots(), run.dim) {
+        std::copy(run.mean.begin(), run.mean.end(), frozen_.begin());
+        std::copy(frozen_.begin(), frozen_.end(), track_.D[0]);
+        normal(run.seeds[sample], 0, run.dim, run.plan.noise[0], track_.x[0]);
+        extend(0, 0.0F);
+    }
+
+    bool done() const { return base_ == window_.last; }
+    std::size_t accepted() const { return done() ? base_ + 1 : base_; }
+    const float *state() { return track_.x[base_]; }
+
+    void submit(Evaluator &evaluator) {
+        for (std::size_t k = base_; k < stop_; ++k) {
+            if (run_.plan.evaluated[k]) {
+                evaluator.add(track_.x[k], k, sample, track_.D[k]);
+            }
+        }
+    }
+
+    // After D was evaluated: new states, and the window moves on. Returns the largest residual that was accepted.
+    double sweep() {
+        for (std::size_t k = base_; k < stop_; ++k) {
+            if (run_.plan.evaluated[k]) {
+                jacobian_.update(k, track_.x[k], track_.D[k]);
+            }
+        }
+        std::size_t accepted = stop_, steady = window_.last;
+        double worst = 0;
+        for (std::size_t k = base_ + 1; k <= stop_; ++k) {
+            const double residual = solve(k);
+            if (k == stop_ || !run_.plan.evaluated[k]) {
+                continue;
+            }
+            if (accepted == stop_ && !(residual <= run_.options.tolerance)) {
+                accepted = k;
+            } else if (accepted == stop_) {
+                worst = std::max(worst, residual);
+            }
+            if (!(residual <= jump) && k > accepted + keep) {
+                steady = k;
+                break; // what lies behind starts anew
+            }
+        }
+        slide(accepted, steady);
+        return worst;
+    }
+
+    const std::size_t sample;
+
+  private:
+    // The new state of node k from its row; its output follows. Returns the size of the change over the noise level.
+    double solve(std::size_t k) {
+        track_.step(run_.plan, k);
+        const auto g = static_cast<float>(run_.plan.evaluated[k] && k < stop_ ? jacobian_.at(k) : 0.0);
+        const float *noise = draws(k);
+        float *x = track_.x[k], *D = track_.D[k];
+        double sum = 0;
+        for (std::size_t i = 0; i < run_.dim; ++i) {
+            const auto x_new = static_cast<float>(track_.row[i] + (noise ? static_cast<double>(noise[i]) : 0.0));
+            const float change = x_new - x[i];
+            sum += static_cast<double>(change) * static_cast<double>(change);
+            x[i] = x_new;
+            D[i] += g * change;
+        }
+        return std::sqrt(sum) * window_.scale[k];
+    }
+
+    void slide(std::size_t accepted, std::size_t steady) {
+        const std::size_t known = window_.previous[std::min(steady, stop_)]; // the last node whose output stays
+        const float g = static_cast<float>(jacobian_.at(known));
+        std::copy_n(track_.D[known], run_.dim, frozen_.begin());
+        base_ = accepted;
+        stop_ = std::min(window_.stop[base_], window_.next[steady]);
+        if (window_.previous[stop_] > known) {
+            extend(known + 1, g);
+        }
+    }
+
+    // Outputs and states of the nodes from `first` on, which are new: the frozen output, rolled out through the rows.
+    void extend(std::size_t first, float g_known) {
+        draw();
+        std::vector<float> D = frozen_;
+        for (std::size_t k = std::max(first, base_); k <= stop_; ++k) {
+            jacobian_.reset(k, g_known);
+            if (k > base_) {
+                track_.step(run_.plan, k);
+                const float *noise = draws(k);
+                const auto g = static_cast<float>(noise ? jacobian_.at(k) : 0.0);
+                float *x = track_.x[k];
+                for (std::size_t i = 0; i < run_.dim; ++i) {
+                    const float xi = noise ? noise[i] : 0.0F;
+                    x[i] = static_cast<float>(track_.row[i] + static_cast<double>(xi));
+                    D[i] += g * xi;
+                }
+            }
+            std::copy(D.begin(), D.end(), track_.D[k]);
+        }
+    }
+
+    void draw() {
+        if (run_.plan.stochastic()) {
+            for (drawn_ = std::max(drawn_, base_); drawn_ < stop_; ++drawn_) {
+                normal(run_.seeds[sample], drawn_ + 1, run_.dim, run_.plan.noise[drawn_ + 1], noise_[drawn_ + 1]);
+            }
+        }
+    }
+
+    const float *draws(std::size_t k) { return run_.plan.stochastic() ? noise_[k] : nullptr; }
+
+    std::size_t base_ = 0, stop_, drawn_ = 0; // drawn_: noise is there up to this node
+    const Run &run_;
+    const Window &window_;
+    Track track_;
+    Ring noise_;
+    std::vector<float> frozen_;
+    Jacobian jacobian_;
+};
+
+} // namespace
+
+void run_parallel(const Run &run) {
+    const Window window(run.plan, run.options.window, run.options.error_floor, run.dim);
+    std::vector<std::size_t> accepted(run.seeds.size(), 0);
+    std::list<Lane> lanes;
+    std::size_t waiting = 0; // the next sample without a lane
+    while (true) {
+        while (lanes.size() < run.lanes && waiting < run.seeds.size()) {
+            lanes.emplace_back(run, window, waiting++);
+        }
+        if (lanes.empty()) {
+            return;
+        }
+        for (Lane &lane : lanes) {
+            lane.submit(run.evaluator);
+        }
+        const std::size_t rows = run.evaluator.run();
+        for (Lane &lane : lanes) {
+            double &residual = run.result.residual[lane.sample];
+            residual = std::max(residual, lane.sweep());
+            ++run.result.sweeps[lane.sample];
+            accepted[lane.sample] = lane.accepted();
+            if (lane.done()) {
+                std::copy_n(lane.state(), run.dim, run.result.samples.data() + lane.sample * run.dim);
+            }
+        }
+        lanes.remove_if([](const Lane &lane) { return lane.done(); });
+        if (run.options.on_sweep) {
+            run.options.on_sweep({run.evaluator.calls, rows, run.plan.size(), accepted});
+        }
+    }
+}
+
+} // namespace ncdeploy::detail

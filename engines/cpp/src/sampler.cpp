@@ -1,0 +1,88 @@
+#include <chrono>
+#include <cmath>
+#include <new>
+
+#include "drivers.hpp"
+#include "ncdeploy/ncdeploy.hpp"
+#include "text.hpp"
+
+namespace ncdeploy {
+
+using detail::text;
+
+Sampler::Sampler(Engine &engine, Plan plan, Options options)
+    : engine_(engine), plan_(std::move(plan)), options_(std::move(options)) {
+    plan_.check();
+    const ModelInfo &info = engine_.info();
+    const std::size_t most = plan_.evaluations(), width = options_.window ? options_.window : 1;
+    if (!(options_.tolerance >= 0)) {
+        throw InputError(text("tolerance: got ", options_.tolerance, "; expected 0 or more"));
+    }
+    if (!(options_.error_floor > 0)) {
+        throw InputError(text("error_floor: got ", options_.error_floor, "; expected a positive number"));
+    }
+    if (width > most) {
+        throw InputError(
+            text("window: got ", width, "; plan ", plan_.name, " has ", most, " evaluations, so 1 to that"));
+    }
+    if (options_.guidance) {
+        if (!std::isfinite(*options_.guidance)) {
+            throw InputError(text("guidance: got ", *options_.guidance, "; expected a finite weight, 1 for none"));
+        }
+        if (info.num_classes == 0) {
+            throw InputError("guidance: this model takes no labels; leave guidance out");
+        }
+        if (!info.null_label()) {
+            throw InputError("guidance: this model has no unconditional class to guide away from; leave guidance out");
+        }
+    }
+    const std::size_t needed = width * detail::rows_per_evaluation(engine_, options_);
+    if (options_.max_rows && options_.max_rows < needed) {
+        throw InputError(text("max_rows: got ", options_.max_rows, "; a window of ", width, " needs at least ", needed,
+                              needed > width ? ", with guidance" : ""));
+    }
+    if (!info.mean.empty() && info.mean.size() != info.dim()) {
+        throw InputError(text("mean: got ", info.mean.size(), " values for samples of ", info.dim()));
+    }
+}
+
+Result Sampler::sample(const std::vector<std::uint64_t> &seeds, const std::vector<std::int64_t> &labels) const {
+    const ModelInfo &info = engine_.info();
+    if (seeds.empty()) {
+        throw InputError("seeds: got none; give one per sample");
+    }
+    if (info.num_classes == 0 && !labels.empty()) {
+        throw InputError("labels: this model is unconditional and takes none");
+    }
+    if (info.num_classes && labels.size() != seeds.size()) {
+        throw InputError(text("labels: got ", labels.size(), " for ", seeds.size(), " seeds; this model needs them, ",
+                              info.describe_labels()));
+    }
+    for (const std::int64_t label : labels) {
+        if (label < 0 || label >= info.labels()) {
+            throw InputError(text("labels: got ", label, "; this model takes ", info.describe_labels()));
+        }
+    }
+    const auto start = std::chrono::steady_clock::now();
+    const std::size_t needed = (options_.window ? options_.window : 1) * detail::rows_per_evaluation(engine_, options_);
+    const std::size_t lanes = options_.max_rows ? options_.max_rows / needed : seeds.size();
+    try {
+        Result result;
+        result.samples.resize(seeds.size() * info.dim());
+        result.sweeps.resize(seeds.size());
+        result.residual.resize(seeds.size());
+        detail::Evaluator evaluator(engine_, plan_, labels, options_.guidance);
+        const detail::Run run{evaluator, plan_, options_, seeds, info.mean, info.dim(), lanes, result};
+        (options_.window ? detail::run_parallel : detail::run_sequential)(run);
+        result.depth = evaluator.calls;
+        result.nfe = static_cast<double>(evaluator.rows) / static_cast<double>(seeds.size());
+        result.engine_s = evaluator.seconds;
+        result.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        return result;
+    } catch (const std::bad_alloc &) {
+        throw InputError(text("the states of ", seeds.size(), " samples do not fit into memory; set max_rows, so that ",
+                              "fewer are worked on at once, or a smaller window"));
+    }
+}
+
+} // namespace ncdeploy

@@ -1,0 +1,57 @@
+// Forward substitution through a plan: one network call after another.
+#include <algorithm>
+
+#include "drivers.hpp"
+#include "noise.hpp"
+#include "track.hpp"
+
+namespace ncdeploy::detail {
+namespace {
+
+void group(const Run &run, std::size_t first, std::size_t last, std::vector<std::size_t> &accepted) {
+    const Plan &plan = run.plan;
+    std::vector<Track> tracks(last - first, Track(plan.reach + 1, run.dim));
+    std::vector<float> noise(run.dim);
+    for (std::size_t k = 0; k < plan.size(); ++k) {
+        for (std::size_t i = first; i < last; ++i) {
+            Track &track = tracks[i - first];
+            track.step(plan, k);
+            std::fill(noise.begin(), noise.end(), 0.0F);
+            if (plan.noise[k] != 0) {
+                normal(run.seeds[i], k, run.dim, plan.noise[k], noise.data());
+            }
+            float *x = track.x[k];
+            for (std::size_t d = 0; d < run.dim; ++d) {
+                x[d] = static_cast<float>(track.row[d] + static_cast<double>(noise[d]));
+            }
+            if (plan.evaluated[k]) {
+                run.evaluator.add(x, k, i, track.D[k]);
+            }
+        }
+        if (!plan.evaluated[k]) {
+            continue;
+        }
+        const std::size_t rows = run.evaluator.run();
+        std::fill(accepted.begin() + static_cast<std::ptrdiff_t>(first),
+                  accepted.begin() + static_cast<std::ptrdiff_t>(last), k + 1);
+        if (run.options.on_sweep) {
+            run.options.on_sweep({run.evaluator.calls, rows, plan.size(), accepted});
+        }
+    }
+    for (std::size_t i = first; i < last; ++i) {
+        std::copy_n(tracks[i - first].x[plan.size() - 1], run.dim, run.result.samples.data() + i * run.dim);
+        accepted[i] = plan.size();
+        run.result.sweeps[i] = plan.evaluations();
+    }
+}
+
+} // namespace
+
+void run_sequential(const Run &run) {
+    std::vector<std::size_t> accepted(run.seeds.size(), 0);
+    for (std::size_t first = 0; first < run.seeds.size(); first += run.lanes) {
+        group(run, first, std::min(first + run.lanes, run.seeds.size()), accepted);
+    }
+}
+
+} // namespace ncdeploy::detail

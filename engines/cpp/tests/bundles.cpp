@@ -1,0 +1,174 @@
+// Opening bundles: a good one, and each way to be a bad one.
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <random>
+
+#include "check.hpp"
+#include "plans.hpp"
+#include "sha256.hpp"
+#include "text.hpp"
+
+using namespace ncdeploy;
+namespace fs = std::filesystem;
+using detail::text;
+
+namespace {
+
+std::string sha256(const std::string &bytes) {
+    detail::Sha256 digest;
+    digest.update(bytes.data(), bytes.size());
+    return digest.hex();
+}
+
+void write(const fs::path &path, const std::string &bytes) {
+    fs::create_directories(path.parent_path());
+    std::ofstream(path, std::ios::binary) << bytes;
+}
+
+const fs::path folder = fs::temp_directory_path() / ("ncdeploy-bundles-" + std::to_string(std::random_device()()));
+
+// What make_bundle puts together; tests change a part of it first.
+struct Parts {
+    std::map<std::string, std::string> files{{"model.onnx", "no graph is read here"},
+                                             {"plans/test.ncplan", encode(make_plan(9, 1))}};
+    std::string format = "ncdeploy bundle", engine = "model.onnx", shape = "[1, 2, 3]", more, listed;
+    std::string plans = R"([{"name": "test", "file": "plans/test.ncplan", "window": 8, "tolerance": 0.002}])";
+    std::string manifest() const {
+        std::string list = listed;
+        for (const auto &[name, bytes] : files) {
+            list += text(list.empty() ? "" : ", ", '"', name, "\": {\"bytes\": ", bytes.size(), ", \"sha256\": \"",
+                         sha256(bytes), "\"}");
+        }
+        return text(R"({"format": ")", format, R"(", "version": 1, "engine": ")", engine,
+                    R"(", "model": {"format": 1, "sigma_min": 0.01, "sigma_max": 80, "sigma_data": 0.5, "shape": )",
+                    shape, more, R"(}, "plans": )", plans, R"(, "files": {)", list,
+                    R"(}, "parity": null, "versions": {}})");
+    }
+};
+
+void make_bundle(const Parts &parts) {
+    fs::remove_all(folder);
+    for (const auto &[name, bytes] : parts.files) {
+        write(folder / name, bytes);
+    }
+    const std::string manifest = parts.manifest();
+    write(folder / "manifest.json", manifest);
+    write(folder / "manifest.sha256", sha256(manifest) + "  manifest.json\n");
+}
+
+std::string refused() {
+    return thrown<FileError>([] { Bundle(folder.string()); });
+}
+
+bool holds(const std::string &text, const std::string &part) { return text.find(part) != std::string::npos; }
+
+std::string refused_with(const std::function<void(Parts &)> &change) {
+    Parts parts;
+    change(parts);
+    make_bundle(parts);
+    return refused();
+}
+
+void a_good_one_opens() {
+    make_bundle({});
+    const Bundle bundle(folder.string() + "/");
+    CHECK(bundle.info().dim() == 6 && bundle.info().sigma_data == 0.5);
+    CHECK(bundle.plans() == std::vector<std::string>{"test"});
+    CHECK(bundle.plan().size() == 9 && bundle.plan("test").reach == 2);
+    CHECK(bundle.options().window == 8 && bundle.options().tolerance == 0.002);
+    CHECK(bundle.engine() == (folder / "model.onnx").string());
+    CHECK(thrown<InputError>([&] { (void)bundle.plan("other"); }) ==
+          folder.string() + ": has no plan 'other'; it has test");
+    thrown<InputError>([&] { (void)bundle.file("../secret"); });
+}
+
+void damage_is_found() {
+    CHECK(holds(thrown<FileError>([] { Bundle("/nonexistent"); }), "there is no such folder"));
+    make_bundle({});
+    write(folder / "model.onnx", "no graph is read hers");
+    CHECK(holds(refused(), "SHA-256 differs"));
+    write(folder / "model.onnx", "short");
+    CHECK(holds(refused(), "has 5 bytes, the manifest says 21"));
+    fs::remove(folder / "model.onnx");
+    CHECK(holds(refused(), "is missing"));
+    fs::create_directory(folder / "model.onnx");
+    CHECK(holds(refused(), "is not a regular file"));
+    make_bundle({});
+    std::string manifest = Parts().manifest();
+    manifest[manifest.find("0.002") + 4] = '9';
+    write(folder / "manifest.json", manifest);
+    CHECK(holds(refused(), "does not have the digest"));
+    fs::remove(folder / "manifest.sha256");
+    CHECK(holds(refused(), "is missing"));
+    fs::remove(folder / "manifest.json");
+    CHECK(holds(refused(), "has no manifest.json"));
+}
+
+void links_are_refused() {
+    make_bundle({});
+    fs::rename(folder / "model.onnx", folder.string() + "-real");
+    fs::create_symlink(folder.string() + "-real", folder / "model.onnx");
+    CHECK(holds(refused(), "is a link"));
+    fs::remove(folder.string() + "-real");
+    make_bundle({});
+    fs::rename(folder / "plans", folder / "elsewhere");
+    fs::create_directory_symlink("elsewhere", folder / "plans");
+    CHECK(holds(refused(), "plans: is a link"));
+}
+
+void names_stay_inside() {
+    for (const char *name : {"../escape", "/etc/passwd", "a/../b", "./a", "a//b", "a/", ".hidden", "-a", "a b",
+                             "a\\\\b", "manifest.json", "manifest.sha256", "", "a\\u0000b"}) {
+        const auto list = [&](Parts &p) {
+            p.listed = text('"', name, "\": {\"bytes\": 0, \"sha256\": \"", std::string(64, '0'), "\"}");
+        };
+        CHECK(holds(refused_with(list), "is no name inside the bundle"));
+    }
+    const auto plan_in = [](const char *file) {
+        return [file](Parts &p) {
+            p.plans.replace(p.plans.find("plans/test"), std::string("plans/test.ncplan").size(), file);
+        };
+    };
+    CHECK(holds(refused_with(plan_in("plans/../test.ncplan")), "a plan's file"));
+    CHECK(holds(refused_with(plan_in("model.onnx")), "a plan's file"));
+    CHECK(holds(refused_with(plan_in("plans/none.ncplan")), "is not among them"));
+}
+
+void every_field_is_checked() {
+    const auto plan_says = [](const char *from, const char *to) {
+        return [=](Parts &p) { p.plans.replace(p.plans.find(from), std::string(from).size(), to); };
+    };
+    CHECK(holds(refused_with([](Parts &p) { p.format = "other"; }), "is not the manifest of a bundle"));
+    CHECK(holds(refused_with([](Parts &p) { p.engine = "model.exe"; }), "engine is neither"));
+    CHECK(holds(refused_with([](Parts &p) { p.shape = "[]"; }), "shape is no list of sizes"));
+    CHECK(holds(refused_with([](Parts &p) { p.shape = "[1.0]"; }), "shape is no list of sizes"));
+    CHECK(holds(refused_with([](Parts &p) { p.shape = "[65536, 65536, 65536]"; }), "shape holds too many values"));
+    CHECK(holds(refused_with([](Parts &p) { p.shape = "[0]"; }), "shape holds too many values"));
+    CHECK(holds(refused_with([](Parts &p) { p.more = ", \"mean\": [1]"; }), "mean: expected 6 numbers"));
+    CHECK(holds(refused_with([](Parts &p) { p.more = ", \"num_classes\": -1"; }), "num_classes"));
+    CHECK(holds(refused_with([](Parts &p) { p.more = ", \"guidance\": true"; }), "guidance needs classes"));
+    CHECK(holds(refused_with([](Parts &p) { p.more = ", \"precision\": \"int4\""; }), "precision"));
+    CHECK(holds(refused_with([](Parts &p) { p.more = ", \"colour\": 1"; }), "unknown field 'colour'"));
+    CHECK(holds(refused_with(plan_says("test", "other")), "holds the plan 'test', the manifest says 'other'"));
+    CHECK(holds(refused_with(plan_says("8", "9")), "has window 9, expected at most 8"));
+    CHECK(holds(refused_with(plan_says("8", "1e3")), "window is no positive integer"));
+    CHECK(holds(refused_with(plan_says("0.002", "-1")), "tolerance"));
+    CHECK(holds(refused_with([](Parts &p) { p.plans = "[]"; }), "plans is no list"));
+    CHECK(holds(refused_with(
+                    [](Parts &p) { p.plans = "[" + p.plans.substr(1, p.plans.size() - 2) + ", " + p.plans.substr(1); }),
+                "two have the same name"));
+    CHECK(holds(refused_with([](Parts &p) { p.files["plans/test.ncplan"][2] = 'x'; }), "is not a plan"));
+}
+
+} // namespace
+
+int main() {
+    a_good_one_opens();
+    damage_is_found();
+    links_are_refused();
+    names_stay_inside();
+    every_field_is_checked();
+    fs::remove_all(folder);
+}

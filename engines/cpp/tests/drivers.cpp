@@ -1,0 +1,189 @@
+// Both drivers on an exact denoiser.
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "check.hpp"
+#include "plans.hpp"
+
+using namespace ncdeploy;
+
+namespace {
+
+constexpr std::size_t dim = 6;
+const std::vector<std::uint64_t> seeds{0, 1, 2, 3, std::uint64_t{1} << 63};
+
+Options window(std::size_t width, double tolerance = 1e-3) {
+    Options options;
+    options.window = width;
+    options.tolerance = tolerance;
+    return options;
+}
+
+std::vector<Plan> plans() {
+    std::vector<Plan> all{make_plan(40, 0), make_plan(40, 1), make_plan(41, 0, true), make_plan(41, 1, true)};
+    for (std::size_t i = 0, n = all.size(); i < n; ++i) { // the same with a known Jacobian
+        Plan plan = all[i];
+        for (std::size_t k = 0; k < plan.size(); ++k) {
+            plan.jacobian.push_back(plan.evaluated[k] ? Mixture::jacobian(plan.sigmas[k]) : 0);
+        }
+        all.push_back(plan);
+    }
+    return all;
+}
+
+double rms(const Result &a, const Result &b) {
+    double sum = 0;
+    for (std::size_t i = 0; i < a.samples.size(); ++i) {
+        sum += std::pow(static_cast<double>(a.samples[i]) - b.samples[i], 2);
+    }
+    return std::sqrt(sum / static_cast<double>(a.samples.size()));
+}
+
+void parallel_ends_at_the_sequential_result() {
+    for (const Plan &plan : plans()) {
+        Mixture engine(dim);
+        const Result sequential = Sampler(engine, plan).sample(seeds);
+        CHECK(sequential.depth == plan.evaluations());
+        for (const std::size_t width : {std::size_t{1}, std::size_t{7}, plan.evaluations()}) {
+            // With tolerance 0, and with nothing but the first node of a window to accept, to the last bit.
+            const Result exact = Sampler(engine, plan, window(width, 0)).sample(seeds);
+            CHECK(exact.samples == sequential.samples);
+            CHECK(*std::max_element(exact.residual.begin(), exact.residual.end()) == 0);
+            const Result close = Sampler(engine, plan, window(width)).sample(seeds);
+            CHECK(rms(close, sequential) < 2e-3);
+            CHECK(*std::max_element(close.residual.begin(), close.residual.end()) <= 1e-3);
+            CHECK(*std::max_element(close.sweeps.begin(), close.sweeps.end()) == close.depth);
+        }
+        const Result wide = Sampler(engine, plan, window(plan.evaluations())).sample(seeds);
+        CHECK(wide.depth < plan.evaluations() * 3 / 4);
+        Plan other = plan; // a plan that is off by a little must be found out
+        other.denoised[2 * (plan.size() - 1) + (plan.evaluated[plan.size() - 2] ? 0 : 1)] *= 1.01;
+        CHECK(rms(Sampler(engine, other, window(7)).sample(seeds), sequential) > 3e-3);
+    }
+}
+
+void a_sample_depends_on_its_seed_alone() {
+    for (const Plan &plan : plans()) {
+        Mixture engine(dim);
+        for (const std::size_t width : {0, 9}) {
+            Options options = window(width);
+            const Result together = Sampler(engine, plan, options).sample(seeds);
+            engine.largest = 0;
+            options.max_rows = 20; // two lanes of nine
+            const Result in_turn = Sampler(engine, plan, options).sample(seeds);
+            CHECK(engine.largest <= 20);
+            CHECK(in_turn.samples == together.samples && in_turn.sweeps == together.sweeps);
+            for (std::size_t i = 0; i < seeds.size(); ++i) {
+                const Result alone = Sampler(engine, plan, options).sample({seeds[i]});
+                CHECK(std::equal(alone.samples.begin(), alone.samples.end(),
+                                 together.samples.begin() + static_cast<long>(i * dim)));
+            }
+        }
+    }
+}
+
+void the_jacobian_saves_sweeps() {
+    const std::vector<Plan> all = plans();
+    Mixture engine(dim);
+    std::vector<std::uint64_t> many(40);
+    std::iota(many.begin(), many.end(), 0);
+    const auto total = [&](const Plan &plan) {
+        const Result result = Sampler(engine, plan, window(39)).sample(many);
+        return std::accumulate(result.sweeps.begin(), result.sweeps.end(), std::size_t{0});
+    };
+    Plan none = all[4];
+    std::fill(none.jacobian.begin(), none.jacobian.end(), 0);
+    CHECK(total(all[4]) < total(none));
+    CHECK(total(all[0]) < total(none)); // estimated from the iterates
+}
+
+void guidance_mixes_two_evaluations() {
+    Mixture engine(dim, 2);
+    const Plan plan = make_plan(20, 0);
+    const std::vector<std::int64_t> zeros(seeds.size(), 0), nobody(seeds.size(), 2);
+    const auto run = [&](std::optional<double> weight, const std::vector<std::int64_t> &labels, std::size_t width) {
+        Options options = window(width);
+        options.guidance = weight;
+        return Sampler(engine, plan, options).sample(seeds, labels);
+    };
+    for (const std::size_t width : {0, 6}) {
+        CHECK(run(1, zeros, width).samples == run(std::nullopt, zeros, width).samples);
+        CHECK(run(0, zeros, width).samples == run(std::nullopt, nobody, width).samples);
+        CHECK(run(2, zeros, width).samples != run(1, zeros, width).samples);
+        CHECK(run(1, zeros, width).nfe == 2 * run(std::nullopt, zeros, width).nfe);
+    }
+}
+
+void progress_is_told() {
+    Mixture engine(dim);
+    for (const std::size_t width : {0, 6}) {
+        Options options = window(width);
+        std::size_t calls = 0, before = 0;
+        bool rising = true;
+        options.on_sweep = [&](const Sweep &sweep) {
+            const std::size_t accepted = std::accumulate(sweep.accepted.begin(), sweep.accepted.end(), std::size_t{0});
+            rising = rising && accepted > before && sweep.calls == ++calls;
+            before = accepted;
+        };
+        const Result result = Sampler(engine, make_plan(20, 1), options).sample(seeds);
+        CHECK(rising && calls == result.depth);
+    }
+}
+
+void wrong_values_are_named() {
+    Mixture engine(dim), conditional(dim, 2);
+    const Plan plan = make_plan(20, 0);
+    const auto refused = [&](Mixture &e, const Options &options, const std::vector<std::int64_t> &labels = {}) {
+        return thrown<InputError>([&] { Sampler(e, plan, options).sample(seeds, labels); });
+    };
+    CHECK(refused(engine, window(20)) == "window: got 20; plan test has 19 evaluations, so 1 to that");
+    CHECK(refused(engine, window(2, -1)).rfind("tolerance: got -1", 0) == 0);
+    CHECK(refused(engine, window(2, NAN)).rfind("tolerance: got ", 0) == 0);
+    Options options = window(8);
+    options.max_rows = 7;
+    CHECK(refused(engine, options) == "max_rows: got 7; a window of 8 needs at least 8");
+    options = window(8);
+    options.error_floor = 0;
+    CHECK(refused(engine, options).rfind("error_floor: got 0", 0) == 0);
+    options = window(8);
+    options.guidance = 2;
+    CHECK(refused(engine, options).rfind("guidance: this model takes no labels", 0) == 0);
+    CHECK(refused(engine, {}, {0, 0, 0, 0, 0}) == "labels: this model is unconditional and takes none");
+    CHECK(refused(conditional, {}).rfind("labels: got 0 for 5 seeds", 0) == 0);
+    CHECK(refused(conditional, {}, {0, 0, 0, 0, 3}) == "labels: got 3; this model takes 0 to 2 (2 = unconditional)");
+    CHECK(thrown<InputError>([&] { Sampler(engine, plan).sample({}); }).rfind("seeds: got none", 0) == 0);
+    Plan broken = plan;
+    broken.state.pop_back();
+    CHECK(thrown<InputError>([&] { Sampler(engine, broken); }) == "plan test: state has 39 values, expected 40");
+}
+
+void nan_ends_the_run() {
+    for (const std::size_t width : {0, 6}) {
+        Mixture engine(dim);
+        engine.poison = 1;
+        const Sampler sampler(engine, make_plan(20, 0), window(width));
+        const std::string what = thrown<NumericalError>([&] { sampler.sample(seeds); });
+        CHECK(what == "the network returned NaN or infinity at node 10 (sigma = 0.774264) of sample 0; check the model "
+                      "there (ncdeploy verify), or its precision");
+    }
+    // Coefficients that overflow must not send the window anywhere.
+    Plan plan = make_plan(41, 1, true);
+    for (double &a : plan.state) {
+        a *= 1e60;
+    }
+    Mixture engine(dim);
+    thrown<NumericalError>([&] { Sampler(engine, plan, window(6)).sample(seeds); });
+}
+
+} // namespace
+
+int main() {
+    parallel_ends_at_the_sequential_result();
+    a_sample_depends_on_its_seed_alone();
+    the_jacobian_saves_sweeps();
+    guidance_mixes_two_evaluations();
+    progress_is_told();
+    wrong_values_are_named();
+    nan_ends_the_run();
+}
