@@ -1,0 +1,91 @@
+"""README.md of a bundle: what it holds, and how to sample from Python and from C++."""
+
+from collections.abc import Mapping, Sequence
+
+from ncdeploy.bundle.reader import BundledPlan
+from ncdeploy.modelinfo import ModelInfo
+
+_TEXT = """# {title}
+
+A diffusion model and its plans, made by `ncdeploy bundle`.
+
+- samples: {shape}, in data units after `offset + scale * sample` (offset {offset:g}, scale {scale:g})
+- classes: {classes}
+- engine: `{engine}`{others}
+
+| plan | network calls, one after another | parallel: window | tolerance |
+| --- | --- | --- | --- |
+{rows}
+
+The first plan is the default. `manifest.json` lists every file with its SHA-256, what was compared when the bundle
+was made, and what the model is; its format is specified in `ncdeploy/bundle/__init__.py`, that of a plan in
+`ncdeploy/planfile.py`.
+
+## Command line
+
+    ncdeploy sample --engine . --parallel -n 64{cli_labels} -o samples.{suffix}
+
+## Python
+
+NumPy{and_runtime} are enough: `pip install 'ncdeploy[{extra}]'`.
+
+```python
+import ncdeploy
+
+bundle = ncdeploy.open_bundle(".")  # every digest is checked
+engine = ncdeploy.open_engine(bundle{device})
+stored = bundle.plan("{plan}")
+result = ncdeploy.sample(
+    engine, stored.plan, seeds=range(4),{python_labels} window=stored.window, tolerance=stored.tolerance
+)
+samples = bundle.info.offset + bundle.info.scale * result.samples  # [4, {sizes}]
+print(result.depth, "network calls instead of", stored.plan.evaluations)
+```
+
+## C++
+
+```cpp
+#include <ncdeploy/ncdeploy.hpp>
+
+#include <iostream>
+
+int main() {{
+    ncdeploy::Bundle bundle(".");  // every digest is checked
+    auto engine = ncdeploy::open_{backend}(bundle);
+    ncdeploy::Sampler sampler(*engine, bundle.plan("{plan}"), bundle.options("{plan}"));
+    ncdeploy::Result result = sampler.sample({{0, 1, 2, 3}}{cpp_labels});  // as in Python
+    std::cout << result.depth << " network calls instead of " << bundle.plan("{plan}").evaluations() << "\\n";
+}}
+```
+
+```cmake
+find_package(ncdeploy REQUIRED)
+target_link_libraries(app PRIVATE ncdeploy::{backend})
+```
+"""
+
+
+def readme(engine: str, info: ModelInfo, plans: Mapping[str, BundledPlan], others: Sequence[str]) -> str:
+    """The text for a bundle with this engine, model, plans and further files."""
+    onnx = engine == "model.onnx"
+    classes = [i % max(1, info.num_classes) for i in range(4)]
+    return _TEXT.format(
+        title=info.data or "Diffusion model",
+        shape=" x ".join(map(str, info.shape)),
+        sizes=", ".join(map(str, info.shape)),
+        offset=info.offset,
+        scale=info.scale,
+        classes=info.describe_labels() if info.num_classes else "none",
+        engine=engine,
+        others="".join(f", `{name}`" for name in others),
+        rows="\n".join(f"| {n} | {p.plan.evaluations} | {p.window} | {p.tolerance:g} |" for n, p in plans.items()),
+        plan=next(iter(plans)),
+        suffix="png" if len(info.shape) == 3 or info.shape == (2,) else "npz",
+        and_runtime=" and ONNX Runtime" if onnx else " and TensorRT",
+        extra="cpu" if onnx else "gpu",
+        device="" if onnx else ', device="cuda"',
+        backend="onnxruntime" if onnx else "tensorrt",
+        cli_labels=" --labels all" if info.num_classes else "",
+        python_labels=f" labels={classes}," if info.num_classes else "",
+        cpp_labels=f", {{{', '.join(map(str, classes))}}}" if info.num_classes else "",
+    )
