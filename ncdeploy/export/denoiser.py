@@ -3,7 +3,8 @@
 import copy
 import importlib.metadata
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,20 +12,25 @@ from typing import TYPE_CHECKING
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
-from ncdeploy.errors import BackendError, DependencyError, FileError, ParityError
+from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, ParityError
 from ncdeploy.export.graph import DEFAULT_OPSET, MAX_BYTES, check_opset, require_onnx, trace
 from ncdeploy.export.guidance import GuidedDenoiser
 from ncdeploy.files import atomic_write
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
-from ncdeploy.parity import TOLERANCE, TRAJECTORY_TOLERANCE, ParityReport, check_tolerances, compare
+from ncdeploy.parity import LIMITS, ParityReport, check_tolerances, compare
 
 if TYPE_CHECKING:
     import onnx
 
+    from ncdeploy.export.precision import Lowered
+
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What was written. parity is None only if verification was switched off; size in bytes."""
+    """What was written. parity is None only if verification was switched off; size in bytes.
+
+    low, kept: layers whose convolutions and matrix products are in half precision, and those that keep_fp32 spared
+    """
 
     path: Path
     size: int
@@ -32,6 +38,8 @@ class Export:
     ir_version: int
     info: ModelInfo
     parity: ParityReport | None
+    low: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 def export_onnx(
@@ -39,33 +47,49 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     opset: int = DEFAULT_OPSET,
+    precision: str = "fp32",
+    keep_fp32: Sequence[str] = (),
     guidance: bool = False,
     verify: bool = True,
-    tolerance: float = TOLERANCE,
-    trajectory_tolerance: float = TRAJECTORY_TOLERANCE,
+    tolerance: float | None = None,
+    trajectory_tolerance: float | None = None,
     threads: int | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Export:
-    """Write the denoiser to `path` as ONNX, in float32, and check it against PyTorch before the file appears there.
+    """Write the denoiser to `path` as ONNX and check it against PyTorch before the file appears there.
 
-    opset:                18, 19 or 20
+    opset:                18, 19 or 20; a bf16 graph is declared as 22
+    precision:            fp32; tf32, the same graph with leave to use TensorFloat-32 where it runs; fp16 or bf16, see
+                          `ncdeploy.export.precision`, with inputs and output in float32
+    keep_fp32:            patterns of layers that stay float32 in fp16 and bf16
     guidance:             add an input of weights of classifier-free guidance, see `ncdeploy.export.guidance`
-    verify:               compare with PyTorch, see `ncdeploy.parity.compare`, whose tolerances the next two are
+    verify:               compare with PyTorch, see `ncdeploy.parity.compare`, whose tolerances the next two are. In
+                          fp16 and bf16 each operator's rounding is emulated, for a CPU has no such kernels
     threads:              CPU threads of the comparison
     on_stage:             called with a few words as each stage begins
 
     The denoiser is left as it is. An earlier file at `path` is replaced only on success.
 
-    Raises ParityError when the graph disagrees with PyTorch, BackendError when it cannot be exported or does not
+    Raises ParityError when the graph disagrees with PyTorch, naming the layers to keep in float32 where that is the
+    cause, BackendError when it cannot be exported or does not
     fit into one file, FileError when the file cannot be written, DependencyError when a package is missing,
-    InputError for guidance of a model without classes or without an unconditional one.
+    InputError for guidance of a model without classes or without an unconditional one, and for values of precision
+    and keep_fp32 that do not exist.
     """
     stage = on_stage or (lambda text: None)
     check_opset(opset)
     require_onnx()
+    from ncdeploy.export import precision as types  # needs onnx
+
+    types.check_precision(precision)
+    if keep_fp32 and precision not in types.LOW:
+        raise InputError(f"keep_fp32: nothing but float32 is in a graph of precision {precision}")
     if verify:
         check_tolerances(tolerance, trajectory_tolerance)
         _require_onnxruntime()
+    if precision == "tf32":  # a CPU computes it in float32
+        tolerance = LIMITS["fp32"][0] if tolerance is None else tolerance
+        trajectory_tolerance = LIMITS["fp32"][1] if trajectory_tolerance is None else trajectory_tolerance
     model = _in_float32(denoiser)
     if guidance:
         model = GuidedDenoiser(model)
@@ -73,20 +97,40 @@ def export_onnx(
     if size > MAX_BYTES:
         raise BackendError(f"the model has {size / 2**30:.1f} GiB of weights; one ONNX file holds less than 2 GiB")
     versions = {**denoiser.info.versions, **package_versions(), "onnx": importlib.metadata.version("onnx")}
-    info = replace(model.info, weights_digest=weights_digest(denoiser.state_dict()), versions=versions)
+    digest = weights_digest(denoiser.state_dict())
+    info = replace(model.info, weights_digest=digest, versions=versions, precision=precision)
 
     with atomic_write(path) as temporary:
         stage("tracing the network")
-        graph = trace(model, opset=opset)
+        traced = trace(model, opset=opset)
+        lowered = types.lower(traced, precision, keep_fp32) if precision in types.LOW else None
+        graph = traced if lowered is None else lowered.model
         _write(graph, info, temporary)
         parity = None
         if verify:
             stage("comparing with PyTorch")
-            parity = _verify(model, temporary, path, tolerance, trajectory_tolerance, threads)
+
+            def agreement(candidate: Path) -> ParityReport:
+                return _compare(model, candidate, tolerance, trajectory_tolerance, threads)
+
+            if lowered is None:
+                parity = agreement(temporary)
+                advice = ""
+            else:
+                parity, advice = _verify_low(traced, lowered, info, keep_fp32, agreement, threads, stage)
+            if not parity.ok:
+                raise ParityError(f"{path}: not written, it disagrees with PyTorch: {parity.summary}{advice}")
         written = temporary.stat().st_size
     return Export(
-        path=Path(path), size=written, opset=opset, ir_version=graph.ir_version, info=info, parity=parity
-    )  # fmt: skip
+        path=Path(path),
+        size=written,
+        opset=max(imported.version for imported in graph.opset_import if not imported.domain),
+        ir_version=graph.ir_version,
+        info=info,
+        parity=parity,
+        low=() if lowered is None else lowered.low,
+        kept=() if lowered is None else lowered.kept,
+    )
 
 
 def _in_float32(denoiser: Denoiser) -> Denoiser:
@@ -112,28 +156,53 @@ def _write(graph: "onnx.ModelProto", info: ModelInfo, path: Path) -> None:
         raise BackendError(f"the graph does not fit into one ONNX file of 2 GiB: {e}") from e
 
 
-def _verify(
-    model: Denoiser,
-    written: Path,
-    path: str | os.PathLike[str],
-    tolerance: float,
-    trajectory_tolerance: float,
-    threads: int | None,
+def _compare(
+    model: Denoiser, path: Path, tolerance: float | None, trajectory_tolerance: float | None, threads: int | None
 ) -> ParityReport:
     from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend
 
     reference = TorchBackend(model, threads=threads)
     try:
-        candidate = OnnxRuntimeBackend(written, threads=threads)
+        candidate = OnnxRuntimeBackend(path, threads=threads)
     except FileError as e:
         raise BackendError(f"the exported file cannot be opened again: {e}") from e
     try:
-        report = compare(reference, candidate, tolerance=tolerance, trajectory_tolerance=trajectory_tolerance)
+        return compare(reference, candidate, tolerance=tolerance, trajectory_tolerance=trajectory_tolerance)
     finally:
         candidate.close()
-    if not report.ok:
-        raise ParityError(f"{path}: not written, it disagrees with PyTorch: {report.summary}")
-    return report
+
+
+def _verify_low(
+    traced: "onnx.ModelProto",
+    lowered: "Lowered",
+    info: ModelInfo,
+    keep: Sequence[str],
+    agreement: Callable[[Path], ParityReport],
+    threads: int | None,
+    stage: Callable[[str], None],
+) -> tuple[ParityReport, str]:
+    """Compare a graph in half precision, its rounding emulated; where it disagrees, say what to keep in float32."""
+    from ncdeploy.export.precision import emulate
+    from ncdeploy.export.sensitivity import layers_to_keep
+
+    with tempfile.TemporaryDirectory() as folder:
+        emulated = Path(folder) / "emulated.onnx"
+
+        def compare_emulated(graph: "onnx.ModelProto") -> ParityReport:
+            _write(emulate(graph), info, emulated)
+            report = agreement(emulated)
+            return replace(report, candidate=f"{report.candidate}, rounding to {info.precision} emulated")
+
+        report = compare_emulated(lowered.model)
+        if report.ok:
+            return report, ""
+        layers = layers_to_keep(
+            traced, info, info.precision, keep, lambda graph: compare_emulated(graph).ok,
+            threads=threads, on_stage=stage,
+        )  # fmt: skip
+    if not layers:
+        return report, f"; no choice of layers in float32 cures that, use another precision than {info.precision}"
+    return report, "; it agrees with " + " ".join(f"--keep-fp32 {layer}" for layer in [*keep, *layers])
 
 
 def _require_onnxruntime() -> None:

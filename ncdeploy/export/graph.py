@@ -1,5 +1,6 @@
 """torch -> ONNX graph: the exporter called so that nothing reaches the user but the graph or one clear error."""
 
+import ast
 import contextlib
 import io
 import logging
@@ -89,7 +90,8 @@ def _example(denoiser: Denoiser) -> dict[str, torch.Tensor]:
 
 
 def _strip(model: "onnx.ModelProto") -> None:
-    """Remove the exporter's notes: source paths and stack traces of the machine that exported."""
+    """Remove the exporter's notes, source paths and stack traces of the machine that exported, but for the module
+    that each operator comes from, which goes into its name: "network.middle.conv1/conv2d_9"."""
     model.doc_string = ""
     graphs = [model.graph, *model.functions]
     for graph in graphs:
@@ -97,6 +99,9 @@ def _strip(model: "onnx.ModelProto") -> None:
         del graph.metadata_props[:]
         for node in graph.node:
             node.doc_string = ""
+            scopes = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+            modules = ast.literal_eval(scopes[0])[:-1] if scopes else []  # the last is the operator itself
+            node.name = "/".join([*filter(None, modules[-1:]), node.name.removeprefix("node_")])
             del node.metadata_props[:]
         for value in graph.value_info:
             del value.metadata_props[:]

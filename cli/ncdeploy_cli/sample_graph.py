@@ -1,0 +1,58 @@
+"""`ncdeploy sample` on a graph with a sampler in it: the same samples, figures and messages as around a denoiser."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ncdeploy_cli import console
+from ncdeploy_cli.choices import Execution, choose_classes, choose_plan, outside_training
+
+if TYPE_CHECKING:
+    from ncdeploy.sampling.result import Result
+
+
+def sample_graph(
+    engine: Path, *, output: str | None, n: int, seed: int, labels: str | None, guidance: float | None,
+    tolerance: float | None, batch: int | None, device: str, threads: int | None, plan: dict[str, Any],
+    without: dict[str, Any],
+) -> "tuple[Result, Any, Execution, str]":  # fmt: skip
+    """Sample and save. Returns the result, its plan, how it was computed, and where it went.
+
+    plan:    arguments of `make_plan` by option, None where not given
+    without: options that mean nothing here, None where not given
+
+    Raises InputError for options that the graph leaves without meaning.
+    """
+    from ncdeploy.drawing import images
+    from ncdeploy.errors import InputError
+    from ncdeploy.graphs.run import GraphEngine
+    from ncdeploy.sampling.sample import TOLERANCE
+
+    graph = GraphEngine(engine, device=device, threads=threads)
+    record, info = graph.record, graph.info
+    asked = [f"--{option.replace('_', '-')}" for option, value in plan.items() if value is not None]
+    refused = [f"--{option.replace('_', '-')}" for option, value in without.items() if value is not None]
+    if refused:
+        raise InputError(f"{refused[0]}: does not apply to a {record.kind} graph, which has that inside; leave it out")
+    if asked and not record.plan_input:
+        raise InputError(
+            f"{asked[0]}: this graph carries its plan, {record.plan.name}; leave it out, or export with --plan-input"
+        )
+    output = output or ("samples.png" if len(info.shape) == 3 or info.shape == (2,) else "samples.npz")
+    images.check_output(output, info)
+    classes = choose_classes(labels, n, info)
+    chosen = choose_plan(info, **plan) if asked else record.plan
+    how = Execution.choose(
+        chosen, info, parallel=True, window=graph.window(chosen), tolerance=tolerance, batch=batch
+    )  # fmt: skip
+    warning = outside_training(chosen, info)
+    if warning:
+        console.warn(warning)
+    with console.stderr().status(f"{chosen.name}, {n} samples") as status:
+        result = graph.sample(
+            range(seed, seed + n), labels=None if classes is None else classes.tolist(), guidance=guidance,
+            plan=chosen if record.plan_input else None, tolerance=TOLERANCE if tolerance is None else tolerance,
+            max_rows=how.rows, on_call=lambda done: status.update(f"{chosen.name}, {n} samples, {done} sweeps"),
+        )  # fmt: skip
+    graph.close()
+    images.save_samples(output, result.samples, info, labels=classes)
+    return result, chosen, how, output

@@ -1,0 +1,196 @@
+"""One sweep over the windows of a batch as graph nodes: what `sampling.parallel` does, written in ONNX.
+
+    x_new = inverse (B D + A x_accepted + noise),     D_new = D_old + g (x_new - x_old)
+
+A window holds `slots` = reach + span nodes: slot s of a sample with base b is node b - (reach - 1) + s. Shapes
+below: B samples, S = span, d values of a sample; values named [B, S, ...] belong to the nodes after the base.
+
+The linear part is a product with a lower-triangular matrix in float32. TensorRT multiplies in TF32 unless told
+otherwise, which rounds the increments of long plans away: build with TF32 off.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ncdeploy.export.builder import Builder, Embedded, Value
+from ncdeploy.graphs.record import GraphRecord
+from ncdeploy.graphs.tables import NODE_COLUMNS, places
+from ncdeploy.modelinfo import ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What is known of a window when the graph is built.
+
+    places: nodes of a window, the base first, at which D may be evaluated; at most span + 1
+    state_reach: accepted states that a row looks at; stochastic: whether nodes after the first draw noise
+    """
+
+    info: ModelInfo
+    reach: int
+    span: int
+    places: int
+    state_reach: int
+    stochastic: bool
+
+    @property
+    def slots(self) -> int:
+        return self.reach + self.span
+
+    @classmethod
+    def of(cls, record: GraphRecord, info: ModelInfo, tables: dict[str, Any]) -> "Layout":
+        """A plan inside the graph leaves out what it does not need; one that is an input must find everything."""
+        plan, span, reach = record.plan, record.span, record.reach
+        room = places(record, tables["plan_stop"])
+        if record.plan_input:
+            return cls(info=info, reach=reach, span=span, places=room, state_reach=reach, stochastic=True)
+        used = np.flatnonzero(np.any(plan.state, axis=0))
+        return cls(
+            info=info, reach=reach, span=span, places=room,
+            state_reach=1 + int(used[-1]) if used.size else 0, stochastic=plan.stochastic,
+        )  # fmt: skip
+
+
+class Step:
+    """The values of one sweep, by name, made in order: `move`, `place`, then `evaluate` and `solve` once or more."""
+
+    def __init__(self, g: Builder, layout: Layout) -> None:
+        self.g, self.t = g, layout
+        self.x = self.D = self.x_accepted = self.base = self.stop = ""
+
+    def move(self, x: str, D: str, before: str, base: str, known: str, lane: str) -> None:
+        """Slide windows x, D [B, slots, d] from `before` to `base` [B]; outputs behind node `known` repeat it.
+
+        lane: int64 [B, 1], the first slot of every sample among all slots
+        """
+        g, t = self.g, self.t
+        slots = np.arange(t.slots)
+        moved = g("Add", self._column(g("Sub", base, before)), slots)
+        last = g("Max", g("Add", g("Sub", known, before), np.int64(t.reach - 1)), np.int64(0))
+        state = g("Add", g("Min", moved, np.int64(t.slots - 1)), lane)
+        output = g("Add", g("Min", moved, self._column(last)), lane)
+        self.x = g("Gather", self._flat(x), state)
+        self.D = g("Gather", self._flat(D), output)
+        self.base = base
+
+    def place(self, stop: str, known: str, noise: str | None) -> None:
+        """Take the coefficients of the windows; nodes behind `known` get their first state from the outputs there.
+
+        noise: [B, S, d], the windows' draws, or None for a plan that has none after the first node
+        """
+        g, t, S = self.g, self.t, self.t.span
+        base, self.stop = self._column(self.base), self._column(stop)
+        nodes = g("Add", base, np.arange(S + 1))
+        self.node = g.cut(nodes, 1, S + 1, 1)
+        self.sigma, scale, self.weight, evaluated = (
+            g.shape(part, -1, S + 1) for part in g.split(g("Gather", "plan_nodes", nodes), [1] * NODE_COLUMNS, 2)
+        )
+        self.due = g("And", g("Cast", evaluated, to=9), g("Less", nodes, self.stop))  # 9: bool
+        a, b, self.gain = g.split(g("Gather", "plan_rows", self.node), [t.reach, t.reach, 1], 2)
+        inverses = g.split(g("Gather", "plan_inverses", self.node), [2 * S, 2 * S], 2)
+        self.inverse, self.inverse_jacobian = (self._triangle(by_lag) for by_lag in inverses)
+        self.b = g.split(b, [1] * t.reach, 2) if t.reach > 1 else [b]
+
+        self.carry: str | None = None
+        if t.state_reach:
+            inside = (np.arange(t.reach) >= np.arange(S)[:, None]).astype(np.float32)  # rows that reach behind the base
+            a = g("Mul", a, inside)
+            columns = g.split(a, [1] * t.reach, 2) if t.reach > 1 else [a]
+            for h in range(t.state_reach):
+                self.carry = self._plus(self.carry, g("Mul", columns[h], self._back(self.x, h)))
+        self.x_accepted = g.cut(self.x, 0, t.reach, 1)
+        if noise is not None:
+            noise = g("Mul", noise, g("Unsqueeze", g.cut(scale, 1, S + 1, 1), np.array([2])))
+            self.carry = self._plus(self.carry, noise)
+            # In an SDE plan D is a martingale driven by the noise: outputs that are not known yet follow it.
+            new = g("Cast", g("Greater", self.node, self._column(known)), to=1)
+            moved = g("Mul", g("Mul", self.gain, g("Unsqueeze", new, np.array([2]))), noise)
+            walk = g("MatMul", np.tri(S, dtype=np.float32), moved)
+            accepted, window = g.split(self.D, [t.reach, S], 1)
+            self.D = g("Concat", accepted, g("Add", window, walk), axis=1)
+        self._put_states(g("MatMul", self.inverse, self._drive()))
+
+    def evaluate_due(self, network: Embedded, conditions: list[str], lane: str) -> str:
+        """D at the nodes that need it and no others; returns how many, int64 [B].
+
+        conditions: [B] each, labels and weights of guidance. The number of rows is only known when the graph runs
+        (NonZero), which a runtime must allow inside a loop; `evaluate_all` needs no such thing.
+        """
+        g, t = self.g, self.t
+        sample, place = (g.shape(part, -1) for part in g.split(g("NonZero", self.due), [1, 1], 0))
+        slot = g("Add", g("Add", g("Gather", g.shape(lane, -1), sample), place), np.int64(t.reach - 1))
+        x = g("Reshape", g("Gather", self._flat(self.x), slot), np.array([-1, *t.info.shape]))
+        at = g("Add", g("Mul", sample, np.int64(t.span + 1)), place)
+        sigma = g("Gather", g.shape(self.sigma, -1), at)
+        D = self._flat(network.call(g, x, sigma, *(g("Gather", c, sample) for c in conditions)))
+        D = g("ScatterND", self._flat(self.D), self._column(slot), D)
+        self.D = g.shape(D, -1, t.slots, t.info.dim)
+        return g("ReduceSum", g("Cast", self.due, to=7), np.array([1]), keepdims=0)  # 7: int64
+
+    def evaluate_all(self, network: Embedded, conditions: list[str], skip: int = 0) -> None:
+        """D at every place of the windows but the first `skip`, whose states and outputs are final already."""
+        g, t = self.g, self.t
+        first, last, places = t.reach - 1 + skip, t.reach - 1 + t.places, t.places - skip
+        x = g("Reshape", g.cut(self.x, first, last, 1), np.array([-1, *t.info.shape]))
+        sigma = g.shape(g.cut(self.sigma, skip, t.places, 1), -1)
+        wide = [self._repeat(c, places) for c in conditions]
+        D = g.shape(network.call(g, x, sigma, *wide), -1, places, t.info.dim)
+        due = g("Unsqueeze", g.cut(self.due, skip, t.places, 1), np.array([2]))
+        sizes = [size for size in (first, places, t.slots - last) if size]
+        parts = g.split(self.D, sizes, 1) if len(sizes) > 1 else [self.D]
+        middle = 1 if first else 0
+        parts[middle] = g("Where", due, D, parts[middle])
+        self.D = g("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
+
+    def solve(self) -> str:
+        """New states of all nodes after the base, with outputs that follow them; returns the residual [B, S]."""
+        g, t = self.g, self.t
+        accepted, window = g.split(self.D, [t.reach, t.span], 1)
+        old = self.x_window
+        still = g("Sub", window, g("Mul", self.gain, old))  # the part that does not follow the states
+        self.D = g("Concat", accepted, still, axis=1)
+        self._put_states(g("MatMul", self.inverse_jacobian, self._drive()))
+        self.D = g("Concat", accepted, g("Add", still, g("Mul", self.gain, self.x_window)), axis=1)
+        norm = g("Sqrt", g("ReduceSumSquare", g("Sub", self.x_window, old), np.array([2]), keepdims=0))
+        weight = g("Mul", g.cut(self.weight, 1, t.span + 1, 1), g("Cast", g("LessOrEqual", self.node, self.stop), to=1))
+        return g("Mul", norm, weight)
+
+    def _drive(self) -> str:
+        """B D + A x_accepted + noise, [B, S, d]."""
+        total = self.carry
+        for h in range(self.t.reach):
+            total = self._plus(total, self.g("Mul", self.b[h], self._back(self.D, h)))
+        assert total is not None  # a row reaches back over at least one node
+        return total
+
+    def _back(self, slots: str, h: int) -> str:
+        """The values 1 + h nodes before those of the window."""
+        last = self.t.reach - 1 - h
+        return self.g.cut(slots, last, last + self.t.span, 1)
+
+    def _put_states(self, window: str) -> None:
+        self.x_window = window
+        self.x = self.g("Concat", self.x_accepted, window, axis=1)
+
+    def _triangle(self, by_lag: str) -> str:
+        """[B, S, 2 S] by falling lag -> [B, S, S]: every row begins one place further left than the one before it."""
+        g, S = self.g, self.t.span
+        flat = g.cut(g.shape(by_lag, -1, 2 * S * S), S - 1, S - 1 + S * (2 * S - 1), 1)
+        return g.cut(g.shape(flat, -1, S, 2 * S - 1), 0, S, 2)
+
+    def _plus(self, total: str | None, part: str) -> str:
+        return part if total is None else self.g("Add", total, part)
+
+    def _repeat(self, values: str, places: int) -> str:
+        """[B] -> [B * places]"""
+        g = self.g
+        shape = g("Concat", g("Shape", values), np.array([places]), axis=0)
+        return g.shape(g("Expand", self._column(values), shape), -1)
+
+    def _column(self, values: Value) -> str:
+        return self.g.shape(values, -1, 1)
+
+    def _flat(self, values: str) -> str:
+        return self.g.shape(values, -1, self.t.info.dim)
