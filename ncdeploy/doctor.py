@@ -3,10 +3,13 @@
 import importlib
 import importlib.metadata
 import platform
+import re
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
+
+from ncdeploy.tensorrt.preflight import NEWEST, OLDEST, parse_version
 
 Status = Literal["ok", "absent", "problem"]
 
@@ -15,7 +18,20 @@ REMEDIES = {
     "onnx": "to export: pip install 'ncdeploy[torch]'",
     "onnxscript": "to export: pip install 'ncdeploy[torch]'",
     "onnxruntime": "to run model.onnx: pip install 'ncdeploy[cpu]'",
-    "tensorrt": "not needed by this version",
+}
+TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-lean-cu13", "tensorrt-lean-cu12")
+# The wheel that brings a shared library of a certain version.
+WHEELS = {
+    "libcudart.so.12": "nvidia-cuda-runtime-cu12",
+    "libcudart.so.13": "nvidia-cuda-runtime",
+    "libcublas.so.12": "nvidia-cublas-cu12",
+    "libcublas.so.13": "nvidia-cublas",
+    "libcublasLt.so.12": "nvidia-cublas-cu12",
+    "libcublasLt.so.13": "nvidia-cublas",
+    "libcufft.so.11": "nvidia-cufft-cu12",
+    "libcufft.so.12": "nvidia-cufft",
+    "libnvinfer.so.10": "'tensorrt-cu12>=10.12,<11'",
+    "libnvinfer.so.11": "'tensorrt-cu13>=11,<12'",
 }
 # An ONNX model of one node, y = x + x over float32 [n]; ModelProto, field by field (see backends/onnxfile.py).
 TINY_MODEL = bytes.fromhex(
@@ -56,6 +72,10 @@ class Probe(Protocol):
         """GPUs that PyTorch can use."""
         ...
 
+    def cuda(self) -> tuple[str, str]:
+        """CUDA version of the driver, and why the CUDA runtime cannot use a device, "" if it can."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -88,7 +108,8 @@ def diagnose(probe: Probe | None = None) -> Diagnosis:
     runtime, clash = _runtime(probe)
     findings += [runtime, *clash]
     works = _providers(probe) if runtime.status == "ok" else []
-    findings += [*works, _package(probe, "tensorrt"), _gpus(probe, torch, works)]
+    tensorrt = _tensorrt(probe)
+    findings += [*works, tensorrt, *_cuda(probe), _gpus(probe, torch, works, tensorrt)]
     usable = torch.status == "ok" or any(finding.status == "ok" for finding in works)
     return Diagnosis(findings=tuple(findings), usable=usable)
 
@@ -139,19 +160,55 @@ def _providers(probe: Probe) -> list[Finding]:
             findings.append(Finding(name=name, status="problem", detail=failure, remedy=remedy))
         elif provider == "CUDAExecutionProvider":
             remedy = "install the driver, and the CUDA and cuDNN libraries: pip install 'onnxruntime-gpu[cuda,cudnn]'"
-            findings.append(Finding(name=name, status="problem", detail=failure, remedy=remedy))
+            findings.append(Finding(name=name, status="problem", detail=failure, remedy=cure(failure, remedy)))
         else:
             findings.append(Finding(name=name, status="absent", detail=f"not usable here: {failure}"))
     return findings
 
 
-def _gpus(probe: Probe, torch: Finding, providers: list[Finding]) -> Finding:
+def _tensorrt(probe: Probe) -> Finding:
+    installed = {name: version for name in TENSORRT if (version := probe.version(name)) is not None}
+    if not installed:
+        remedy = "to build and run .plan files: pip install tensorrt-cu13 (tensorrt-cu12 for a driver older than 580)"
+        return Finding(name="tensorrt", status="absent", detail="not installed", remedy=remedy)
+    name, found = next(iter(installed.items()))
+    failure = probe.failure("tensorrt_lean" if all("lean" in each for each in installed) else "tensorrt")
+    if failure is not None:
+        remedy = cure(failure, f"install it again: pip install --force-reinstall {name}=={found}")
+        detail = f"{found} cannot be imported: {failure}"
+        return Finding(name="tensorrt", status="problem", detail=detail, remedy=remedy)
+    if not OLDEST <= parse_version(found)[:2] < NEWEST:
+        remedy = f"pip install '{name}>=10.12,<12'"
+        return Finding(name="tensorrt", status="problem", detail=f"{found} is not 10.12 to 11", remedy=remedy)
+    return Finding(name="tensorrt", status="ok", detail=found)
+
+
+def _cuda(probe: Probe) -> list[Finding]:
+    """The CUDA runtime, which .plan files need beside TensorRT; of no interest without an NVIDIA GPU."""
+    if not probe.gpus():
+        return []
+    driver, failure = probe.cuda()
+    if failure:
+        remedy = cure(failure, "install a driver that fits: see nvidia-smi")
+        return [Finding(name="cuda", status="problem", detail=failure, remedy=remedy)]
+    return [Finding(name="cuda", status="ok", detail=f"the driver supports CUDA {driver}")]
+
+
+def cure(failure: str, otherwise: str) -> str:
+    """The pip line that brings the library which a failure names, or `otherwise`."""
+    name = re.search(r"lib\w+\.so\.\d+", failure)
+    wheel = WHEELS.get(name.group()) if name else None
+    return otherwise if name is None or wheel is None else f"{name.group()} is missing: pip install {wheel}"
+
+
+def _gpus(probe: Probe, torch: Finding, providers: list[Finding], tensorrt: Finding) -> Finding:
     gpus = probe.gpus()
     seen = probe.torch_gpus() if torch.status == "ok" else []
     if not gpus and not seen:
         return Finding(name="gpu", status="absent", detail="no NVIDIA GPU found; everything runs on the CPU")
     users = ["torch"] if seen else []
     users += ["onnxruntime"] if any(f.name == "provider CUDA" and f.status == "ok" for f in providers) else []
+    users += ["tensorrt"] if tensorrt.status == "ok" and not probe.cuda()[1] else []
     detail = ", ".join(gpus or seen)
     if not users:
         remedy = "install builds with CUDA: torch from pytorch.org, and onnxruntime-gpu instead of onnxruntime"
@@ -216,6 +273,12 @@ class Machine:
         if not torch.cuda.is_available():
             return []
         return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+    def cuda(self) -> tuple[str, str]:
+        from ncdeploy.tensorrt import cudart
+
+        gpu = cudart.probe()
+        return gpu.driver, gpu.failure
 
 
 def _first_line(error: Exception) -> str:

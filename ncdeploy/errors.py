@@ -5,6 +5,7 @@ NcdeployError                 catch this one to catch them all; the command line
 ├── FileError                 a file is missing, truncated, foreign, unsafe or cannot be written
 ├── DependencyError           an optional package or library is missing; the text has the line that installs it
 ├── BackendError              a runtime refused a graph, a provider or an input
+│   └── OutOfMemoryError      a device has too little memory for a batch; a smaller window or batch may fit
 ├── ParityError               two models that should agree do not
 └── NumericalError            the network returned NaN or infinity
 
@@ -30,6 +31,10 @@ class DependencyError(NcdeployError):
 
 class BackendError(NcdeployError):
     """A runtime (PyTorch, ONNX Runtime, TensorRT) refused a graph, a provider or an input."""
+
+
+class OutOfMemoryError(BackendError):
+    """A device has too little memory for a batch. A smaller window or batch may fit."""
 
 
 class ParityError(NcdeployError):

@@ -1,4 +1,4 @@
-"""What a file holds, for `ncdeploy inspect`: needs no runtime for .onnx and .npz, PyTorch for model.pt."""
+"""What a file or a bundle holds, for `ncdeploy inspect`: needs no runtime but, for model.pt, PyTorch."""
 
 import os
 import zipfile
@@ -8,21 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from ncdeploy.backends.filetype import detect, read_head
+from ncdeploy.backends.filetype import detect, is_bundle, read_head
 from ncdeploy.backends.onnxfile import Port, read_onnx
-from ncdeploy.errors import BackendError, DependencyError, FileError
+from ncdeploy.bundle import open_bundle
+from ncdeploy.errors import DependencyError, FileError
+from ncdeploy.graphs.record import GRAPH_KEY, record_of
 from ncdeploy.modelinfo import METADATA_KEY, ErrorCurve, ModelInfo
+from ncdeploy.tensorrt.sidecar import digest, read_sidecar
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
     """What a file says of itself.
 
-    kind:       "model.pt", "model.safetensors", "model.onnx" or "samples"
-    size:       bytes
+    kind:       "model.pt", "model.safetensors", "model.onnx", "sampler.onnx", "sweep.onnx", "model.plan", "samples" or
+                "bundle"
+    size:       bytes, of a bundle those of all its files
     info:       the model's record; None for samples and for ONNX files of other origin
     parameters: number of floating-point weights and tables
-    details:    of the kind: opset, operators, inputs ...; config and training record; arrays
+    details:    of the kind: opset, operators, inputs ...; config and training record; arrays; plans and parity
     """
 
     kind: str
@@ -37,14 +41,16 @@ class Inspection:
 
 
 def inspect_file(path: str | os.PathLike[str], *, allow_module: bool = False) -> Inspection:
-    """Look into model.pt, model.safetensors, model.onnx or an .npz of samples.
+    """Look into model.pt, model.safetensors, model.onnx, model.plan, an .npz of samples or a bundle, which
+    is checked.
 
     allow_module: whether a model.pt may name Python code that makes its network, which is then imported and run
 
-    Raises FileError for anything else, BackendError for a TensorRT engine, DependencyError for model.pt without
-    PyTorch.
+    Raises FileError for anything else, DependencyError for model.pt without PyTorch.
     """
     file = Path(path).expanduser()
+    if is_bundle(path):
+        return _bundle(path)
     if read_head(path).startswith(b"PK") and _is_npz(file):
         return _npz(path, file)
     kind = detect(path)
@@ -52,7 +58,21 @@ def inspect_file(path: str | os.PathLike[str], *, allow_module: bool = False) ->
         return _onnx(path, file)
     if kind == "torch":
         return _torch(path, file, allow_module)
-    raise BackendError(f"{path}: is a TensorRT engine, which this version cannot read; inspect its model.onnx instead")
+    return _plan(path, file)
+
+
+def _bundle(path: str | os.PathLike[str]) -> Inspection:
+    bundle = open_bundle(path)
+    plans = {
+        name: {"evaluations": p.plan.evaluations, "window": p.window, "tolerance": p.tolerance}
+        for name, p in bundle.plans.items()
+    }
+    details = {"engine": bundle.engine.name, "plans": plans, "graphs": list(bundle.graphs), "parity": bundle.parity}
+    parameters = read_onnx(bundle.engine).parameters if bundle.engine.suffix == ".onnx" else None
+    return Inspection(
+        kind="bundle", size=bundle.size, info=bundle.info, parameters=parameters,
+        details={**details, "made with": bundle.versions},
+    )  # fmt: skip
 
 
 def summarize_curve(curve: ErrorCurve | None) -> str:
@@ -80,11 +100,36 @@ def _onnx(path: str | os.PathLike[str], file: Path) -> Inspection:
         "inputs": [_port(port) for port in onnx.inputs],
         "outputs": [_port(port) for port in onnx.outputs],
         "operators": onnx.operators,
-        "other_metadata": sorted(set(onnx.metadata) - {METADATA_KEY}),
+        "other_metadata": sorted(set(onnx.metadata) - {METADATA_KEY, GRAPH_KEY}),
     }
+    graph = record_of(path, onnx.metadata)
+    if graph is not None:
+        details = {"graph": graph.describe(), **details}
     return Inspection(
-        kind="model.onnx", size=file.stat().st_size, info=info, parameters=onnx.parameters, details=details
+        kind="model.onnx" if graph is None else f"{graph.kind}.onnx", size=file.stat().st_size, info=info,
+        parameters=onnx.parameters, details=details,
     )  # fmt: skip
+
+
+def _plan(path: str | os.PathLike[str], file: Path) -> Inspection:
+    """From the record beside the engine; neither TensorRT nor a GPU is needed."""
+    record = read_sidecar(path)
+    rows = [f"{p.least} to {p.most}, best at {p.best}" for p in record.profiles]
+    details = {
+        "tensorrt": record.tensorrt,
+        "device": f"{record.device}, compute capability {'.'.join(map(str, record.compute_capability))}",
+        "platform": record.platform,
+        "rows of a call": rows,
+        "convolutions and matrix products": record.layers,
+        "device_memory": record.device_memory,
+        "options": {name: value for name, value in asdict(record.options).items() if value not in (False, None)},
+        "built from": record.onnx,
+        "agreed with it": None if record.parity is None else record.parity["summary"],
+        "seconds of a call": {str(n): seconds for n, seconds in record.latency},
+        "digest": "as built" if digest(file) == record.plan_sha256 else "CHANGED since it was built: it will not load",
+        "build again": record.command,
+    }
+    return Inspection(kind="model.plan", size=file.stat().st_size, info=record.model, details=details)
 
 
 def _port(port: Port) -> str:

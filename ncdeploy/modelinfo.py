@@ -15,6 +15,7 @@ from ncdeploy.errors import FileError, InputError
 
 METADATA_KEY = "ncdeploy"
 FORMAT_VERSION = 1
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,8 @@ class ModelInfo:
     mean:           mean of the training data, prod(shape) values in model units, or None
     error_curve:    measured denoising error, in model units, or None
     weights_digest: SHA-256 of the weights ("" when unknown)
+    precision:      of convolutions and matrix products in an exported graph: fp32, tf32 (a float32 graph whose runtime
+                    may round their inputs to 10 bits), fp16 or bf16
     versions:       package versions that wrote the file
     """
 
@@ -83,6 +86,7 @@ class ModelInfo:
     mean: tuple[float, ...] | None = None
     error_curve: ErrorCurve | None = None
     weights_digest: str = ""
+    precision: str = "fp32"
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,6 +100,8 @@ class ModelInfo:
             raise InputError(f"mean: got {len(self.mean)} values, expected {self.dim} finite ones")
         if self.num_classes < 0:
             raise InputError(f"num_classes: got {self.num_classes}, expected 0 or more")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         for name in ("unconditional", "guidance"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: got {getattr(self, name)!r}, expected true or false")

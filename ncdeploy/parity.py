@@ -30,9 +30,15 @@ OUTSIDE = 1.25  # the grid of levels goes past the trained range by this factor
 REFERENCE_BATCH = 31
 TRAJECTORIES = 4
 LARGEST_WEIGHT = 3.0  # of guidance
-# Networks that predict noise agree between runtimes to a few float32 roundings of their output, which
-# D = x - sigma eps multiplies by sigma: an absolute tolerance alone would ask more than float32 holds.
-ROUNDING = 4e-6
+# What is allowed for each precision of a graph: difference of D, rms of a trajectory, and difference per sigma.
+# Networks that predict noise agree to a few roundings of their output, which D = x - sigma eps multiplies by sigma:
+# an absolute tolerance alone would ask more than the type holds.
+LIMITS = {
+    "fp32": (TOLERANCE, TRAJECTORY_TOLERANCE, 4e-6),
+    "tf32": (2e-2, 1e-2, 4e-3),
+    "fp16": (2e-2, 1e-2, 4e-3),
+    "bf16": (1e-1, 3e-2, 3e-2),
+}
 
 Floats = NDArray[np.float32]
 
@@ -107,8 +113,8 @@ def compare(
     reference: Backend,
     candidate: Backend,
     *,
-    tolerance: float = TOLERANCE,
-    trajectory_tolerance: float = TRAJECTORY_TOLERANCE,
+    tolerance: float | None = None,
+    trajectory_tolerance: float | None = None,
     seed: int = 0,
 ) -> ParityReport:
     """Compare D on 24 levels over the trained range and a little beyond, in batches of 1, 2, 7 and 64, then samples
@@ -117,6 +123,7 @@ def compare(
     tolerance:            on |difference of D|, in model units for data of std up to 1, in units of its std above;
                           float32 rounding of sigma, 4e-6 sigma, is allowed on top
     trajectory_tolerance: on the rms over one sample's dimensions, see `Trajectory`
+    Both default to what suits the less precise of the two models, with its rounding of sigma, see `LIMITS`.
 
     Models that take guidance are compared at random weights between 0 and 3; if only one takes it, the other is
     guided from outside.
@@ -124,6 +131,10 @@ def compare(
     Raises InputError if the models differ in shape or classes, or for tolerances that are not positive.
     """
     check_comparable(reference, candidate)
+    limits = max(LIMITS[reference.info.precision], LIMITS[candidate.info.precision])
+    per_sigma = limits[2] if tolerance is None else LIMITS["fp32"][2]
+    tolerance = limits[0] if tolerance is None else tolerance
+    trajectory_tolerance = limits[1] if trajectory_tolerance is None else trajectory_tolerance
     check_tolerances(tolerance, trajectory_tolerance)
     if reference.info.guidance != candidate.info.guidance:
         reference, candidate = (b if b.info.guidance else _guided(b) for b in (reference, candidate))
@@ -131,7 +142,7 @@ def compare(
     rng = np.random.default_rng(seed)
     unit = max(1.0, info.sigma_data)
     grid = np.geomspace(info.sigma_min / OUTSIDE, info.sigma_max * OUTSIDE, LEVELS)
-    allowed = tolerance * unit + ROUNDING * grid
+    allowed = tolerance * unit + per_sigma * grid
 
     pool = Pool(info, grid, rng)
     wanted = _evaluate(reference, pool, rng.permutation(len(pool)), REFERENCE_BATCH)
@@ -195,10 +206,10 @@ def open_pair(
     )  # fmt: skip
 
 
-def check_tolerances(tolerance: float, trajectory_tolerance: float) -> None:
-    """Raise InputError unless both are positive numbers."""
+def check_tolerances(tolerance: float | None, trajectory_tolerance: float | None) -> None:
+    """Raise InputError unless both are positive numbers, or None for the default."""
     for name, value in (("tolerance", tolerance), ("trajectory_tolerance", trajectory_tolerance)):
-        if not 0 < value < np.inf:
+        if value is not None and not 0 < value < np.inf:
             raise InputError(f"{name}: got {value}, expected a positive number")
 
 

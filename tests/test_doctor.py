@@ -5,7 +5,7 @@ import json
 import onnx
 import pytest
 
-from ncdeploy.doctor import TINY_MODEL, Machine, diagnose
+from ncdeploy.doctor import TINY_MODEL, Machine, cure, diagnose
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -13,11 +13,14 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 class Imagined:
     """A healthy CPU machine, unless told otherwise."""
 
-    def __init__(self, *, installed=None, failures=None, providers=None, broken=None, gpus=(), torch_gpus=()):
+    def __init__(
+        self, *, installed=None, failures=None, providers=None, broken=None, gpus=(), torch_gpus=(), cuda=("13.0", "")
+    ):
         self.installed = {"torch": "2.13.0", "onnx": "1.23", "onnxscript": "0.7", "onnxruntime": "1.31"}
         self.installed |= installed or {}
         self.failures, self.broken = failures or {}, broken or {}
         self.compiled, self.boards, self.usable = providers or [CPU], list(gpus), list(torch_gpus)
+        self.runtime = cuda
 
     def version(self, distribution):
         return self.installed.get(distribution)
@@ -36,6 +39,9 @@ class Imagined:
 
     def torch_gpus(self):
         return self.usable
+
+    def cuda(self):
+        return self.runtime
 
 
 def finding(diagnosis, name):
@@ -101,6 +107,29 @@ def test_a_cuda_provider_that_does_not_start():
     assert "used by onnxruntime" in finding(diagnose(machine), "gpu").detail
 
 
+def test_the_library_that_is_missing_is_named_with_its_pip_line():
+    said = "libcublasLt.so.12: cannot open shared object file"
+    assert cure(said, "x") == "libcublasLt.so.12 is missing: pip install nvidia-cublas-cu12"
+    assert cure("libcudart.so.13: cannot", "x").endswith("pip install nvidia-cuda-runtime")
+    assert cure("libsomething.so.4: cannot", "x") == cure("no reason", "x") == "x"
+
+
+def test_tensorrt():
+    absent = finding(diagnose(Imagined()), "tensorrt")
+    assert (absent.status, "pip install tensorrt-cu13" in absent.remedy) == ("absent", True)
+    board = ["NVIDIA H200, 580.1"]
+    well = diagnose(Imagined(installed={"tensorrt-cu13": "11.4.0.106"}, gpus=board))
+    assert finding(well, "tensorrt").detail == "11.4.0.106"
+    assert finding(well, "cuda").detail == "the driver supports CUDA 13.0"
+    assert "used by tensorrt" in finding(well, "gpu").detail
+    old = finding(diagnose(Imagined(installed={"tensorrt": "10.9.0.34"})), "tensorrt")
+    assert (old.status, old.remedy) == ("problem", "pip install 'tensorrt>=10.12,<12'")
+    lost = ("", "no CUDA runtime: libcudart.so.13: cannot open shared object file")
+    ill = diagnose(Imagined(installed={"tensorrt-cu13": "11.4"}, gpus=board, cuda=lost))
+    assert problems(ill) == ["cuda", "gpu"]
+    assert finding(ill, "cuda").remedy.endswith("pip install nvidia-cuda-runtime")
+
+
 def test_a_cpu_provider_that_computes_wrongly_is_not_usable():
     diagnosis = diagnose(Imagined(installed={"torch": None}, broken={CPU: "computes 1 + 1 = 3.0"}))
     assert not diagnosis.usable
@@ -116,6 +145,9 @@ def test_every_problem_has_one_remedy():
     )
     found = [f for f in diagnose(ill).findings if f.status == "problem"]
     assert len(found) == 8
+    assert (
+        finding(diagnose(ill), "tensorrt").remedy == "libnvinfer.so.11 is missing: pip install 'tensorrt-cu13>=11,<12'"
+    )
     assert all(f.remedy and "\n" not in f.remedy for f in found)
 
 

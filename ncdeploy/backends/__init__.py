@@ -2,51 +2,83 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ncdeploy.backends.base import Backend
-from ncdeploy.backends.filetype import detect
-from ncdeploy.errors import BackendError, InputError
+from ncdeploy.backends.describe import describes_itself
+from ncdeploy.backends.filetype import detect, is_bundle
+from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
+
+if TYPE_CHECKING:
+    from ncdeploy.bundle import Bundle
 
 __all__ = ["Backend", "open_engine"]
 
 
 def open_engine(
-    path: str | os.PathLike[str],
+    path: "str | os.PathLike[str] | Bundle",
     *,
     device: str = "cpu",
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     info: ModelInfo | None = None,
     allow_module: bool = False,
+    mode: str | None = None,
 ) -> Backend:
-    """Load a model.pt, .safetensors or .onnx, whatever its name, as a callable denoiser D(x, sigma[, labels]).
+    """Load a model.pt, .safetensors, .onnx or .plan, whatever its name, as a callable denoiser D(x, sigma[, labels]).
 
-    device:    "cpu", "cuda" or "cuda:N"; there is no fallback from one to the other
+    A bundle or its folder opens its engine; of a folder, every file is checked first.
+
+    device:    "cpu", "cuda" or "cuda:N"; there is no fallback from one to the other. A .plan runs on CUDA alone, which
+               "cpu", the default, then means
     threads:   CPU threads inside one operator; None = the runtime's default
     providers: ONNX Runtime execution providers in order of preference, instead of `device`
     info:      what the model is, for an ONNX file that does not say so itself (see `info_from_flags`)
     allow_module: whether a model.pt may name Python code that makes its network, which is then imported and run
+    mode:      of model.pt, "eager", "compile" or "graphs", see `TorchBackend`; of a .plan, "graphs" (CUDA graphs, the
+               default) or "eager"
 
     Raises FileError for files that cannot be opened, BackendError for a device or provider that is not there or
     refuses the model, DependencyError when the runtime is not installed, InputError for options that do not fit.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads: got {threads}, expected at least 1, or none for the runtime's default")
+    if not isinstance(path, str | os.PathLike) or is_bundle(path):
+        path, info = _bundle_engine(path, info)
     kind = detect(path)
     if kind == "onnx":
+        if mode is not None:
+            raise InputError(f"mode: {path} runs in ONNX Runtime, which has none; leave it out")
         from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(path, device=device, threads=threads, providers=providers, info=info)
     if kind == "tensorrt":
-        raise BackendError(
-            f"{path}: is a TensorRT engine, which this version does not run; "
-            "use the model.onnx it was built from (ncdeploy export model.pt), on the CPU or with --device cuda"
-        )
+        if threads is not None or providers is not None or info is not None:
+            raise InputError(f"{path}: a TensorRT engine takes no threads, providers or description of the model")
+        if mode not in (None, "graphs", "eager"):
+            raise InputError(f"mode: got {mode!r}, expected graphs or eager for a TensorRT engine")
+        from ncdeploy.backends.tensorrt import TensorRTBackend
+
+        return TensorRTBackend(path, device="cuda" if device == "cpu" else device, graphs=mode != "eager")
     if providers is not None:
         raise InputError(f"providers: {path} runs in PyTorch, which has none; choose with device instead")
     if info is not None:
         raise InputError(f"{path} describes itself; leave out the options that describe the model")
     from ncdeploy.backends.torch import TorchBackend
 
-    return TorchBackend(path, device=device, threads=threads, allow_module=allow_module)
+    return TorchBackend(path, device=device, threads=threads, allow_module=allow_module, mode=mode or "eager")
+
+
+def _bundle_engine(
+    bundle: "str | os.PathLike[str] | Bundle", info: ModelInfo | None
+) -> tuple[Path, ModelInfo | None]:  # fmt: skip
+    """The engine of a bundle, and its description where the file has none."""
+    from ncdeploy.bundle import open_bundle
+
+    if isinstance(bundle, str | os.PathLike):
+        bundle = open_bundle(bundle)
+    if info is not None:
+        raise InputError(f"{bundle.path} describes itself; leave out the options that describe the model")
+    return bundle.engine, None if describes_itself(bundle.engine) else bundle.info

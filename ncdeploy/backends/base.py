@@ -25,11 +25,26 @@ class Backend(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def like(self) -> Any:
+        """An array of the kind that suits the backend, for `sample(like=...)`: a tensor on its GPU, where PyTorch is
+        there to make one, so that the state never leaves the device; None for NumPy."""
+        ...
+
     def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any: ...
 
     def close(self) -> None:
         """Release device memory and files; calling the backend afterwards is an error."""
         ...
+
+
+def tensor_on(device: str) -> Any:
+    """A float32 scalar of PyTorch's on a GPU, "cuda" or "cuda:N"; None without PyTorch or where it sees no GPU."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch.zeros((), device=device) if torch.cuda.is_available() else None
 
 
 def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> None:

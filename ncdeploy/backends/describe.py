@@ -3,9 +3,10 @@
 import os
 from collections.abc import Sequence
 
-from ncdeploy.backends.filetype import detect
+from ncdeploy.backends.filetype import detect, is_bundle
 from ncdeploy.backends.onnxfile import OnnxFile, Port, read_onnx
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.graphs.record import record_of
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
 
 FLAGS = "--sigma-min, --sigma-max and --sigma-data (and --num-classes if it takes labels)"
@@ -13,7 +14,7 @@ FLAGS = "--sigma-min, --sigma-max and --sigma-data (and --num-classes if it take
 
 def describes_itself(path: str | os.PathLike[str]) -> bool:
     """Whether a model file carries its record: every one but a foreign ONNX file. Raises FileError as `detect` does."""
-    return detect(path) != "onnx" or METADATA_KEY in read_onnx(path).metadata
+    return is_bundle(path) or detect(path) != "onnx" or METADATA_KEY in read_onnx(path).metadata
 
 
 def describe(path: str | os.PathLike[str], file: OnnxFile, given: ModelInfo | None = None) -> ModelInfo:
@@ -73,6 +74,9 @@ def info_from_flags(
 def check_graph(path: str | os.PathLike[str], file: OnnxFile, info: ModelInfo) -> None:
     """Raise FileError unless the graph is D(x, sigma[, labels[, guidance]]) -> denoised with a dynamic batch and
     info's shape."""
+    graph = record_of(path, file.metadata)
+    if graph is not None:
+        raise FileError(f"{path}: is a {graph.kind} graph, expected a denoiser; to run it: ncdeploy sample --engine")
     wanted = [("x", "float32", info.shape), ("sigma", "float32", ())]
     if info.num_classes:
         wanted.append(("labels", "int64", ()))

@@ -12,7 +12,8 @@ Kind = Literal["torch", "onnx", "tensorrt"]
 
 ENGINE_MAGICS = (b"ftrt", b"ptrt", b"trtf", b"trtp")
 ENGINE_SUFFIXES = (".plan", ".engine", ".trt")
-EXPECTED = "expected a model.pt or .safetensors (ncdeploy train, import) or a model.onnx (ncdeploy export)"
+EXPECTED = "expected a model.pt or .safetensors (ncdeploy train, import), a model.onnx (export) or a bundle"
+MANIFEST = "manifest.json"
 
 
 def detect(path: str | os.PathLike[str]) -> Kind:
@@ -33,6 +34,11 @@ def detect(path: str | os.PathLike[str]) -> Kind:
     if is_onnx(file):
         return "onnx"
     raise FileError(f"{path}: is not a model file; {EXPECTED}")
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder with the manifest of a bundle; `ncdeploy.open_bundle` says whether it is a good one."""
+    return (Path(path).expanduser() / MANIFEST).is_file()
 
 
 def read_head(path: str | os.PathLike[str], size: int = 8) -> bytes:

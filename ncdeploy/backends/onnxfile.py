@@ -24,7 +24,8 @@ MODEL_FIELDS |= {20: BYTES, 25: BYTES, 26: BYTES}
 IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSETS, METADATA = 1, 2, 3, 7, 8, 14
 # GraphProto
 NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12
-NODE_OP_TYPE = 4
+NODE_OP_TYPE, NODE_ATTRIBUTE = 4, 5
+ATTRIBUTE_GRAPHS = (6, 11)  # AttributeProto: g, graphs
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME = 1, 2, 8
 ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16"}
 FLOATS = (1, 10, 11, 16)
@@ -169,11 +170,24 @@ class _Graph:
     def read(self, data: Buffer) -> None:
         for number, _, value in fields(data):
             if number == NODE:
-                self.operators[_text(_only(value).get(NODE_OP_TYPE, b""))] += 1
+                self._node(_message(value))
             elif number == INITIALIZER:
                 self.tensors.append(_tensor(_message(value)))
             elif number in (INPUT, OUTPUT):
                 (self.inputs if number == INPUT else self.outputs).append(_port(value))
+
+    def _node(self, data: Buffer) -> None:
+        """Its operator and, for one such as Loop, those of the graphs in its attributes with their tensors."""
+        for number, _, value in fields(data):
+            if number == NODE_OP_TYPE:
+                self.operators[_text(value)] += 1
+            elif number == NODE_ATTRIBUTE:
+                for inner, _, graph in fields(_message(value)):
+                    if inner in ATTRIBUTE_GRAPHS:
+                        body = _Graph()
+                        body.read(_message(graph))
+                        self.operators += body.operators
+                        self.tensors += body.tensors
 
 
 def _tensor(data: Buffer) -> tuple[str, int]:

@@ -1,12 +1,13 @@
 """A denoiser in PyTorch: NumPy in, NumPy out; tensor in, tensor out."""
 
+import contextlib
 import os
 from typing import Any
 
 import numpy as np
 
 from ncdeploy.backends.base import check_inputs
-from ncdeploy.errors import BackendError, DependencyError, InputError
+from ncdeploy.errors import BackendError, DependencyError, InputError, OutOfMemoryError
 from ncdeploy.modelinfo import ModelInfo
 
 try:
@@ -18,14 +19,22 @@ except ImportError as e:
     raise DependencyError("model.pt files need PyTorch: pip install 'ncdeploy[torch]'") from e
 
 
+MODES = ("eager", "compile", "graphs")
+
+
 class TorchBackend:
     """A denoiser, or a model.pt, in eval mode and float32, without gradients.
 
     device:  "cpu", "cuda" or "cuda:N"; the denoiser is moved there
     allow_module: whether a file may name Python code that makes its network, which is then run (see `load_model`)
     threads: of PyTorch's operators, set for the whole process while the backend runs; None leaves them alone
+    mode:    "eager"; "compile", by torch.compile for any batch; "graphs", compiled for each batch size and replayed as
+             CUDA graphs, on a GPU only. The first calls of the last two take long
 
-    Raises FileError for a file that cannot be opened, BackendError for a device that is not there.
+    On a GPU, float32 is float32: TensorFloat-32 is off while the backend runs.
+
+    Raises FileError for a file that cannot be opened, BackendError for a device that is not there, InputError for a
+    mode that does not exist or does not fit the device.
     """
 
     def __init__(
@@ -35,13 +44,26 @@ class TorchBackend:
         device: str = "cpu",
         threads: int | None = None,
         allow_module: bool = False,
+        mode: str = "eager",
     ) -> None:
         self._device = _device(device)
+        if mode not in MODES:
+            raise InputError(f"mode: got {mode!r}, expected one of {', '.join(MODES)}")
+        if mode == "graphs" and self._device.type != "cuda":
+            raise InputError("mode: CUDA graphs need --device cuda; on the CPU there are eager and compile")
         denoiser = model if isinstance(model, Denoiser) else load_model(model, allow_module=allow_module)
         self._model: Denoiser | None = denoiser.to(self._device).eval()
+        self._run: Any = self._model
+        if mode == "compile":
+            self._run = torch.compile(self._model, dynamic=True)
+        elif mode == "graphs":
+            self._run = torch.compile(self._model, dynamic=False, mode="reduce-overhead")
+        self._mode = mode
         self._info = denoiser.info
         self._threads = threads
-        self._name = f"torch {torch.__version__} ({self._device})"
+        self._name = (
+            f"torch {torch.__version__} ({', '.join([str(self._device), *([mode] if mode != 'eager' else [])])})"
+        )
 
     @property
     def info(self) -> ModelInfo:
@@ -50,6 +72,10 @@ class TorchBackend:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def like(self) -> Any:
+        return torch.zeros((), device=self._device) if self._device.type == "cuda" else None
 
     def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any:
         """x float32 [B, *shape], sigma float32 [B], labels int64 [B] -> denoised float32 [B, *shape], newly allocated.
@@ -68,17 +94,27 @@ class TorchBackend:
         given = [("x", x), ("sigma", sigma), ("labels", labels)] + [("guidance", guidance)] * self._info.guidance
         inputs = [self._tensor(name, a, numpy) for name, a in given]
         try:
-            with torch.inference_mode():
-                denoised = self._model(*inputs)
+            with torch.inference_mode(), self._float32():
+                if self._mode == "graphs":
+                    torch.compiler.cudagraph_mark_step_begin()  # earlier outputs were copied
+                denoised = self._run(*inputs)
         except RuntimeError as e:
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-            raise BackendError(f"{self._name} failed on a batch of {len(x)}: {reason}") from e
+            kind = OutOfMemoryError if isinstance(e, torch.OutOfMemoryError) else BackendError
+            raise kind(f"{self._name} failed on a batch of {len(x)}: {reason}") from e
         # A copy: models may return a view of their input, and inference tensors cannot be written to by the caller.
         owned = denoised.clone()
         return owned.cpu().numpy() if numpy else owned
 
     def close(self) -> None:
-        self._model = None
+        self._model = self._run = None
+
+    def _float32(self) -> contextlib.AbstractContextManager[None]:
+        """Convolutions without TensorFloat-32, which PyTorch uses by default; matrix products are without it."""
+        if self._device.type != "cuda":
+            return contextlib.nullcontext()
+        flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        return flags
 
     def _tensor(self, name: str, array: Any, numpy: bool) -> torch.Tensor | None:
         if array is None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend, choose_providers
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError
@@ -52,6 +53,39 @@ def test_output_is_owned(engine):
     second[:] = 7
     np.testing.assert_array_equal(engine(x, sigma), kept)
     assert not np.shares_memory(first, x)
+
+
+def test_torch_tensors_are_bound_where_they_are(engine):
+    x, sigma = inputs(6)
+    wanted = engine(x, sigma)
+    tensors = torch.from_numpy(x), torch.from_numpy(sigma)
+    got = engine(*tensors)
+    assert isinstance(got, torch.Tensor)
+    np.testing.assert_array_equal(got.numpy(), wanted)
+    kept = got.clone()
+    engine(*(2 * t for t in tensors))
+    assert torch.equal(got, kept)  # the caller owns it
+    strided = torch.from_numpy(np.repeat(x, 2, axis=0))[::2]
+    np.testing.assert_array_equal(engine(strided, tensors[1]).numpy(), wanted)
+    with pytest.raises(InputError, match="all as tensors"):
+        engine(tensors[0], sigma)
+    with pytest.raises(InputError, match="all as tensors"):
+        engine(x, tensors[1])
+    with pytest.raises(InputError, match="float64"):
+        engine(tensors[0].double(), tensors[1])
+    engine.close()
+    with pytest.raises(BackendError, match="closed"):
+        engine(*tensors)
+
+
+@pytest.mark.gpu
+def test_cuda_tensors_stay_on_the_device(path):
+    x, sigma = inputs(6)
+    engine = OnnxRuntimeBackend(path, device="cuda")
+    got = engine(torch.from_numpy(x).cuda(), torch.from_numpy(sigma).cuda())
+    assert got.is_cuda
+    np.testing.assert_allclose(got.cpu().numpy(), engine(x, sigma), atol=1e-5)
+    np.testing.assert_allclose(engine(x, sigma), OnnxRuntimeBackend(path)(x, sigma), atol=1e-4)
 
 
 def test_memory_layout_does_not_matter(engine):
@@ -118,8 +152,10 @@ def test_a_provider_that_falls_back_is_an_error(path, monkeypatch):
 
 def test_choice_of_providers():
     assert choose_providers("cpu", None, [CPU]) == [(CPU, {})]
-    assert choose_providers("cuda:1", None, [CUDA, CPU]) == [(CUDA, {"device_id": "1"}), (CPU, {})]
-    assert choose_providers("cpu", ["cuda", "cpu"], [CUDA, CPU]) == [(CUDA, {}), (CPU, {})]
+    exact = {"use_tf32": "0"}  # ONNX Runtime's own default is "1"
+    assert choose_providers("cuda:1", None, [CUDA, CPU]) == [(CUDA, {"device_id": "1", **exact}), (CPU, {})]
+    assert choose_providers("cpu", ["cuda", "cpu"], [CUDA, CPU]) == [(CUDA, exact), (CPU, {})]
+    assert choose_providers("cuda", None, [CUDA, CPU], tf32=True)[0][1]["use_tf32"] == "1"
     for device in ("tpu", "cpu:0", "cuda:x", ""):
         with pytest.raises(InputError, match="device"):
             choose_providers(device, None, [CUDA, CPU])

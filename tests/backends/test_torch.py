@@ -1,5 +1,7 @@
 """The PyTorch backend: NumPy and tensors alike, no gradients, eval mode, outputs the caller owns."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from ncdeploy.backends import open_engine
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers import Mixture, build, default_config, save_model
 from ncdeploy.denoisers.base import Denoiser
-from ncdeploy.errors import BackendError, InputError
+from ncdeploy.errors import BackendError, InputError, OutOfMemoryError
 from ncdeploy.modelinfo import ModelInfo
 from oracle import GaussianMixture
 
@@ -112,3 +114,44 @@ def test_wrong_inputs_and_devices(mixture):
     engine.close()
     with pytest.raises(BackendError, match="closed"):
         engine(x, sigma)
+
+
+def test_modes(mixture):
+    with pytest.raises(InputError, match="eager, compile, graphs"):
+        TorchBackend(mixture, mode="fast")
+    with pytest.raises(InputError, match="--device cuda"):
+        TorchBackend(mixture, mode="graphs")
+
+
+def test_too_little_memory_is_an_error_of_its_own(mixture, monkeypatch):
+    def refuse(*inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(mixture, "forward", refuse)
+    with pytest.raises(OutOfMemoryError, match="batch of 7: CUDA out of memory"):
+        TorchBackend(mixture)(*inputs())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
+def test_compiled_is_eager_for_any_batch(mixture):
+    compiled, eager = TorchBackend(mixture, mode="compile"), TorchBackend(mixture)
+    assert "compile" in compiled.name
+    for batch in (7, 1, 12):
+        np.testing.assert_allclose(compiled(*inputs(batch)), eager(*inputs(batch)), atol=1e-4)
+    first = compiled(*map(torch.from_numpy, inputs()))
+    kept = first.clone()
+    compiled(*(2 * torch.from_numpy(a) for a in inputs()))
+    assert torch.equal(first, kept)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["eager", "compile", "graphs"])
+def test_on_a_gpu(mixture, mode):
+    x, sigma = inputs()
+    wanted = TorchBackend(copy.deepcopy(mixture))(x, sigma)
+    engine = TorchBackend(copy.deepcopy(mixture), device="cuda", mode=mode)
+    for _ in range(4):  # warm-up, capture, replay
+        got = engine(torch.from_numpy(x).cuda(), torch.from_numpy(sigma).cuda())
+        np.testing.assert_allclose(got.cpu().numpy(), wanted, atol=1e-3)
+    np.testing.assert_allclose(engine(x[:3], sigma[:3]), wanted[:3], atol=1e-3)

@@ -1,0 +1,41 @@
+"""When a device has too little memory: half the window, and on."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ncdeploy.errors import OutOfMemoryError
+
+Result = TypeVar("Result")
+
+
+def halve_until_it_fits(
+    run: Callable[[Any, int], Result],
+    *,
+    window: int | str | None,
+    samples: int,
+    rows: int,
+    per_node: int = 1,
+    say: Callable[[str], None],
+) -> Result:
+    """run(window, rows), with half the window after every OutOfMemoryError, then with half the samples at once.
+
+    window:   nodes per sample and call, None for sequential, "auto" if it follows from the rows
+    samples:  in all; rows: most rows of one call, per_node of them for an evaluation of D
+    say:      is told what is tried next, in one line
+
+    The samples are the same up to the tolerance, which no window changes. Raises OutOfMemoryError if one evaluation
+    does not fit.
+    """
+    while True:
+        try:
+            return run(window, rows)
+        except OutOfMemoryError as e:
+            if isinstance(window, int):
+                rows, window = min(rows, samples * window * per_node), max(1, window // 2)
+            elif window is None:
+                rows = min(rows, samples * per_node)
+            if rows <= per_node:
+                raise
+            rows = max(rows // 2, (window if isinstance(window, int) else 1) * per_node)
+            what = f"a window of {window} and " if isinstance(window, int) else ""
+            say(f"{e}; going on with {what}at most {rows} rows in a call")

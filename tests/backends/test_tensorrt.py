@@ -1,0 +1,303 @@
+"""The TensorRT backend and `ncdeploy build` on a simulated GPU: what is not TensorRT's own."""
+
+import json
+import shutil
+import threading
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+import simulated_gpu
+from ncdeploy.backends import open_engine
+from ncdeploy.backends.tensorrt import TensorRTBackend
+from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, OutOfMemoryError, ParityError
+from ncdeploy.export.precision import lower
+from ncdeploy.modelinfo import METADATA_KEY
+from ncdeploy.sampling.recipe import make_plan
+from ncdeploy.sampling.sample import sample
+from ncdeploy.tensorrt import adapter
+from ncdeploy.tensorrt.build import build_engine
+from ncdeploy.tensorrt.profiles import profiles_for
+from ncdeploy.tensorrt.sidecar import Options, read_sidecar, sidecar_path, write_sidecar
+from oracle import GaussianMixture
+from tiny_models import IMAGES, write_mixture
+
+MEANS = np.random.default_rng(0).standard_normal((20, 1, 8, 8))
+EXACT = GaussianMixture(MEANS.reshape(20, 64), 0.1)
+PROFILES = profiles_for(4, 8, 4)
+
+
+@pytest.fixture
+def device(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return simulated_gpu.install(monkeypatch)
+
+
+@pytest.fixture
+def graph(tmp_path):
+    return write_mixture(tmp_path / "model.onnx", IMAGES, MEANS)
+
+
+def make(graph, **given):
+    options = {"command": "ncdeploy build model.onnx -o model.plan", "verify": False, **given}
+    return build_engine(graph, graph.with_suffix(".plan"), PROFILES, options.pop("options", Options()), **options)
+
+
+@pytest.fixture
+def plan(device, graph):
+    made = make(graph)
+    device.log.clear()
+    return made.path
+
+
+def inputs(rows, seed=0):
+    sigma = np.geomspace(0.05, 50, rows).astype(np.float32)
+    noise = np.random.default_rng(seed).standard_normal((rows, 1, 8, 8))
+    return (sigma[:, None, None, None] * noise).astype(np.float32), sigma
+
+
+def test_the_numbers_in_both_profiles_and_back(device, plan):
+    engine = open_engine(plan)
+    assert engine.info == IMAGES
+    assert "TensorRT 11.4.0.106 (Simulated GPU)" in engine.name
+    for rows in (1, 4, 5, 32, 2, 32):
+        np.testing.assert_allclose(engine(*inputs(rows)), EXACT(*inputs(rows)), atol=2e-4)
+    assert [line for line in device.log if "profile" in line] == [f"profile {i}" for i in (0, 0, 1, 1, 0, 1)]
+    np.testing.assert_allclose(engine(*inputs(70)), EXACT(*inputs(70)), atol=2e-4)  # in parts of 32
+    strided = inputs(6)[0][::2], inputs(6)[1][::2]
+    np.testing.assert_allclose(engine(*strided), EXACT(*strided), atol=2e-4)
+    engine.close()
+
+
+def test_repeated_calls_become_a_graph_and_another_size_drops_it(device, plan):
+    engine = TensorRTBackend(plan)
+    outputs = [engine(*inputs(3, seed)) for seed in range(5)]
+    assert device.log == ["profile 0", "enqueue", "enqueue", "capture", "launch", "launch", "launch"]
+    for seed, output in enumerate(outputs):  # each from its own inputs, each owned by the caller
+        np.testing.assert_allclose(output, EXACT(*inputs(3, seed)), atol=2e-4)
+    engine(*inputs(2))
+    assert device.graphs == {}
+    for _ in range(3):
+        np.testing.assert_allclose(engine(*inputs(2, 9)), EXACT(*inputs(2, 9)), atol=2e-4)
+    assert device.log[-3:] == ["capture", "launch", "launch"]
+    engine.close()
+    plain = TensorRTBackend(plan, graphs=False)
+    device.log.clear()
+    for _ in range(4):
+        plain(*inputs(2))
+    assert set(device.log) == {"profile 0", "enqueue"}
+    plain.close()
+
+
+def test_what_cannot_be_captured_runs_without_a_graph(device, plan, monkeypatch):
+    def refuse(stream):
+        device.recording = None
+        raise BackendError("CUDA: operation not permitted when stream is capturing")
+
+    monkeypatch.setattr("ncdeploy.tensorrt.cudart.end_capture", refuse)
+    engine = TensorRTBackend(plan)
+    for seed in range(4):
+        np.testing.assert_allclose(engine(*inputs(3, seed)), EXACT(*inputs(3, seed)), atol=2e-4)
+    assert device.log.count("enqueue") == 4
+    engine.close()
+
+
+def test_sampling_in_sequence_and_in_parallel(device, plan):
+    engine = open_engine(plan)
+    steps = make_plan("ddim", 12, sigma_min=0.02, sigma_max=80.0, schedule="karras")
+    exact = sample(engine, steps, seeds=range(4))
+    fast = sample(engine, steps, seeds=range(4), window=8, tolerance=0, max_rows=engine.max_rows)
+    assert np.abs(fast.samples - exact.samples).max() < 1e-4
+    assert {"profile 0", "profile 1"} <= set(device.log)
+    engine.close()
+
+
+def test_everything_is_released(device, plan, monkeypatch):
+    engine = TensorRTBackend(plan)
+    for rows in (3, 3, 3, 20):
+        engine(*inputs(rows))
+    assert device.held > 0
+    engine.close()
+    engine.close()
+    assert device.held == 0
+    with pytest.raises(BackendError, match="closed"):
+        engine(*inputs(3))
+    forgotten = TensorRTBackend(plan)
+    forgotten(*inputs(3))
+    del forgotten
+    assert device.held == 0
+    monkeypatch.setattr("ncdeploy.tensorrt.cudart.new_event", lambda: (_ for _ in ()).throw(BackendError("no event")))
+    with pytest.raises(BackendError, match="no event"):
+        TensorRTBackend(plan)(*inputs(3))
+    assert device.held == 0
+
+
+def test_too_little_memory_is_said_and_the_engine_goes_on(device, plan):
+    engine = TensorRTBackend(plan)
+    device.room = 3000
+    with pytest.raises(OutOfMemoryError):
+        engine(*inputs(20))
+    np.testing.assert_allclose(engine(*inputs(4)), EXACT(*inputs(4)), atol=2e-4)
+    engine.close()
+    assert device.held == 0
+
+
+def test_each_thread_has_its_own_context(device, plan):
+    engine = TensorRTBackend(plan)
+    results = {}
+
+    def work(seed):
+        for _ in range(4):
+            results[seed] = engine(*inputs(3 + seed, seed))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert simulated_gpu.Engine.contexts == 2
+    for seed, result in results.items():
+        np.testing.assert_allclose(result, EXACT(*inputs(3 + seed, seed)), atol=2e-4)
+    engine.close()
+    assert device.held == 0
+
+
+def test_labels_and_guidance_are_inputs(device, tmp_path):
+    graph = write_mixture(tmp_path / "c.onnx", replace(IMAGES, num_classes=3), MEANS)
+    engine = open_engine(make(graph).path)
+    x, sigma = inputs(4)
+    np.testing.assert_allclose(engine(x, sigma, np.arange(4)), EXACT(x, sigma), atol=2e-4)
+    with pytest.raises(InputError, match="3 = unconditional"):
+        engine(x, sigma, np.array([0, 1, 2, 4]))
+    engine.close()
+
+
+def test_a_build_says_everything_in_its_record(device, graph):
+    stages = []
+    made = make(graph, verify=True, on_stage=stages.append)
+    assert not made.reused
+    record = read_sidecar(made.path)
+    assert record == made.sidecar
+    assert record.parity["ok"] is True
+    assert record.model == IMAGES
+    assert record.layers == {"fp32": 2}
+    assert record.device_memory == 12345
+    assert (record.tensorrt, record.compute_capability, record.device) == ("11.4.0.106", (9, 0), "Simulated GPU")
+    assert {1, 4, 16, 32} <= {rows for rows, _ in record.latency}
+    assert all(seconds > 0 for _, seconds in record.latency)
+    assert stages == ["building the engine", "reading its layers back", "comparing with the graph", "timing calls"]
+    assert made.path.read_bytes() == b"ftrt" + graph.read_bytes()  # nothing of ours inside
+    assert device.held == 0
+
+
+def test_the_same_inputs_are_not_built_again(device, graph):
+    make(graph)
+    assert make(graph).reused
+    assert not make(graph, reuse=False).reused
+    assert [line for line in device.log if "build" in line] == ["build 0", "build 7"]  # with the timings of the first
+    assert not make(graph, options=Options(version_compatible=True)).reused
+    assert not make(graph, verify=True).reused  # that one was never compared
+    assert make(graph, verify=True).reused
+    kept = next((graph.parent / "cache" / "ncdeploy" / "engines").glob("*.plan"))
+    for file in kept.parent.glob("*.plan"):
+        file.write_bytes(file.read_bytes() + b"x")
+    assert not make(graph).reused  # a damaged one is not used
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(device, graph, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert not make(graph).reused
+    assert open_engine(graph.with_suffix(".plan")).info == IMAGES
+
+
+def test_an_engine_that_computes_something_else_is_not_written(device, graph, monkeypatch):
+    other = write_mixture(graph.parent / "other.onnx", IMAGES, MEANS * 1.1)
+    honest = adapter.build
+    monkeypatch.setattr(adapter, "build", lambda onnx, *rest: honest(other, *rest))
+    with pytest.raises(ParityError, match="no engine was written, it disagrees"):
+        make(graph, verify=True)
+    assert not graph.with_suffix(".plan").exists()
+    assert not make(graph, verify=False).reused  # nor kept in the cache
+    assert device.held == 0
+
+
+def test_an_engine_that_lost_its_precision_is_not_written(device, graph):
+    half = write_mixture(graph.parent / "half.onnx", replace(IMAGES, precision="fp16"), MEANS)  # its graph is float32
+    with pytest.raises(BackendError, match=r"not fp16: of 2 layers .* 2 compute in fp32"):
+        make(half)
+    assert not half.with_suffix(".plan").exists()
+
+
+@pytest.mark.parametrize(("precision", "type_"), [("fp16", "fp16"), ("bf16", "bf16"), ("tf32", "fp32")])
+def test_engines_in_every_precision(device, graph, precision, type_):
+    info = replace(IMAGES, precision=precision)
+    model = onnx.load(graph)
+    for i, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{i}"
+    # In half precision the logits of a mixture do not agree; the noise level of its coarsest product does.
+    lowered = lower(model, precision, ["MatMul_4"]).model if precision != "tf32" else model
+    onnx.helper.set_model_props(lowered, {METADATA_KEY: info.to_json()})
+    onnx.save(lowered, graph)
+    made = make(graph, verify=True)
+    assert set(made.sidecar.layers) == {type_}
+    assert made.sidecar.parity["ok"] is True
+    assert made.sidecar.options.tf32 is (precision == "tf32")
+    assert open_engine(made.path).info.precision == precision
+
+
+def test_preflight_before_tensorrt_sees_the_file(device, plan, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(adapter, "Engine", lambda *a, **k: loaded.append(a))
+    record = read_sidecar(plan)
+    write_sidecar(plan, replace(record, compute_capability=(8, 6), device="NVIDIA A10"))
+    with pytest.raises(
+        BackendError, match=r"capability 8.6 \(NVIDIA A10\), this GPU has 9.0; build it .*: ncdeploy build"
+    ):
+        open_engine(plan)
+    write_sidecar(plan, record)
+    plan.write_bytes(plan.read_bytes()[:-1] + b"!")
+    with pytest.raises(FileError, match=r"not the file that .* describes .* ncdeploy build model.onnx -o model.plan"):
+        open_engine(plan)
+    sidecar_path(plan).unlink()
+    with pytest.raises(FileError, match=r"model.plan.json is missing beside it.*ncdeploy build"):
+        open_engine(plan)
+    assert loaded == []
+
+
+def test_host_code_only_for_plans_that_need_it(device, graph):
+    for compatible in (False, True):
+        engine = TensorRTBackend(make(graph, options=Options(version_compatible=compatible)).path)
+        assert engine._engine.host_code is compatible
+        engine.close()
+
+
+def test_a_stripped_plan_wants_its_graph_beside_it(device, graph, tmp_path):
+    made = make(graph, options=Options(stripped=True))
+    TensorRTBackend(made.path).close()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for file in (made.path, sidecar_path(made.path)):
+        shutil.copy(file, elsewhere)
+    with pytest.raises(FileError, match="put the model\\.onnx it was built from beside it"):
+        TensorRTBackend(elsewhere / made.path.name)
+
+
+def test_options_that_do_not_fit(device, plan):
+    with pytest.raises(InputError, match="cuda or cuda:N"):
+        TensorRTBackend(plan, device="tpu")
+    with pytest.raises(InputError, match="takes no threads"):
+        open_engine(plan, threads=2)
+    with pytest.raises(InputError, match="graphs or eager"):
+        open_engine(plan, mode="compile")
+
+
+def test_without_tensorrt_and_gpu_one_line(graph, plan, monkeypatch):
+    monkeypatch.undo()
+    with pytest.raises(
+        DependencyError, match=r"TensorRT is not installed.*pip install.*sample --engine model.onnx"
+    ) as e:
+        open_engine(plan)
+    assert "\n" not in str(e.value)
+    assert json.loads(sidecar_path(plan).read_text())["onnx"] == "model.onnx"
