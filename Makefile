@@ -15,10 +15,15 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/ncdeploy demo -o demo
 
-test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+test: $(READY) build/onnxruntime
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal -m "not slow"
+	@command -v cmake c++ >/dev/null || echo "*** NOT TESTED: the C++ SDK (cmake and a C++17 compiler are missing) ***"
+	@test -d build/onnxruntime/include || echo "*** NOT TESTED: the C++ SDK on ONNX Runtime (no headers) ***"
 
-test-slow: $(READY)
+build/onnxruntime: $(READY)
+	-PYTHON=$(BIN)/python engines/cpp/fetch_onnxruntime.sh $@
+
+test-slow: $(READY) build/onnxruntime
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --timeout 1200
 
 check: $(READY)

@@ -14,6 +14,7 @@ from ncdeploy.errors import (
 
 if TYPE_CHECKING:
     from ncdeploy.backends import open_engine
+    from ncdeploy.bundle import Bundle, open_bundle
     from ncdeploy.modelinfo import ErrorCurve, ModelInfo
     from ncdeploy.sampling import schedules, solvers
     from ncdeploy.sampling.plan import Plan, PlanBuilder
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 # Looked up on first use, so that `import ncdeploy` costs nothing and the command line starts at once.
 _HOME = {
+    "Bundle": "ncdeploy.bundle",
     "ErrorCurve": "ncdeploy.modelinfo",
     "ModelInfo": "ncdeploy.modelinfo",
     "Plan": "ncdeploy.sampling.plan",
@@ -33,6 +35,7 @@ _HOME = {
     "Sweep": "ncdeploy.sampling.result",
     "iterate": "ncdeploy.sampling.sample",
     "make_plan": "ncdeploy.sampling.recipe",
+    "open_bundle": "ncdeploy.bundle",
     "open_engine": "ncdeploy.backends",
     "sample": "ncdeploy.sampling.sample",
     "schedules": "ncdeploy.sampling",
@@ -41,6 +44,7 @@ _HOME = {
 
 __all__ = [
     "BackendError",
+    "Bundle",
     "DependencyError",
     "ErrorCurve",
     "FileError",
@@ -55,6 +59,7 @@ __all__ = [
     "Sweep",
     "iterate",
     "make_plan",
+    "open_bundle",
     "open_engine",
     "sample",
     "schedules",

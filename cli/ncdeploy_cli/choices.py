@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ncdeploy.bundle import Bundle
     from ncdeploy.modelinfo import ModelInfo
     from ncdeploy.sampling.plan import Plan
+    from ncdeploy.sampling.sample import Window
 
-DEFAULT_WINDOW = 32
+DEFAULT_WINDOW = 32  # nodes of a sample in one call, where nothing is known of the engine
 BATCH_VALUES = 1 << 18  # inputs of one network call, 1 MiB; the activations of a U-Net take some hundred times that
 
 
@@ -63,6 +65,39 @@ def choose_plan(info: "ModelInfo", **given: Any) -> "Plan":
     takes = SCHEDULE_OPTIONS.get(schedule, ())
     dropped = {"sigma_min", "sigma_max", "spacing", "levels"} - set(takes) - set(given)
     return make_plan(**{name: value for name, value in chosen.items() if name not in dropped})
+
+
+def choose_run(
+    bundle: "Bundle | None", info: "ModelInfo", name: str | None, *, parallel: bool | None, window: "Window",
+    tolerance: float | None, **given: Any,
+) -> "tuple[Plan, Window, float | None]":  # fmt: skip
+    """The plan, and its window and tolerance where they were not said: of a bundle, the plan `name` or the first,
+    unless arguments of `make_plan` are given; of any other engine, what `choose_plan` returns.
+
+    Raises InputError for a name without a bundle, or beside arguments of `make_plan`.
+    """
+    asked = [f"--{option.replace('_', '-')}" for option, value in given.items() if value is not None]
+    if name is not None and bundle is None:
+        raise InputError(f"--plan {name}: only a bundle has plans; choose with --solver and --steps")
+    if name is not None and asked:
+        raise InputError(f"--plan {name}: {asked[0]} asks for another plan; leave one of them out")
+    if bundle is None or asked:
+        return choose_plan(info, **given), window, tolerance
+    stored = bundle.plan(name)
+    if parallel and window is None:
+        window = stored.window
+    if window is not None and parallel is not False and tolerance is None:
+        tolerance = stored.tolerance
+    return stored.plan, window, tolerance
+
+
+def parse_window(text: str | None) -> "Window":
+    """What --window says: a number, "auto", or nothing. Raises InputError for anything else."""
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    if not text.isdecimal():
+        raise InputError(f'--window {text}: expected a number of nodes, or "auto"')
+    return int(text)
 
 
 def choose_classes(text: str | None, n: int, info: "ModelInfo") -> "NDArray[np.int64] | None":
@@ -121,19 +156,19 @@ def outside_training(plan: "Plan", info: "ModelInfo") -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a plan is computed: `window` None is sequential; `rows` is the most in one network call.
+    """How a plan is computed: `window` None is sequential, "auto" is chosen; `rows` is the most in one network call.
 
     per_node: rows that one evaluation of D takes, 2 with guidance
     """
 
-    window: int | None
+    window: "Window"
     tolerance: float | None
     rows: int
     per_node: int = 1
 
     @classmethod
     def choose(
-        cls, plan: "Plan", info: "ModelInfo", *, parallel: bool | None, window: int | None,
+        cls, plan: "Plan", info: "ModelInfo", *, parallel: bool | None, window: "Window",
         tolerance: float | None, batch: int | None, guided: bool = False,
     ) -> "Execution":  # fmt: skip
         """Fill in what was not said. Raises InputError for options that would do nothing, and for `batch` < 1."""
@@ -141,13 +176,14 @@ class Execution:
             for option, value in (("--window", window), ("--tolerance", tolerance)):
                 if value is not None:
                     raise InputError(f"{option}: sequential sampling has none; add --parallel or leave it out")
-            width = None
+            width: Window = None
         else:
-            width = min(DEFAULT_WINDOW, plan.evaluations) if window is None else window
+            width = "auto" if window is None else window
         if batch is not None and batch < 1:
             raise InputError(f"--batch: got {batch}, expected at least 1 row in a network call")
         per_node = 2 if guided else info.evaluations
-        rows = max(BATCH_VALUES // info.dim, (width or 1) * per_node) if batch is None else batch
+        least = (width if isinstance(width, int) else 1) * per_node
+        rows = max(BATCH_VALUES // info.dim, least) if batch is None else batch
         return cls(window=width, tolerance=tolerance, rows=rows, per_node=per_node)
 
     def sequential_depth(self, plan: "Plan", n: int) -> int:

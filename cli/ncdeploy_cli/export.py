@@ -1,12 +1,17 @@
 """`ncdeploy export`: model.pt to a self-describing, verified model.onnx."""
 
+import contextlib
+import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ncdeploy_cli import console
+from ncdeploy_cli.choices import choose_plan
+
+_GRAPH = "With the sampler inside"
 
 
 def export(
@@ -15,7 +20,14 @@ def export(
         Path | None,
         typer.Option("--output", "-o", help="The file to write.", show_default="the model's name with .onnx"),
     ] = None,
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operators: 18, 19 or 20.")] = 20,
+    opset: Annotated[int, typer.Option(help="Version of the ONNX operators: 18, 19 or 20; bf16 needs 22.")] = 20,
+    precision: Annotated[
+        str, typer.Option(help="Of convolutions and matrix products: fp32, tf32, fp16 or bf16; the rest stays float32.")
+    ] = "fp32",
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(help='A layer to keep in float32, such as "network.outer" or "*.attention".', show_default="none"),
+    ] = None,
     guidance: Annotated[
         bool, typer.Option("--guidance", help="Add an input of weights of classifier-free guidance, one per row.")
     ] = False,
@@ -23,10 +35,12 @@ def export(
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch before the file is put in place.")
     ] = True,
     tolerance: Annotated[
-        float | None, typer.Option(help="Largest difference of D, in model units.", show_default="1e-4")
+        float | None,
+        typer.Option(help="Largest difference of D, in model units.", show_default="1e-4; 0.02 fp16, 0.1 bf16"),
     ] = None,
     trajectory_tolerance: Annotated[
-        float | None, typer.Option(help="Largest rms difference of a sample.", show_default="1e-3")
+        float | None,
+        typer.Option(help="Largest rms difference of a sample.", show_default="1e-3; 0.01 fp16, 0.03 bf16"),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the comparison.", show_default="all")
@@ -34,16 +48,60 @@ def export(
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
     ] = False,
+    graph: Annotated[
+        str,
+        typer.Option(help="denoiser; sampler: noise in, samples out; sweep: for a host loop.", rich_help_panel=_GRAPH),
+    ] = "denoiser",
+    solver: Annotated[
+        str | None,
+        typer.Option(help="Of the plan inside.", show_default="the model's own", rich_help_panel=_GRAPH),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the solver.", show_default="the model's own", rich_help_panel=_GRAPH)
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Noise levels: karras, exponential, ddpm or cosine.",
+            show_default="the solver's usual",
+            rich_help_panel=_GRAPH,
+        ),
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="Noise of ddim, 0 to 1.", show_default="0", rich_help_panel=_GRAPH)
+    ] = None,
+    plan_input: Annotated[
+        bool,
+        typer.Option(
+            "--plan-input/--plan-inside",
+            help="Take any plan as input, or carry this one.",
+            show_default="inside",
+            rich_help_panel=_GRAPH,
+        ),
+    ] = False,
+    window: Annotated[
+        int | None, typer.Option(help="Nodes per sample and call.", show_default="32, or all", rich_help_panel=_GRAPH)
+    ] = None,
+    sweeps: Annotated[
+        int | None, typer.Option(help="Sweeps of a call, for sweep.", show_default="4", rich_help_panel=_GRAPH)
+    ] = None,
+    fixed_rows: Annotated[
+        bool,
+        typer.Option(
+            "--fixed-rows",
+            help="Evaluate whole windows, as TensorRT's loops need; for sampler.",
+            rich_help_panel=_GRAPH,
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write a model as ONNX: one file, any batch size, a noise level per row, and a description of itself.
 
     The file is compared with PyTorch over all noise levels, several batch sizes and whole sampled trajectories,
-    and written only if they agree.
+    and written only if they agree. A sampler or sweep graph is also compared with the host loop on the same noise.
     """
     from ncdeploy.errors import InputError
     from ncdeploy.files import check_writable
-    from ncdeploy.parity import TOLERANCE, TRAJECTORY_TOLERANCE
 
     if not verify:
         for option, value in (
@@ -51,32 +109,83 @@ def export(
         ):  # fmt: skip
             if value is not None:
                 raise InputError(f"{option}: nothing is compared with --no-verify; leave one of them out")
+    of_plan = {"solver": solver, "steps": steps, "schedule": schedule, "eta": eta}
+    _check_graph(graph, {**of_plan, "plan_input": plan_input or None, "window": window}, sweeps, fixed_rows)
     target = model.with_suffix(".onnx") if output is None else output
     if target.expanduser().resolve() == model.expanduser().resolve():
         raise InputError(f"--output {target}: is the model itself; choose another name")
     check_writable(target)
     start = time.perf_counter()
-    with console.stderr().status("opening the model") as status:
+    with contextlib.ExitStack() as stack:
+        status = stack.enter_context(console.stderr().status("opening the model"))
         from ncdeploy.export import export_onnx  # first: without PyTorch it says what to install
         from ncdeploy.denoisers.checkpoint import load_model  # isort: skip
 
+        denoiser = load_model(model, allow_module=trust)
+        inside = None
+        if graph != "denoiser":
+            from ncdeploy.export.compose import SWEEPS, choose_record, export_graph
+
+            record = choose_record(
+                choose_plan(denoiser.info, **of_plan), denoiser.info, kind=graph, window=window,
+                sweeps=SWEEPS if sweeps is None else sweeps, plan_input=plan_input,
+                fixed_rows=fixed_rows,
+            )  # fmt: skip
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         done = export_onnx(
-            load_model(model, allow_module=trust),
-            target,
+            denoiser,
+            target if graph == "denoiser" else Path(folder) / "model.onnx",
             opset=opset,
+            precision=precision,
+            keep_fp32=keep_fp32 or (),
             guidance=guidance,
             verify=verify,
-            tolerance=TOLERANCE if tolerance is None else tolerance,
-            trajectory_tolerance=TRAJECTORY_TOLERANCE if trajectory_tolerance is None else trajectory_tolerance,
+            tolerance=tolerance,
+            trajectory_tolerance=trajectory_tolerance,
             threads=threads,
             on_stage=status.update,
         )
+        if graph != "denoiser":
+            inside = export_graph(
+                done.path, target, record, verify=verify, threads=threads, on_stage=status.update
+            )  # fmt: skip
+    written = done if inside is None else inside
     if as_json:
         parity = None if done.parity is None else done.parity.to_dict()
-        record = {"output": str(done.path), "bytes": done.size, "opset": done.opset, "ir_version": done.ir_version}
-        console.print_json({**record, "weights_digest": done.info.weights_digest, "parity": parity})
+        facts: dict[str, Any] = {"opset": done.opset, "ir_version": done.ir_version, "graph": graph}
+        facts |= {"output": str(written.path), "bytes": written.size}
+        if inside is not None:
+            facts |= {"plan": inside.record.plan.name, "plan_input": plan_input, "window": inside.record.window}
+            facts["agreement"] = None if inside.agreement is None else inside.agreement.to_dict()
+        facts |= {"precision": precision, "low": list(done.low), "kept": list(done.kept)}
+        console.print_json({**facts, "weights_digest": done.info.weights_digest, "parity": parity})
         return
     out = console.stdout()
     took = console.duration(time.perf_counter() - start)
-    out.print(f"{done.path}: {done.size / 1e6:.2f} MB, opset {done.opset}, IR {done.ir_version}, in {took}")
+    out.print(f"{written.path}: {written.size / 1e6:.2f} MB, opset {done.opset}, IR {done.ir_version}, in {took}")
+    if done.low:
+        kept = f", {len(done.kept)} kept in fp32" if done.kept else ""
+        out.print(
+            f"{precision}: {len(done.low)} layers{kept}; norms, softmax, noise embedding, preconditioning in fp32"
+        )
     out.print("not compared with PyTorch" if done.parity is None else f"agrees with PyTorch: {done.parity.summary}")
+    if inside is not None:
+        out.print(inside.record.describe())
+        if inside.agreement is not None:
+            out.print(f"agrees with the host loop: {inside.agreement.summary}")
+
+
+def _check_graph(graph: str, given: dict[str, Any], sweeps: int | None, fixed_rows: bool) -> None:
+    """Raise InputError for a kind that there is not, and for options that would do nothing."""
+    from ncdeploy.errors import InputError
+    from ncdeploy.graphs.record import KINDS
+
+    if graph not in KINDS:
+        raise InputError(f"--graph {graph}: expected one of {', '.join(KINDS)}")
+    asked = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if graph == "denoiser" and asked:
+        raise InputError(f"{asked[0]}: a denoiser has no plan in it; add --graph sampler or sweep, or leave it out")
+    if graph != "sweep" and sweeps is not None:
+        raise InputError("--sweeps: is of a sweep graph; add --graph sweep, or leave it out")
+    if graph != "sampler" and fixed_rows:
+        raise InputError("--fixed-rows: is of a sampler graph; add --graph sampler, or leave it out")

@@ -19,7 +19,7 @@ _SHOWN = ("shape", "num_classes", "unconditional", "sigma_min", "sigma_max", "si
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="model.pt, model.onnx or samples.npz.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="model.pt, model.onnx, samples.npz or a bundle.", show_default=False)],
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
     ] = False,
@@ -67,6 +67,8 @@ def _of_model(info: "ModelInfo") -> Iterator[tuple[str, str]]:
     yield "sample shape", " x ".join(map(str, info.shape))
     yield "trained noise", f"sigma {info.sigma_min:g} .. {info.sigma_max:g}, data std {info.sigma_data:.4g}"
     yield "labels", info.describe_labels() if info.num_classes else "none"
+    if info.precision != "fp32":
+        yield "precision", f"{info.precision} in convolutions and matrix products; inputs and output float32"
     if info.guidance:
         yield "guidance", "a weight per row, 1 if not given; the network sees every row twice"
     settings = ", ".join(

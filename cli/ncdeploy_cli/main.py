@@ -9,7 +9,23 @@ import typer
 from typer.core import TyperGroup
 
 from ncdeploy.errors import NcdeployError
-from ncdeploy_cli import console, demo, doctor, export, import_, inspect, sample, train, verify
+from ncdeploy_cli import (
+    bench,
+    build,
+    bundle,
+    console,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    import_,
+    inspect,
+    sample,
+    train,
+    triton,
+    tune,
+    verify,
+)
 
 _EXTRAS = {"onnxruntime": "cpu", "diffusers": "diffusers"} | dict.fromkeys(
     ("torch", "onnx", "onnxscript", "accelerate", "sklearn", "safetensors"), "torch"
@@ -73,9 +89,15 @@ def _show_version(asked: bool) -> None:
 app.command(rich_help_panel="Make a model")(train.train)
 app.command("import", rich_help_panel="Make a model")(import_.import_model)
 app.command(rich_help_panel="Deploy")(export.export)
+app.command(rich_help_panel="Deploy")(build.build)
 app.command(rich_help_panel="Deploy")(verify.verify)
+app.command(rich_help_panel="Deploy")(bundle.bundle)
+app.command(rich_help_panel="Deploy")(triton.triton)
 app.command(rich_help_panel="Sample")(sample.sample)
+app.command(rich_help_panel="Sample")(tune.tune)
 app.command(rich_help_panel="Sample")(demo.demo)
+app.command(rich_help_panel="Look")(evaluate.evaluate)
+app.command(rich_help_panel="Look")(bench.bench)
 app.command(rich_help_panel="Look")(inspect.inspect)
 app.command(rich_help_panel="Look")(doctor.doctor)
 

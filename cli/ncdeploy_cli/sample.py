@@ -7,14 +7,15 @@ import typer
 
 from ncdeploy_cli import console
 from ncdeploy_cli.choices import (
-    DEFAULT_WINDOW,
     Execution,
     check_guidance,
     choose_classes,
-    choose_plan,
+    choose_run,
     describe,
     outside_training,
+    parse_window,
 )
+from ncdeploy_cli.tune import tuned
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +27,9 @@ _PLAN, _RUN, _FILE = "Which samples", "How they are computed", "A file that does
 
 
 def sample(
-    engine: Annotated[Path, typer.Option("--engine", "-e", help="Model to run: model.onnx or model.pt.")],
+    engine: Annotated[
+        Path, typer.Option("--engine", "-e", help="Model to run: model.onnx, model.pt, model.plan or a bundle.")
+    ],
     output: Annotated[
         str | None,
         typer.Option(
@@ -55,6 +58,10 @@ def sample(
             show_default="none",
             rich_help_panel=_PLAN,
         ),
+    ] = None,
+    plan_name: Annotated[
+        str | None,
+        typer.Option("--plan", help="A plan of the bundle.", show_default="its first", rich_help_panel=_PLAN),
     ] = None,
     solver: Annotated[
         str | None,
@@ -97,10 +104,10 @@ def sample(
         ),
     ] = None,
     window: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Nodes per sample and call; implies --parallel.",
-            show_default=f"{DEFAULT_WINDOW}, or all",
+            help="Nodes per sample and call, or auto: what is fastest here, sequential included. Implies --parallel.",
+            show_default="auto",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -117,6 +124,14 @@ def sample(
         typer.Option(help="Most rows in one network call.", show_default="by sample size", rich_help_panel=_RUN),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=_RUN)] = "cpu",
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="eager, compile or graphs (CUDA graphs) for a model.pt; graphs or eager for a .plan.",
+            show_default="eager; graphs",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads.", show_default="the runtime's choice", rich_help_panel=_RUN)
     ] = None,
@@ -146,59 +161,97 @@ def sample(
     Example:  ncdeploy sample --engine model.onnx --parallel -n 64 -o samples.png
     """
     from ncdeploy.backends import open_engine
+    from ncdeploy.backends.filetype import is_bundle
+    from ncdeploy.backends.memory import halve_until_it_fits
+    from ncdeploy.bundle import open_bundle
     from ncdeploy.drawing import images
+    from ncdeploy.graphs.run import is_graph
+    from ncdeploy.sampling.arrays import to_host
     from ncdeploy.sampling.sample import TOLERANCE
     from ncdeploy.sampling.sample import sample as run_plan
 
+    if is_graph(engine):
+        from ncdeploy_cli.sample_graph import sample_graph
+
+        result, plan, how, output = sample_graph(
+            engine, output=output, n=n, seed=seed, labels=labels, guidance=guidance, tolerance=tolerance, batch=batch,
+            device=device, threads=threads,
+            plan={"solver": solver, "steps": steps, "schedule": schedule, "eta": eta, "sigma_min": sigma_min,
+                  "sigma_max": sigma_max},
+            without={"plan": plan_name, "window": window, "sequential": True if parallel is False else None,
+                     "shape": shape, "sigma_data": sigma_data, "num_classes": num_classes, "mode": mode},
+        )  # fmt: skip
+        _report(result, plan, how, n, output, guidance, json)
+        return
     described = describe(
         engine, shape=shape, sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data, num_classes=num_classes
     )
     if described is not None:
         sigma_min = sigma_max = None  # they describe the model, whose range is the default of the schedule
-    backend = open_engine(engine, device=device, threads=threads, info=described, allow_module=trust)
+    bundle = open_bundle(engine) if is_bundle(engine) else None
+    backend = open_engine(
+        bundle or engine, device=device, threads=threads, info=described, allow_module=trust, mode=mode
+    )
     info = backend.info
+    batch = getattr(backend, "max_rows", None) if batch is None else batch  # an engine's own limit
     output = output or ("samples.png" if len(info.shape) == 3 or info.shape == (2,) else "samples.npz")
     images.check_output(output, info)
     check_guidance(guidance, labels, info)
     classes = choose_classes(labels, n, info)
-    plan = choose_plan(
-        info, solver=solver, steps=steps, schedule=schedule, eta=eta, sigma_min=sigma_min, sigma_max=sigma_max
-    )
+    plan, width, tolerance = choose_run(
+        bundle, info, plan_name, parallel=parallel, window=parse_window(window), tolerance=tolerance, solver=solver,
+        steps=steps, schedule=schedule, eta=eta, sigma_min=sigma_min, sigma_max=sigma_max,
+    )  # fmt: skip
     how = Execution.choose(
-        plan, info, parallel=parallel, window=window, tolerance=tolerance, batch=batch, guided=guidance is not None
+        plan, info, parallel=parallel, window=width, tolerance=tolerance, batch=batch, guided=guidance is not None
     )
     warning = outside_training(plan, info)
     if warning:
         console.warn(warning)
 
+    latency = tuned(engine, backend, how.rows, threads) if how.window == "auto" else None
     with console.progress(plan.name, n * len(plan), "nodes") as bar:
 
         def show(sweep: "Sweep") -> None:
             bar.update(bar.task_ids[0], completed=int(sweep.accepted.sum()), note=f"{sweep.calls} network calls")
 
-        result = run_plan(
-            backend, plan, shape=info.shape, seeds=range(seed, seed + n),
-            labels=None if classes is None else classes.tolist(), guidance=guidance, window=how.window,
-            tolerance=TOLERANCE if tolerance is None else tolerance, error_curve=info.error_curve,
-            max_rows=how.rows, on_sweep=show,
-        )  # fmt: skip
+        def attempt(window: Any, rows: int) -> "Result":
+            return run_plan(
+                backend, plan, shape=info.shape, seeds=range(seed, seed + n),
+                labels=None if classes is None else classes.tolist(), guidance=guidance, window=window, latency=latency,
+                tolerance=TOLERANCE if tolerance is None else tolerance, error_curve=info.error_curve,
+                max_rows=rows, on_sweep=show, like=backend.like,
+            )  # fmt: skip
+
+        result = halve_until_it_fits(
+            attempt, window=how.window, samples=n, rows=how.rows, per_node=how.per_node, say=console.warn
+        )
     backend.close()
-    images.save_samples(output, result.samples, info, labels=classes)
+    images.save_samples(output, to_host(result.samples), info, labels=classes)
+    _report(result, plan, how, n, output, guidance, json)
+
+
+def _report(
+    result: "Result", plan: "Plan", how: Execution, n: int, output: str, guidance: float | None, json: bool
+) -> None:
     if json:
         console.print_json({**_record(result, plan, how, n, output), "guidance": guidance})
     else:
+        if result.choice is not None:
+            console.stdout().print(str(result.choice))
         console.stdout().print(_summary(result, plan, how, n))
         console.stdout().print(f"wrote {output}")
 
 
 def _record(result: "Result", plan: "Plan", how: Execution, n: int, output: str) -> dict[str, Any]:
     """What --json prints; sweeps are a mean over samples, residual the largest of them."""
-    name, _, steps = plan.name.rpartition("-")
+    name, _, steps = plan.name.rpartition("-")  # in a bundle, people may name plans otherwise
     return {
         "n": n,
-        "solver": name,
-        "steps": int(steps),
-        "window": how.window,
+        "solver": name or plan.name,
+        "steps": int(steps) if steps.isdecimal() else None,
+        "window": result.window,
+        "auto": how.window == "auto",
         "depth": result.depth,
         "nfe": result.nfe,
         "sweeps": float(result.sweeps.mean()),
@@ -214,7 +267,7 @@ def _record(result: "Result", plan: "Plan", how: Execution, n: int, output: str)
 def _summary(result: "Result", plan: "Plan", how: Execution, n: int) -> "Table":
     from rich.table import Table
 
-    mode = "sequential" if how.window is None else f"parallel, window {how.window}"
+    mode = "sequential" if result.window is None else f"parallel, window {result.window}"
     table = Table(box=None, title=f"{n} samples, {plan.name}, {mode}", title_justify="left", title_style="bold")
     table.add_column("")
     table.add_column("this run", justify="right")
@@ -223,7 +276,7 @@ def _summary(result: "Result", plan: "Plan", how: Execution, n: int) -> "Table":
         ("NFE", f"{result.nfe:.1f}", f"{how.sequential_nfe(plan)}", "evaluations per sample"),
         ("wall time", console.duration(result.wall_s), "", f"{console.duration(result.engine_s)} of it in the network"),
     ]
-    if how.window is None:
+    if result.window is None:
         for name, this, _, note in rows:
             table.add_row(name, this, note)
         return table

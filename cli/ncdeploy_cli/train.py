@@ -45,6 +45,9 @@ def train(
         typer.Option(help="denoising, or contrastive for both losses together.", show_default="denoising"),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps in all.", show_default="1000")] = None,
+    weighting: Annotated[
+        str | None, typer.Option(help="Of noise levels while denoising: edm, likelihood or ddpm.", show_default="edm")
+    ] = None,
     conditional: Annotated[
         bool | None, typer.Option("--conditional", help="Learn the labels of the data, to sample classes at will.")
     ] = None,
@@ -76,7 +79,18 @@ def train(
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores", rich_help_panel="Optimiser")
     ] = None,
     contrastive_weight: Annotated[float | None, _contrastive("Weight, per dimension.", "0.1")] = None,
-    contrastive_points: Annotated[int | None, _contrastive("Samples of each batch that it sees.", "2")] = None,
+    contrast: Annotated[
+        str | None,
+        _contrastive("What data are told from: ve, x0 + s n; or vp, that times 1/sqrt(1 + s^2), the paper's.", "ve"),
+    ] = None,
+    contrastive_range: Annotated[
+        str | None, _contrastive("Least and largest s, in standard deviations of the data.", "0.05,5.0")
+    ] = None,
+    contrastive_gap: Annotated[
+        float | None, _contrastive("Data get noise exp(-gap / sqrt(d)) s themselves; 0: they stay clean.", "1.0")
+    ] = None,
+    contrastive_fraction: Annotated[float | None, _contrastive("Share of each batch that it sees.", "0.02")] = None,
+    contrastive_warmup: Annotated[int | None, _contrastive("Steps over which its weight rises.", "0")] = None,
     contrastive_terms: Annotated[int | None, _contrastive("Noise levels averaged for each.", "16")] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the Python code that the model of --init-from or --resume names.")
@@ -100,10 +114,15 @@ def train(
     from ncdeploy.files import check_writable
 
     settings = {
-        "conditional": conditional, "seed": seed, "batch": batch, "lr": lr, "warmup": warmup, "ema": ema,
-        "clip": clip, "device": device, "precision": precision,
+        "weighting": weighting, "conditional": conditional, "seed": seed, "batch": batch, "lr": lr, "warmup": warmup,
+        "ema": ema, "clip": clip, "device": device, "precision": precision,
     }  # fmt: skip
-    contrastive = {"weight": contrastive_weight, "points": contrastive_points, "terms": contrastive_terms}
+    s_min, s_max = _range(contrastive_range)
+    contrastive = {
+        "weight": contrastive_weight, "contrast": contrast, "fraction": contrastive_fraction,
+        "terms": contrastive_terms, "warmup": contrastive_warmup, "gap": contrastive_gap,
+        "s_min": s_min, "s_max": s_max,
+    }  # fmt: skip
     fixed = {**settings, "objective": objective, "size": size}
     given = [name for name, value in fixed.items() if value is not None]
     if init_from is not None:
@@ -111,7 +130,7 @@ def train(
         settings["lr"] = FINE_TUNING_LR if lr is None else lr
     if trust and init_from is None and resume is None:
         raise InputError("--trust: is about the model of --init-from or --resume; leave it out")
-    given += [f"contrastive-{name}" for name, value in contrastive.items() if value is not None]
+    given += [_option(name) for name, value in contrastive.items() if value is not None]
     if resume is not None and given:
         raise InputError(
             f"--{given[0]}: a resumed run keeps its settings; leave it out, or train anew without --resume"
@@ -148,6 +167,25 @@ def train(
             else:
                 training = start_from(load_model(init_from, allow_module=trust), dataset, config)
     _run(training, target, log, save_every)
+
+
+def _range(text: str | None) -> tuple[float | None, float | None]:
+    """Two numbers out of "0.05,5.0", or two None."""
+    from ncdeploy.errors import InputError
+
+    if text is None:
+        return None, None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as e:
+        raise InputError(f'--contrastive-range {text}: expected the least and the largest s, like "0.05,5.0"') from e
+    return low, high
+
+
+def _option(setting: str) -> str:
+    """The option that sets a setting of the contrastive loss."""
+    named = {"contrast": "contrast", "s_min": "contrastive-range", "s_max": "contrastive-range"}
+    return named.get(setting, f"contrastive-{setting}")
 
 
 @contextmanager

@@ -18,8 +18,14 @@ _FILE = "A file that does not describe its model"
 def verify(
     reference: Annotated[Path, typer.Argument(help="The file to trust: model.pt or model.onnx.", show_default=False)],
     candidate: Annotated[Path, typer.Argument(help="The file to check against it.", show_default=False)],
-    tolerance: Annotated[float, typer.Option(help="Largest difference of D, in model units.")] = 1e-4,
-    trajectory_tolerance: Annotated[float, typer.Option(help="Largest rms difference of a sample.")] = 1e-3,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest difference of D, in model units.", show_default="1e-4; 0.02 fp16, 0.1 bf16"),
+    ] = None,
+    trajectory_tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest rms difference of a sample.", show_default="1e-3; 0.01 fp16, 0.03 bf16"),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the candidate runs: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the inputs.")] = 0,

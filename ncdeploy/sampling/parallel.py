@@ -96,7 +96,7 @@ class ParallelRun:
 
         x_old = self.x[:, reach:]
         if self.online is None:
-            g, inverse = self.g, t.triangle(t.inverse_jacobian, base + 1)
+            g, inverse = self.g, t.inverse_jacobian
         else:
             g, inverse = self.online.update(self.x, self.D, self.a, self.b)
         D = self.D[:, reach:]
@@ -142,7 +142,10 @@ class ParallelRun:
         return rows
 
     def _solve(self, inverse: Any) -> Any:
-        """New states of the windows: inverse @ (outputs + carry from accepted states + noise)."""
+        """New states of the windows: inverse @ (outputs + carry from accepted states + noise).
+
+        inverse: by lag, for all nodes; or a matrix for each lane [n, span, span]
+        """
         t, last = self.tables, self.tables.reach - 1
         u = self.b[:, :, :1] * self.D[:, last : last + t.span]
         for h in range(1, t.reach):
@@ -151,7 +154,7 @@ class ParallelRun:
             u[:, : h + 1] += self.a[:, : h + 1, h, None] * self.x[:, last - h : last + 1][:, : t.span]
         if self.plan.stochastic:
             u += self.noise.now
-        return self.xp.matmul(inverse, u)
+        return t.solve(inverse, self.base + 1, u) if inverse.ndim == 1 else self.xp.matmul(inverse, u)
 
     def _slide(self, keep: Ints, accepted: Ints, steady: Ints | None) -> None:
         """Move the windows of the lanes `keep` to their accepted nodes and let waiting samples in.
@@ -191,7 +194,7 @@ class ParallelRun:
             g = self.g if self.online is None else self.online.values()
             g = g * self._index((self.node > known[:, None])[..., None])
             self.D[:, t.reach :] += self.xp.matmul(t.running_sum, g * self.noise.now)
-        self.x[:, t.reach :] = self._solve(t.triangle(t.inverse, first))
+        self.x[:, t.reach :] = self._solve(t.inverse)
 
     def _shift(self, keep: Ints, move: Ints, last: Ints) -> None:
         """Slots move .. of the lanes `keep` become slots 0 .. ; outputs behind slot `last` repeat the one there."""

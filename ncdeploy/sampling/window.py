@@ -72,14 +72,23 @@ class WindowTables:
         """A host array as floats of the run's dtype on its device."""
         return self._xp.asarray(np.asarray(array), dtype=self._dtype, device=self._device)
 
-    def triangle(self, by_lag: Any, first: NDArray[np.int64]) -> Any:
-        """The inverse over the nodes first, first + 1, ... of n windows: [n, span, span], a view for a single one."""
+    def solve(self, by_lag: Any, first: NDArray[np.int64], u: Any) -> Any:
+        """inverse @ u, [n, span, d], over the nodes first, first + 1, ... of n windows."""
+        xp = self._xp
+        if len(first) > 1 and xp is not np:  # one product of gathered triangles beats many calls on a GPU
+            corner = xp.asarray(first * 2 * self.span, device=self._device)[:, None, None]
+            return xp.matmul(by_lag[corner + self._corner], u)
+        out = xp.empty_like(u)
+        for i, k in enumerate(first.tolist()):
+            out[i] = xp.matmul(self.triangle(by_lag, k), u[i])
+        return out
+
+    def triangle(self, by_lag: Any, first: int) -> Any:
+        """The inverse over the nodes first, first + 1, ...: a view [span, span]."""
         width = 2 * self.span
-        if len(first) == 1:
-            corner = int(first[0]) * width + self.span - 1
-            block = by_lag[corner : corner + self.span * (width - 1)]
-            return self._xp.reshape(block, (1, self.span, width - 1))[:, :, : self.span]
-        return by_lag[self._xp.asarray(first * width, device=self._device)[:, None, None] + self._corner]
+        corner = first * width + self.span - 1
+        block = by_lag[corner : corner + self.span * (width - 1)]
+        return self._xp.reshape(block, (self.span, width - 1))[:, : self.span]
 
     def consecutive(self, table: Any, first: NDArray[np.int64], length: int) -> Any:
         """Rows first, first + 1, ... of a table for n windows: [n, length, ...], a view for a single one."""

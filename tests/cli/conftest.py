@@ -34,5 +34,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
     from ncdeploy_cli.main import app
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("NCDEPLOY_DEBUG", raising=False)
     return lambda *args: CliRunner().invoke(app, [str(a) for a in args])

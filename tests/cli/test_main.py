@@ -13,7 +13,10 @@ from ncdeploy.errors import NcdeployError
 from ncdeploy_cli.main import app
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("train", "import", "export", "verify", "sample", "demo", "inspect", "doctor")
+COMMANDS = (
+    "train", "import", "export", "build", "verify", "bundle", "triton", "sample", "tune", "demo", "evaluate", "bench",
+    "inspect", "doctor",
+)  # fmt: skip
 
 
 def _python(code: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -96,7 +99,7 @@ def test_interruption_exits_with_130_and_leaves_nothing(run, models, tmp_path, m
 
     monkeypatch.setattr("ncdeploy.backends.onnxruntime.OnnxRuntimeBackend.__call__", interrupted)
     assert run("sample", "-e", models["image"]).exit_code == 130
-    assert list(tmp_path.iterdir()) == []
+    assert [p for p in tmp_path.iterdir() if p.name != "cache"] == []
 
 
 NO_TORCH = (

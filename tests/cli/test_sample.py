@@ -26,8 +26,8 @@ def _size(path: str) -> tuple[int, int]:
 
 def test_parallel_gives_the_sequential_samples_in_fewer_calls(run, models):
     figures = {}
-    for way in ("sequential", "parallel"):
-        done = run("sample", "-e", models["image"], "-n", 8, f"--{way}", "-o", f"{way}.npz", "--json")
+    for way, options in {"sequential": ["--sequential"], "parallel": ["--window", 12]}.items():
+        done = run("sample", "-e", models["image"], "-n", 8, *options, "-o", f"{way}.npz", "--json")
         assert done.exit_code == 0, done.output
         figures[way] = json.loads(done.stdout)
     a, b = _npz("sequential.npz"), _npz("parallel.npz")
@@ -43,7 +43,7 @@ def test_parallel_gives_the_sequential_samples_in_fewer_calls(run, models):
 
 
 def test_json_says_at_least_what_scripts_rely_on(run, models):
-    done = run("sample", "-e", models["image"], "-n", 3, "--parallel", "--solver", "ddim", "--steps", 20, "--json")
+    done = run("sample", "-e", models["image"], "-n", 3, "--window", 20, "--solver", "ddim", "--steps", 20, "--json")
     record = json.loads(done.stdout)
     wanted = {"n": 3, "solver": "ddim", "steps": 20, "window": 20, "output": "samples.png"}
     assert {k: record[k] for k in wanted} == wanted
@@ -64,9 +64,9 @@ def test_the_summary_names_depth_and_what_sequential_would_have_cost(run, models
 
 
 def test_samples_follow_their_seeds_not_the_batch(run, models):
-    run("sample", "-e", models["image"], "-n", 6, "--seed", 3, "--parallel", "-o", "all.npz")
-    run("sample", "-e", models["image"], "-n", 6, "--seed", 3, "--parallel", "--batch", 12, "-o", "few.npz")
-    run("sample", "-e", models["image"], "-n", 1, "--seed", 7, "--parallel", "-o", "one.npz")
+    run("sample", "-e", models["image"], "-n", 6, "--seed", 3, "--window", 12, "-o", "all.npz")
+    run("sample", "-e", models["image"], "-n", 6, "--seed", 3, "--window", 12, "--batch", 12, "-o", "few.npz")
+    run("sample", "-e", models["image"], "-n", 1, "--seed", 7, "--window", 12, "-o", "one.npz")
     assert np.abs(_npz("all.npz") - _npz("few.npz")).max() < 1e-3
     assert np.abs(_npz("all.npz")[4] - _npz("one.npz")[0]).max() < 1e-3
     assert np.abs(_npz("all.npz")[3] - _npz("one.npz")[0]).max() > 1
@@ -149,6 +149,7 @@ def test_rows_of_a_call_are_bounded_by_the_size_of_a_sample():
         )
 
     assert choose(big).rows == BATCH_VALUES // (3 * 64 * 64)
-    assert choose(big, parallel=True) == Execution(window=32, tolerance=None, rows=32)
+    assert choose(big, parallel=True) == Execution(window="auto", tolerance=None, rows=BATCH_VALUES // (3 * 64 * 64))
+    assert choose(big, window=32) == Execution(window=32, tolerance=None, rows=32)
     assert choose(IMAGES, window=5).window == 5
     assert choose(IMAGES, batch=10).sequential_depth(plan, 25) == 150

@@ -1,0 +1,126 @@
+"""`ncdeploy evaluate`: how good are these models, and which is better?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ncdeploy_cli import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ncdeploy.evaluation.evaluate import Evaluation
+
+
+def _effort(text: str, default: str) -> Any:
+    return typer.Option(help=text, show_default=default, rich_help_panel="Effort")
+
+
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(help="model.pt or model.onnx, one or several.", show_default=False)],
+    data: Annotated[str, typer.Option(help="What `train` takes: a name, a table or a folder.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write an HTML page with plots here, for example models.html.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with everything.")] = False,
+    contrast: Annotated[str | None, typer.Option(help="How noise is put on data: ve or vp.", show_default="ve")] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(help="Of the kernel of MMD, in model units.", show_default="median distance in the data"),
+    ] = None,
+    jitter: Annotated[
+        float | None, typer.Option(help="Noise known to be on the data, in model units.", show_default="0")
+    ] = None,
+    points: Annotated[int | None, _effort("Held-out samples for likelihood and classification.", "64")] = None,
+    samples: Annotated[int | None, _effort("Samples drawn in each way.", "256")] = None,
+    steps: Annotated[int | None, _effort("Of the long DDPM plan.", "1000")] = None,
+    window: Annotated[int | None, _effort("Of parallel sampling.", "64")] = None,
+    size: Annotated[int | None, typer.Option(help="Bring a folder of pictures to this many pixels a side.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split of the data and all draws.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
+    ] = False,
+) -> None:
+    """Measure likelihood, noise classification, denoising where parallel sampling asks, and sample quality.
+
+    The seed splits the data as `train --seed` does, so held-out samples are those that training did not see.
+
+    Example: [bold]ncdeploy evaluate plain.pt contrastive.pt --data digits -o models.html[/bold]
+    """
+    from ncdeploy.errors import InputError
+    from ncdeploy.evaluation.evaluate import STAGES, Settings
+    from ncdeploy.evaluation.evaluate import evaluate as measure
+    from ncdeploy.evaluation.page import page
+    from ncdeploy.files import atomic_write, check_writable
+    from ncdeploy.training import load_data
+
+    chosen: dict[str, Any] = {
+        "contrast": contrast, "bandwidth": bandwidth, "jitter": jitter, "points": points, "samples": samples,
+        "steps": steps, "window": window,
+    }  # fmt: skip
+    settings = Settings(seed=seed, **{name: value for name, value in chosen.items() if value is not None})
+    if output is not None:
+        if output.suffix.lower() not in (".html", ".htm"):
+            raise InputError(f"--output {output}: writes a page; give it a name that ends in .html")
+        check_writable(output)
+    from ncdeploy import open_engine
+
+    dataset = load_data(data, seed=seed, size=size)
+    found = []
+    with console.progress("evaluating", len(models) * len(STAGES), "stages") as bar:
+        task = bar.task_ids[0]
+        for name, path in zip(_names(models), models, strict=True):
+            engine = open_engine(path, device=device, threads=threads, allow_module=trust)
+            info = engine.info
+            labels = dataset.held_out_labels if info.num_classes else None
+            for step in measure(engine, dataset.x, dataset.held_out, settings, name=name, labels=labels):
+                if isinstance(step, str):
+                    bar.update(task, note=f"{name}: {step}")
+                    bar.advance(task, 0 if step == STAGES[0] else 1)
+                else:
+                    bar.advance(task)
+                    found.append(step)
+            engine.close()
+    if output is not None:
+        with atomic_write(output) as temporary:
+            temporary.write_text(page(found, info, data=dataset.name), encoding="utf-8")
+    if as_json:
+        console.print_json({"data": dataset.name, "models": [e.figures() for e in found]})
+        return
+    console.stdout().print(_table(found))
+    if output is not None:
+        console.stdout().print(f"{output}: the page")
+
+
+def _names(models: list[Path]) -> list[str]:
+    """File names, or whole paths where the names are not enough to tell them apart."""
+    short = [path.name for path in models]
+    return short if len(set(short)) == len(short) else [str(path) for path in models]
+
+
+def _table(found: "list[Evaluation]") -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("lower is better")
+    for e in found:
+        table.add_column(e.name, justify="right")
+    rows = [
+        ("-log p of held-out data, nats", [f"{e.likelihood.nats:.2f} ± {e.likelihood.error:.2f}" for e in found]),
+        ("bits per dimension", [f"{e.likelihood.bits_per_dim:.3f}" for e in found]),
+        ("noise classification, log-loss", [f"{e.classification.log_loss:.4f}" for e in found]),
+        ("denoising error, visited states", [f"{e.visited.visited:.4f}" for e in found]),
+        ("denoising error, training states", [f"{e.visited.training:.4f}" for e in found]),
+    ]
+    for i, run in enumerate(found[0].quality.runs):
+        way = "sequential" if run.window is None else f"window {run.window}, tolerance {run.tolerance:g}"
+        cells = [f"{e.quality.runs[i].energy:.4f} at depth {e.quality.runs[i].depth}" for e in found]
+        rows.append((f"energy distance, {run.plan} {way}", cells))
+    rows.append(("energy distance of real data", [f"{e.quality.energy_floor:.4f}" for e in found]))
+    for name, cells in rows:
+        table.add_row(name, *cells)
+    return table

@@ -1,0 +1,65 @@
+"""`ncdeploy tune`: measure how long a model file takes for a batch, so that --window auto knows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ncdeploy_cli import console
+from ncdeploy_cli.choices import BATCH_VALUES
+
+if TYPE_CHECKING:
+    from ncdeploy.backends.base import Backend
+    from ncdeploy.sampling.latency import Latency
+
+
+def tune(
+    engine: Annotated[Path, typer.Argument(help="Model to measure: model.onnx, model.pt or a bundle.")],
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Largest batch to measure.", show_default="by sample size")
+    ] = None,
+    budget: Annotated[float, typer.Option(min=0.1, help="Seconds to measure for.")] = 5.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="the runtime's choice")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the curve as one JSON object.")] = False,
+) -> None:
+    """Measure the seconds that a network call takes by its rows, and keep them for [bold]--window auto[/bold].
+
+    `ncdeploy sample --parallel` does this at first use, more briefly.
+
+    Example:  ncdeploy tune model.onnx
+    """
+    from dataclasses import asdict
+
+    from ncdeploy.backends import open_engine
+
+    backend = open_engine(engine, device=device, threads=threads)
+    latency = tuned(engine, backend, batch or max(1, BATCH_VALUES // backend.info.dim), threads, budget=budget)
+    backend.close()
+    if json:
+        console.print_json(asdict(latency))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, title=f"{engine.name} on {backend.name}", title_justify="left", title_style="bold")
+    for heading in ("rows", "a call", "a row", "beside one row"):
+        table.add_column(heading, justify="right")
+    one = latency.seconds[0]
+    for rows, seconds in zip(latency.rows, latency.seconds, strict=True):
+        each = seconds / rows
+        table.add_row(str(rows), f"{seconds * 1e3:.3g} ms", f"{each * 1e3:.3g} ms", f"{each / one:.2f}")
+    console.stdout().print(table)
+
+
+def tuned(
+    engine: Path, backend: "Backend", rows: int, threads: int | None, *, budget: float | None = None
+) -> "Latency":
+    """The curve of an engine up to `rows`, with a bar while it is measured; anew if a budget is given."""
+    from ncdeploy.sampling.latency import BUDGET
+    from ncdeploy.tuning import tune as measure
+
+    with console.progress(f"timing {engine.name}", 100, "%") as bar:
+        return measure(
+            engine, backend, max_rows=rows, threads=threads, again=budget is not None, budget=budget or BUDGET,
+            on_call=lambda part: bar.update(bar.task_ids[0], completed=round(100 * part)),
+        )  # fmt: skip

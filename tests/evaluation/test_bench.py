@@ -1,0 +1,218 @@
+"""What a bench measures, what it recommends and what its chart shows."""
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ncdeploy.errors import InputError
+from ncdeploy.evaluation.bench import Bench, Row, bench, runs_of
+from ncdeploy.evaluation.bench_chart import chart, write_chart
+from ncdeploy.evaluation.distances import energy_distance
+from ncdeploy.evaluation.recommend import recommend
+from ncdeploy.sampling.recipe import make_plan
+from ncdeploy.sampling.sample import sample
+from oracle import GaussianMixture
+from tiny_models import POINTS
+
+RING = GaussianMixture([[np.cos(t), np.sin(t)] for t in np.linspace(0, 2 * np.pi, 8, endpoint=False)], 0.05)
+
+
+class Engine:
+    """The exact denoiser of points on a ring, moved by `shift`, behind the contract of a backend."""
+
+    info, name = POINTS, "NumPy"
+
+    def __init__(self, shift: float = 0.0) -> None:
+        self.shift = np.array([shift, 0.0])
+
+    def __call__(self, x, sigma, labels=None, guidance=None):
+        return (RING(x - self.shift, sigma) + self.shift).astype(x.dtype)
+
+    def close(self) -> None: ...
+
+
+def _plans(*names: str) -> list:
+    split = [(solver, int(steps)) for solver, _, steps in (name.partition("-") for name in names)]
+    return [(solver, steps, make_plan(solver, steps)) for solver, steps in split]
+
+
+def test_costs_are_those_of_the_runs_and_fidelity_is_to_the_sequential_samples():
+    engine, plans = Engine(), _plans("ddim-40", "ddpm-40")
+    found = bench(engine, plans, [5, 16], n=2, repetitions=2, judged=6)
+    assert [r.driver for r in found.rows] == ["sequential", "window 5", "window 16"] * 2
+    for i, (_, _, plan) in enumerate(plans):
+        exact, *windows = found.rows[3 * i : 3 * i + 3]
+        assert (exact.depth, exact.nfe, exact.gain, exact.rms) == (40, 40, (1.0, 1.0, 1.0), None)
+        reference = sample(engine, plan, seeds=range(6)).samples
+        for row in windows:
+            assert row.depth < 40 < row.nfe
+            assert row.gain[1] <= row.gain[0] <= row.gain[2]
+            own = sample(engine, plan, seeds=range(6), window=row.window).samples
+            assert row.rms == pytest.approx(float(np.median(np.sqrt(((own - reference) ** 2).mean(1)))))
+            assert 0 < row.rms < 1e-3
+
+
+def test_ways_of_sampling_take_turns_so_that_noise_hits_all_alike():
+    order: list[str] = []
+    plans = _plans("euler-6", "ddpm-6")
+    bench(Engine(), plans, [3], repetitions=3, judged=2, on_run=order.append)
+    rounds = [order[i : i + 4] for i in range(0, 12, 4)]
+    assert all(set(one) == set(rounds[0]) and len(set(one)) == 4 for one in rounds)
+    assert all(a == b[::-1] for a, b in pairwise(rounds))
+    assert len(order) == runs_of(plans, [3], 3, data=False)
+
+
+def test_without_data_quality_is_the_error_of_the_solver():
+    names = ("euler-10", "euler-40", "euler-160", "heun-80", "ddpm-10")
+    plans = [  # to the lowest level of the model, as the fine solution goes
+        (s, k, make_plan(s, k, sigma_min=None if s == "ddpm" else POINTS.sigma_min)) for s, k, _ in _plans(*names)
+    ]
+    found = bench(Engine(), plans, [8], judged=8, repetitions=1)
+    quality = {row.plan: row.quality for row in found.rows if row.window is None}
+    assert quality["ddpm-10"] is None, "it draws noise, so it solves another equation"
+    assert quality["euler-10"] > 2 * quality["euler-40"] > 4 * quality["euler-160"]
+    assert quality["heun-80"] < quality["euler-160"] / 2
+    for row in found.rows:
+        if row.quality is not None:
+            assert row.quality == pytest.approx(quality[row.plan], abs=2e-3), "parallel sampling solves the same"
+    assert found.floor is None
+
+
+def test_a_wrong_plan_has_a_worse_quality():
+    ((solver, steps, plan),) = _plans("unipc-40")
+    wrong = replace(plan, name="wrong", denoised=plan.denoised * 1.05)
+    right, other = bench(Engine(), [(solver, steps, plan), (solver, steps, wrong)], [], judged=8, repetitions=1).rows
+    assert other.quality > 20 * right.quality
+
+
+def test_with_data_quality_is_the_distance_to_it_beside_that_of_real_data():
+    data = RING.sample(400, seed=3).astype(np.float32)
+    plans = _plans("unipc-20", "ddpm-20")
+    found = bench(Engine(), plans, [], judged=100, repetitions=1, data=data)
+    for row, (_, _, plan) in zip(found.rows, plans, strict=True):
+        assert row.quality == pytest.approx(energy_distance(sample(Engine(), plan, seeds=range(100)).samples, data))
+    moved = bench(Engine(shift=0.3), plans, [], judged=100, repetitions=1, data=data)
+    assert 0 < found.floor < 0.05
+    assert found.rows[0].quality < 2 * found.floor
+    assert moved.rows[0].quality > 3 * found.floor
+
+
+def test_windows_are_cut_to_the_plan_and_to_the_rows_of_a_call():
+    rows = bench(Engine(), _plans("euler-6"), [4, 16, 32], repetitions=1, judged=2).rows
+    assert [(r.window, r.driver) for r in rows] == [(None, "sequential"), (4, "window 4"), (6, "window 16")]
+    rows = bench(Engine(), _plans("euler-6"), [4], repetitions=1, judged=2, max_rows=3).rows
+    assert [r.window for r in rows] == [None, 3]
+
+
+def test_auto_is_a_driver_like_any_other():
+    sequential, auto = bench(Engine(), _plans("euler-6"), ["auto"], repetitions=1, judged=2).rows
+    assert (auto.window, auto.driver) == ("auto", "window auto")
+    assert auto.rms < 1e-3
+    assert auto.depth <= sequential.depth
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"n": 0}, "n: got 0"), ({"judged": 0}, "judged"), ({"data": np.zeros((9, 3), np.float32)}, "takes samples of")],
+)
+def test_what_cannot_be_measured_is_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        bench(Engine(), _plans("euler-6"), [], **given)
+
+
+def _row(plan: str, wall_s: float, quality: float | None, window: int | None = None) -> Row:
+    solver, _, steps = plan.partition("-")
+    return Row(
+        solver=solver, steps=int(steps), window=window, driver=f"window {window}" if window else "sequential",
+        plan=plan, depth=float(steps), nfe=float(steps), wall_s=wall_s, gain=(1.0, 1.0, 1.0), rms=None, beyond=None,
+        quality=quality,
+    )  # fmt: skip
+
+
+ROWS = (
+    _row("unipc-8", 0.01, 0.08),
+    _row("unipc-20", 0.03, 0.0102),
+    _row("unipc-40", 0.08, 0.010),
+    _row("ddim-20", 0.02, 0.05, window=8),
+    _row("ddpm-8", 0.001, None),
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "plan", "met"),
+    [
+        ({}, "unipc-20", True),
+        ({"quality": 0.06}, "ddim-20", True),
+        ({"quality": 0.0101}, "unipc-40", True),
+        ({"quality": 0.001}, "unipc-40", False),
+        ({"budget_s": 0.025}, "ddim-20", True),
+        ({"budget_s": 0.005}, "unipc-8", False),
+        ({"budget_s": 1.0, "quality": 0.06}, "ddim-20", True),
+        ({"budget_s": 0.015, "quality": 0.06}, "unipc-8", False),
+    ],
+)
+def test_the_recommendation_is_the_fastest_that_is_good_enough(asked, plan, met):
+    for rows in (ROWS, ROWS[::-1]):
+        advice = recommend(rows, **asked)
+        assert (advice.row.plan, advice.met) == (plan, met)
+
+
+def test_nothing_is_recommended_without_a_quality_and_targets_are_checked():
+    assert recommend(ROWS[-1:]) is None
+    for asked in ({"quality": 0.0}, {"budget_s": float("nan")}):
+        with pytest.raises(InputError, match="expected a positive number"):
+            recommend(ROWS, **asked)
+
+
+BENCH = Bench(
+    rows=ROWS, measure="rms to a fine solution", floor=None, engine="NumPy", n=1, repetitions=1, judged=4
+)  # fmt: skip
+
+
+def _discs(svg: str) -> list[tuple[float, float]]:
+    """Filled marks below the legend, in the order they were drawn."""
+    found = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="4" fill="#0072b2"', svg)
+    return [(float(x), float(y)) for x, y in found if float(y) > 150]
+
+
+def test_the_chart_puts_better_lower_and_cheaper_left_at_logarithmic_places():
+    discs = _discs(chart(BENCH, title="t").svg(alt="a"))
+    assert len(discs) == 6, "three settings of unipc, in two panels"
+    wall = discs[:3]
+    (x0, y0), (x1, y1), (x2, y2) = wall
+    assert x0 < x1 < x2
+    assert y0 < y1 < y2, "down is better"
+    assert (x1 - x0) / (x2 - x0) == pytest.approx(np.log(3) / np.log(8), abs=0.01)
+    assert (y1 - y0) / (y2 - y0) == pytest.approx(np.log(0.08 / 0.0102) / np.log(8), abs=0.01)
+
+
+def test_the_chart_rings_the_pick_names_what_it_leaves_out_and_draws_the_floor():
+    plain = chart(BENCH, title="t").svg(alt="a")
+    ringed = chart(replace(BENCH, floor=0.009), title="<t>", pick=ROWS[1]).svg(alt="a")
+    rings = {(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="10"', ringed)}
+    assert len(rings) == 2
+    assert rings <= set(_discs(ringed))
+    assert 'r="10"' not in plain
+    assert "ddpm-8" in plain
+    assert ("real data" in plain, "real data" in ringed) == (False, True)
+    assert "&lt;t&gt;" in ringed
+
+
+def test_the_chart_is_written_as_its_suffix_says(tmp_path):
+    write_chart(tmp_path / "c.svg", BENCH, title="t")
+    write_chart(tmp_path / "c.png", BENCH, title="t")
+    assert (tmp_path / "c.svg").read_text().startswith("<svg")
+    with Image.open(tmp_path / "c.png") as opened:
+        pixels = np.asarray(opened.convert("RGB"), int)
+    drawing = chart(BENCH, title="t")
+    assert pixels.shape == (2 * drawing.height, 2 * drawing.width, 3)
+    for x, y in _discs(drawing.svg(alt="a")):  # ink where the SVG has it
+        assert np.abs(pixels[round(2 * y), round(2 * x)] - [0x00, 0x72, 0xB2]).max() < 40
+    with pytest.raises(InputError, match=r"\.svg or \.png"):
+        write_chart(tmp_path / "c.pdf", BENCH, title="t")
+    with pytest.raises(InputError, match="no plan solves the ODE"):
+        chart(replace(BENCH, rows=ROWS[-1:]), title="t")
