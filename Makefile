@@ -3,6 +3,7 @@
 # make test-slow  the tests that take minutes
 # make check   lint, format, types and the contents of the wheel
 # make bench   the figures of README.md, measured side by side
+# make study   the arms of the contrastive study on digits, seed by seed; takes hours, and goes on where it stopped
 # make gpu-check  the tests that need a CUDA device
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check bench gpu-check clean
+.PHONY: demo test test-slow check bench study gpu-check clean
 
 demo: $(READY)
 	$(BIN)/ncdeploy demo -o demo
@@ -31,6 +32,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_packaging.py
+
+study: $(READY)
+	$(BIN)/python -m benchmarks.contrastive --data digits -o study.jsonl
+	$(BIN)/python -m benchmarks.contrastive.summary study.jsonl -o study
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

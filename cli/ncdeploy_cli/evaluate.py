@@ -32,9 +32,9 @@ def evaluate(
     jitter: Annotated[
         float | None, typer.Option(help="Noise known to be on the data, in model units.", show_default="0")
     ] = None,
-    points: Annotated[int | None, _effort("Held-out samples for likelihood and classification.", "64")] = None,
-    samples: Annotated[int | None, _effort("Samples drawn in each way.", "256")] = None,
-    steps: Annotated[int | None, _effort("Of the long DDPM plan.", "1000")] = None,
+    points: Annotated[int | None, _effort("Held-out samples for likelihood and classification.", "32")] = None,
+    samples: Annotated[int | None, _effort("Samples drawn in each way.", "128")] = None,
+    steps: Annotated[int | None, _effort("Of the long DDPM plan.", "200")] = None,
     window: Annotated[int | None, _effort("Of parallel sampling.", "64")] = None,
     size: Annotated[int | None, typer.Option(help="Bring a folder of pictures to this many pixels a side.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split of the data and all draws.")] = 0,

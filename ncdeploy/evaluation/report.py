@@ -150,7 +150,7 @@ def line_chart(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], *, a
         parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
     for value in ticks(x_low, x_high):
         x, _ = place(value, y_low)
-        parts.append(f'<text x="{x:.1f}" y="{height - 16}" text-anchor="middle">{value:,.0f}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 16}" text-anchor="middle">{value:,.10g}</text>')
     parts.append(f'<text x="{width - right + 30}" y="{height - 16}">{escape(x_name)}</text>')
     for i, (name, curve) in enumerate(series):
         path = " L".join(f"{x:.1f} {y:.1f}" for x, y in (place(*p) for p in curve))

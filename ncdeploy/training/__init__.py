@@ -1,10 +1,30 @@
-"""Training denoisers, with the denoising loss alone or with the contrastive loss beside it. Needs PyTorch."""
+"""Training denoisers, with the denoising loss alone or with the contrastive loss beside it. Needs PyTorch.
 
-from ncdeploy.training.config import ContrastiveConfig, TrainConfig
+`load_data` and `Dataset` alone need NumPy only, so that models are judged on machines without PyTorch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from ncdeploy.training.data import DATA_NAMES, Dataset, load_data
-from ncdeploy.training.interrupt import StopRequest
-from ncdeploy.training.loop import Progress, Training, start, start_from
-from ncdeploy.training.saving import resume_command, resume_training, save_training
+
+if TYPE_CHECKING:
+    from ncdeploy.training.config import ContrastiveConfig, TrainConfig
+    from ncdeploy.training.interrupt import StopRequest
+    from ncdeploy.training.loop import Progress, Training, start, start_from
+    from ncdeploy.training.saving import resume_command, resume_training, save_training
+
+_HOME = {
+    "ContrastiveConfig": "config",
+    "TrainConfig": "config",
+    "StopRequest": "interrupt",
+    "Progress": "loop",
+    "Training": "loop",
+    "start": "loop",
+    "start_from": "loop",
+    "resume_command": "saving",
+    "resume_training": "saving",
+    "save_training": "saving",
+}
 
 __all__ = [
     "DATA_NAMES",
@@ -21,3 +41,11 @@ __all__ = [
     "start",
     "start_from",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _HOME:
+        raise AttributeError(f"module 'ncdeploy.training' has no attribute {name!r}")
+    return getattr(import_module(f"ncdeploy.training.{_HOME[name]}"), name)

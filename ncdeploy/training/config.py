@@ -11,38 +11,64 @@ from ncdeploy.errors import FileError, InputError
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("auto", "cpu")
 OBJECTIVES = ("denoising", "contrastive")
+CONTRASTS = ("ve", "vp")
+WEIGHTINGS = ("edm", "likelihood", "ddpm")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
-    """The contrastive loss, on the first `points` samples of each batch.
+    """The contrastive loss, on the first samples of each batch.
 
     weight:           of the loss *per dimension*, beside the denoising loss, which is per dimension too
-    points, terms:    points per step, and stratified noise levels averaged for each before the softplus; one step
-                      costs 2 * points * terms rows more
+    contrast:         ve: the alternative is x0 + s n; vp: (x0 + s n) / sqrt(1 + s^2), the paper's
+    fraction, terms:  share of the batch (at least one sample), and stratified noise levels averaged for each before
+                      the softplus; one step costs 2 * fraction * batch * terms rows more
+    warmup:           steps over which the weight rises linearly from 0
     s_min, s_max:     noise that tells the alternative from the data, drawn uniformly in ln s
+    gap:              how far below s the noise on the data themselves is, exp(-gap / sqrt(d)) s in d dimensions;
+                      0 leaves them clean
     tau_min, tau_max: reach of the integral over alpha = -2 ln tau
 
-    s and tau are in units of sigma_data. Real data are easily told from data with much noise on it: there the
-    softplus saturates and teaches nothing, so s starts at tau_min, where the ratio is a few nats.
+    s and tau are in units of sigma_data. Data are easily told from data with noise on them, the more so the more
+    dimensions there are: there the softplus saturates and teaches nothing. Two noise levels that are 1 / sqrt(d) apart
+    in ln s are about gap^2 nats apart in any dimension, in the directions where noise hides the data.
     """
 
     weight: float = 0.1
-    points: int = 2
+    contrast: str = "ve"
+    fraction: float = 0.02
     terms: int = 16
-    s_min: float = 0.07
-    s_max: float = 0.7
-    tau_min: float = 0.07
-    tau_max: float = 14.0
+    warmup: int = 0
+    s_min: float = 0.05
+    s_max: float = 5.0
+    gap: float = 1.0
+    tau_min: float = 0.01
+    tau_max: float = 20.0
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
             raise InputError(f"contrastive weight: got {self.weight}, expected above 0; for none train with denoising")
-        if self.points < 1 or self.terms < 2:
-            raise InputError(f"contrastive: got {self.points} points of {self.terms} terms, expected >= 1 and >= 2")
+        if self.contrast not in CONTRASTS:
+            raise InputError(f"contrast: got {self.contrast!r}, expected {' or '.join(CONTRASTS)}")
+        if not 0 < self.fraction <= 1:
+            raise InputError(f"contrastive fraction: got {self.fraction}, expected above 0, at most 1")
+        if self.terms < 2:
+            raise InputError(f"contrastive terms: got {self.terms}, expected at least 2 noise levels to average")
+        if self.warmup < 0:
+            raise InputError(f"contrastive warmup: got {self.warmup}, expected 0 or more steps")
+        if not 0 <= self.gap < math.inf:
+            raise InputError(f"contrastive gap: got {self.gap}, expected above 0, or 0 for clean data")
         for name, low, high in (("s", self.s_min, self.s_max), ("tau", self.tau_min, self.tau_max)):
             if not 0 < low < high < math.inf:
                 raise InputError(f"contrastive {name} range: got {low} .. {high}, expected 0 < min < max")
+
+    def base_share(self, dim: int) -> float:
+        """The noise on the data themselves, as a share of s."""
+        return math.exp(-self.gap / math.sqrt(dim)) if self.gap else 0.0
+
+    def weight_at(self, step: int) -> float:
+        """The weight in step 0, 1, ..."""
+        return self.weight * min(1.0, (step + 1) / (self.warmup + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +80,7 @@ class TrainConfig:
                      a half cosine leads from there to 0 at the last step
     ema:             decay of the averaged weights, which are the model; shorter at first, min(ema, (1 + k)/(10 + k))
     clip:            largest norm of the gradient
+    weighting:       of the noise levels in the denoising loss: edm, likelihood or ddpm (see `draw_levels`)
     contrastive:     None trains with the denoising loss alone
     conditional:     learn the labels of the data; label_dropout: share of rows trained as "unconditional"
     sigma_min/max:   noise levels to learn, in model units; the default holds Karras' 0.002 .. 80 and the 0.01 .. 157
@@ -67,6 +94,7 @@ class TrainConfig:
     warmup: int = 50
     ema: float = 0.995
     clip: float = 1.0
+    weighting: str = "edm"
     contrastive: ContrastiveConfig | None = None
     conditional: bool = False
     label_dropout: float = 0.1
@@ -95,8 +123,8 @@ class TrainConfig:
             raise InputError(f"device: got {self.device!r}, expected one of {', '.join(DEVICES)}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
-        if self.contrastive is not None and self.contrastive.points > self.batch:
-            raise InputError(f"contrastive points: got {self.contrastive.points}, the batch has {self.batch} samples")
+        if self.weighting not in WEIGHTINGS:
+            raise InputError(f"weighting: got {self.weighting!r}, expected one of {', '.join(WEIGHTINGS)}")
 
     @classmethod
     def from_choices(

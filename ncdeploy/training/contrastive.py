@@ -17,14 +17,13 @@ Three choices make a good estimate out of few network calls:
   wrong classification.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ncdeploy.errors import InputError
+from ncdeploy.training.alphas import LogisticAlphas
 from ncdeploy.training.denoising import Denoise
 
 
@@ -44,76 +43,90 @@ class Draws:
         return Draws(tau=self.tau.to(device), weight=self.weight.to(device), noise=self.noise.to(device))
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogisticAlphas:
-    """Importance distribution of alpha = -2 ln tau: logistic(loc, scale) cut at loc +- clip * scale."""
-
-    loc: float
-    scale: float
-    clip: float = 3.0
-
-    def __post_init__(self) -> None:
-        if not (self.scale > 0 and self.clip > 0 and math.isfinite(self.loc)):
-            raise InputError(
-                f"alphas: got loc {self.loc}, scale {self.scale}, clip {self.clip}; expected scale, clip > 0"
-            )
-
-    @classmethod
-    def within(cls, tau_min: float, tau_max: float, *, clip: float = 3.0) -> "LogisticAlphas":
-        """The distribution that reaches exactly from tau_max to tau_min."""
-        if not 0 < tau_min < tau_max < math.inf:
-            raise InputError(f"tau range: got {tau_min} .. {tau_max}, expected 0 < min < max")
-        return cls(loc=-math.log(tau_min * tau_max), scale=math.log(tau_max / tau_min) / clip, clip=clip)
-
-    def draw(
-        self, points: int, terms: int, shape: tuple[int, ...], generator: torch.Generator, *,
-        dtype: torch.dtype = torch.float32,
-    ) -> Draws:  # fmt: skip
-        """K = terms stratified alphas for each point, and one noise for each alpha."""
-        u = torch.rand(points, terms, generator=generator, dtype=torch.float64)
-        u = (torch.arange(terms) + u) / terms
-        low = 1 / (1 + math.exp(self.clip))
-        v = torch.logit(low + (1 - 2 * low) * u)
-        weight = self.scale * math.tanh(self.clip / 2) / (v.sigmoid() * (-v).sigmoid())
-        tau = torch.exp(-(self.loc + self.scale * v) / 2)
-        noise = torch.randn(points, terms, *shape, generator=generator, dtype=dtype)
-        return Draws(tau=tau.to(dtype), weight=weight.to(dtype), noise=noise)
+def draw(
+    alphas: LogisticAlphas, points: int, terms: int, shape: tuple[int, ...], generator: torch.Generator, *,
+    dtype: torch.dtype = torch.float32,
+) -> Draws:  # fmt: skip
+    """K = terms stratified alphas for each point, and one noise for each alpha."""
+    u = torch.rand(points, terms, generator=generator, dtype=torch.float64)
+    tau, weight = alphas.at((torch.arange(terms) + u) / terms)
+    noise = torch.randn(points, terms, *shape, generator=generator, dtype=dtype)
+    return Draws(tau=tau.to(dtype), weight=weight.to(dtype), noise=noise)
 
 
-def llr(denoise: Denoise, w: Tensor, s: Tensor, draws: Draws, labels: Tensor | None = None) -> Tensor:
+def llr(
+    denoise: Denoise,
+    w: Tensor,
+    s: Tensor,
+    draws: Draws,
+    labels: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    base: Tensor | None = None,
+) -> Tensor:
     """Estimate of log p_s(w) - log p(w) in nats, [B], in one network call of 2 B K rows.
 
     w: points [B, *shape]; s: noise level of the alternative [B]; labels: int64 [B] or None.
-    The squares are differenced as (p - q)(p + q), with p = (D(y; tau) - w)/tau and
-    q = n - tau (y - D(y; sigma'))/sigma'^2 written so that nothing large cancels.
+    scale: [B], the alternative is the density of (x0 + s n) / scale, as the VP contrast asks (`vp_scale`); None: 1
+    base:  [B], noise level of the first density, below s; None: the data themselves
+
+    The squares are differenced as (p - q)(p + q), both terms written so that nothing large cancels:
+    p = (base^2 n - tau (w - D(y; tau_b)))/tau_b^2 with tau_b^2 = tau^2 + base^2, which is (D(y; tau) - w)/tau without
+    a base, and q the same for the alternative, with scale * w, scale * tau and s.
     """
     points, terms = draws.tau.shape
-    spread = (points, terms, *(1,) * (w.dim() - 1))
-    tau, noise = draws.tau.reshape(spread), draws.noise
-    s_wide = s.reshape(points, *(1,) * (len(spread) - 1))
-    raised = torch.sqrt(tau**2 + s_wide**2)
-    centre = w.unsqueeze(1)
-    y = (centre + tau * noise).flatten(0, 1)
-    sigma = torch.cat([draws.tau.flatten(), raised.flatten()])
+    one = (points, *(1,) * w.dim())
+    tau, noise, centre = draws.tau.unflatten(1, (terms, *(1,) * (w.dim() - 1))), draws.noise, w.unsqueeze(1)
+    parts = []
+    for level, stretch in ((base, None), (s, scale)):
+        wide = torch.zeros_like(s).reshape(one) if level is None else level.reshape(one)
+        own_tau, own_centre = (tau, centre) if stretch is None else (stretch.reshape(one) * v for v in (tau, centre))
+        parts.append((wide, own_tau, own_centre, torch.sqrt(own_tau**2 + wide**2)))
+    y = torch.cat([(own_centre + own_tau * noise).flatten(0, 1) for _, own_tau, own_centre, _ in parts])
+    sigma = torch.cat([raised.flatten() for *_, raised in parts])
     repeated = None if labels is None else labels.repeat_interleave(terms).repeat(2)
-    denoised = denoise(torch.cat([y, y]), sigma, repeated).unflatten(0, (2, points, terms))
-    p = (denoised[0] - centre) / tau
-    q = (s_wide**2 * noise - tau * (centre - denoised[1])) / raised**2
+    denoised = denoise(y, sigma, repeated).unflatten(0, (2, points, terms))
+    p, q = (
+        (wide**2 * noise - own_tau * (own_centre - D)) / raised**2
+        for (wide, own_tau, own_centre, raised), D in zip(parts, denoised, strict=True)
+    )
     gap = ((p - q) * (p + q)).flatten(2).sum(dim=2)
     ratio: Tensor = 0.5 * (draws.weight * gap).mean(dim=1)
     return ratio
 
 
+def vp_scale(s: Tensor, sigma_data: float) -> Tensor:
+    """What keeps the variance of data of that standard deviation: sqrt(1 + (s / sigma_data)^2), 1 / sqrt(sg(zeta)).
+
+    With a base, the variance-preserving contrast of the two has scale vp_scale(s) / vp_scale(base).
+    """
+    return torch.sqrt(1 + (s / sigma_data) ** 2)
+
+
 def contrastive_loss(
-    denoise: Denoise, x0: Tensor, s: Tensor, noise: Tensor, sign: Tensor, draws: Draws, labels: Tensor | None = None
+    denoise: Denoise,
+    x0: Tensor,
+    s: Tensor,
+    noise: Tensor,
+    sign: Tensor,
+    draws: Draws,
+    labels: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    base: Tensor | None = None,
 ) -> Tensor:
     """Mean of softplus(sign * llr), in nats; ln 2 is what a model scores that cannot tell noise from data.
 
-    sign: [B], +1 keeps the data point, -1 puts x0 + s * noise in its place.
+    sign: [B], +1 keeps the data point, with `base` of noise on it where one is given; -1 puts (x0 + s * noise) / scale
+    in its place. scale, base: as in `llr`.
     """
-    noised = (sign < 0).reshape(-1, *(1,) * (x0.dim() - 1))
-    w = torch.where(noised, x0 + s.reshape(noised.shape) * noise, x0)
-    loss: Tensor = softplus(sign * llr(denoise, w, s, draws, labels)).mean()
+    wide = (len(x0), *(1,) * (x0.dim() - 1))
+    clean = x0 if base is None else x0 + base.reshape(wide) * noise
+    noised = x0 + s.reshape(wide) * noise
+    if scale is not None:
+        noised = noised / scale.reshape(wide)
+    w = torch.where(sign.reshape(wide) < 0, noised, clean)
+    loss: Tensor = softplus(sign * llr(denoise, w, s, draws, labels, scale=scale, base=base)).mean()
     return loss
 
 

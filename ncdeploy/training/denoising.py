@@ -4,6 +4,7 @@ EDM draws ln sigma from a normal distribution that all but ignores noise far bel
 that several samplers share is asked about the whole range, so a part of the draws is uniform in ln sigma. The bell
 sits a little higher than EDM's -1.2: the noise levels around the spread of the data decide what a sample becomes.
 Every draw is stratified: one batch covers the distribution evenly, which lowers the variance of its gradient.
+Two other weightings are there to compare with: the likelihood, and the error of the noise on DDPM's steps.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,10 @@ import torch
 from torch import Tensor
 
 from ncdeploy.errors import InputError
+from ncdeploy.sampling import schedules
+from ncdeploy.training.alphas import LogisticAlphas, stratified
+
+DDPM_STEPS = 1000
 
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -55,20 +60,40 @@ class NoiseLevels:
         return log_sigma[torch.randperm(count, generator=generator)].exp().float()
 
 
-def stratified(count: int, generator: torch.Generator) -> Tensor:
-    """One uniform draw in each of `count` equal parts of [0, 1), float64 [count], increasing."""
-    return (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) / count
-
-
 def denoising_loss(
-    denoise: Denoise, x0: Tensor, sigma: Tensor, noise: Tensor, labels: Tensor | None, *, sigma_data: float
+    denoise: Denoise, x0: Tensor, sigma: Tensor, noise: Tensor, labels: Tensor | None, *, weight: Tensor
 ) -> Tensor:
-    """Weighted squared error per dimension, a scalar; 1 is what a constant answer scores at large sigma.
+    """Weighted squared error per dimension, a scalar. x0, noise: [B, *shape]; sigma, weight: [B]; labels: int64 [B] or
+    None."""
+    s, w = (v.reshape(-1, *(1,) * (x0.dim() - 1)) for v in (sigma, weight))
+    return (w * (denoise(x0 + s * noise, sigma, labels) - x0) ** 2).mean()
 
-    x0, noise: [B, *shape]; sigma: [B]; labels: int64 [B] or None. The weight (sigma^2 + sigma_d^2) / (sigma
-    sigma_d)^2 makes every noise level count alike for a freshly initialised EDM network.
+
+def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    """(sigma^2 + sigma_d^2) / (sigma sigma_d)^2: every noise level counts alike for a freshly initialised EDM network,
+    whose loss it makes 1."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def draw_levels(
+    weighting: str, count: int, generator: torch.Generator, *, sigma_min: float, sigma_max: float, sigma_data: float
+) -> tuple[Tensor, Tensor]:
+    """Noise levels and their weights in `denoising_loss`, float32 [count] each, stratified, in random order.
+
+    edm:        `NoiseLevels` with `edm_weight`
+    likelihood: dalpha / 2 tau^2 with alpha = -2 ln tau, drawn by importance: the loss is then the model's negative
+                log-likelihood per dimension in nats up to a constant (Kong et al. 2023, "Information-Theoretic
+                Diffusion", equation 10)
+    ddpm:       the error of the predicted noise on the 1000 steps with linear beta (Ho et al. 2020, L_simple)
     """
-    s = sigma.reshape(-1, *(1,) * (x0.dim() - 1))
-    denoised = denoise(x0 + s * noise, sigma, labels)
-    weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
-    return (weight * (denoised - x0) ** 2).mean()
+    if weighting == "edm":
+        sigma = NoiseLevels(sigma_min=sigma_min, sigma_max=sigma_max).draw(count, generator)
+        return sigma, edm_weight(sigma, sigma_data)
+    order = torch.randperm(count, generator=generator)
+    u = stratified(count, generator)[order]
+    if weighting == "likelihood":
+        tau, importance = LogisticAlphas.within(sigma_min, sigma_max).at(u)
+        return tau.float(), (0.5 * importance / tau**2).float()
+    table = torch.from_numpy(schedules.ddpm(DDPM_STEPS)[-2::-1].copy())
+    sigma = table[(u * DDPM_STEPS).long()].clamp(sigma_min, sigma_max).float()
+    return sigma, 1 / sigma**2

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncdeploy.training.alphas import LogisticAlphas
 from ncdeploy.training.config import ContrastiveConfig, TrainConfig
-from ncdeploy.training.contrastive import LogisticAlphas, balanced_signs, contrastive_loss
+from ncdeploy.training.contrastive import balanced_signs, contrastive_loss, draw, vp_scale
 from ncdeploy.training.data import Dataset
-from ncdeploy.training.denoising import Denoise, NoiseLevels, denoising_loss
+from ncdeploy.training.denoising import Denoise, denoising_loss, draw_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,6 @@ class Objective:
         self.null_label = null_label
         self.config, self.batch, self.process, self.device = config, batch, process, device
         self.sigma_data = data.sigma_data
-        self.levels = NoiseLevels(sigma_min=config.sigma_min, sigma_max=config.sigma_max)
 
     def generator(self, step: int) -> torch.Generator:
         """The only source of random numbers of a step."""
@@ -58,15 +58,24 @@ class Objective:
         rows = torch.randint(len(self.x), (self.batch,), generator=generator)
         x0 = self.x[rows].to(self.device)
         labels = self._draw_labels(rows, generator)
-        sigma = self.levels.draw(self.batch, generator).to(self.device)
+        sigma, weight = draw_levels(
+            self.config.weighting,
+            self.batch,
+            generator,
+            sigma_min=self.config.sigma_min,
+            sigma_max=self.config.sigma_max,
+            sigma_data=self.sigma_data,
+        )
         noise = torch.randn(x0.shape, generator=generator).to(self.device)
-        denoising = denoising_loss(denoise, x0, sigma, noise, labels, sigma_data=self.sigma_data)
+        to = self.device
+        denoising = denoising_loss(denoise, x0, sigma.to(to), noise, labels, weight=weight.to(to))
         options = self.config.contrastive
         if options is None:
             return Loss(total=denoising, denoising=denoising.detach(), contrastive=None)
-        first = None if labels is None else labels[: options.points]
-        contrastive = self._contrastive(denoise, x0[: options.points], first, options, generator)
-        total = denoising + options.weight * contrastive / x0[0].numel()
+        points = max(1, round(options.fraction * self.batch))
+        first = None if labels is None else labels[:points]
+        contrastive = self._contrastive(denoise, x0[:points], first, options, generator)
+        total = denoising + options.weight_at(step) * contrastive / x0[0].numel()
         return Loss(total=total, denoising=denoising.detach(), contrastive=contrastive.detach())
 
     def _contrastive(
@@ -77,15 +86,16 @@ class Objective:
         options: ContrastiveConfig,
         generator: torch.Generator,
     ) -> Tensor:
-        points, unit = len(x0), self.sigma_data
+        points, unit, to = len(x0), self.sigma_data, self.device
         low, high = math.log(options.s_min * unit), math.log(options.s_max * unit)
-        s = torch.exp(low + (high - low) * torch.rand(points, generator=generator))
+        s = torch.exp(low + (high - low) * torch.rand(points, generator=generator)).to(to)
         noise = torch.randn(x0.shape, generator=generator)
         sign = balanced_signs(points, generator)
         alphas = LogisticAlphas.within(options.tau_min * unit, options.tau_max * unit)
-        draws = alphas.draw(points, options.terms, tuple(x0.shape[1:]), generator).to(self.device)
-        to = self.device
-        return contrastive_loss(denoise, x0, s.to(to), noise.to(to), sign.to(to), draws, labels)
+        draws = draw(alphas, points, options.terms, tuple(x0.shape[1:]), generator).to(to)
+        base = options.base_share(x0[0].numel()) * s
+        scale = vp_scale(s, unit) / vp_scale(base, unit) if options.contrast == "vp" else None
+        return contrastive_loss(denoise, x0, s, noise.to(to), sign.to(to), draws, labels, scale=scale, base=base)
 
     def _draw_labels(self, rows: Tensor, generator: torch.Generator) -> Tensor | None:
         if self.labels is None:

@@ -26,7 +26,7 @@ def test_short_runs_still_reach_a_useful_rate() -> None:
     assert max(config.learning_rate(step) for step in range(10)) > 0.009
 
 
-@pytest.mark.parametrize("contrastive", [None, ContrastiveConfig(points=3, s_max=0.5)])
+@pytest.mark.parametrize("contrastive", [None, ContrastiveConfig(fraction=0.3, contrast="vp", s_max=0.5)])
 def test_record_round_trip(contrastive: ContrastiveConfig | None) -> None:
     config = TrainConfig(steps=7, lr=0.1, conditional=True, contrastive=contrastive)
     assert TrainConfig.from_record(config.to_record()) == config
@@ -42,7 +42,8 @@ def test_damaged_records() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("steps", 0), ("batch", 0), ("warmup", -1), ("seed", -1), ("lr", 0.0), ("lr", math.nan), ("clip", -1.0),
-     ("ema", 1.0), ("label_dropout", 1.5), ("sigma_max", 0.001), ("device", "tpu"), ("precision", "fp8")],
+     ("ema", 1.0), ("label_dropout", 1.5), ("sigma_max", 0.001), ("device", "tpu"), ("precision", "fp8"),
+     ("weighting", "snr")],
 )  # fmt: skip
 def test_bad_settings_are_named(name: str, value: object) -> None:
     with pytest.raises(InputError, match="sigma" if name.startswith("sigma") else name):
@@ -51,24 +52,37 @@ def test_bad_settings_are_named(name: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "text"),
-    [("weight", 0.0, "weight"), ("points", 0, "0 points"), ("terms", 1, "1 terms"), ("s_min", 9.0, "s range"),
-     ("tau_max", math.inf, "tau range")],
+    [("weight", 0.0, "weight"), ("fraction", 0.0, "fraction"), ("terms", 1, "terms"), ("s_min", 9.0, "s range"),
+     ("tau_max", math.inf, "tau range"), ("contrast", "vq", "ve or vp"), ("gap", -1.0, "gap"),
+     ("warmup", -1, "warmup")],
 )  # fmt: skip
 def test_bad_contrastive_settings_are_named(name: str, value: float, text: str) -> None:
     with pytest.raises(InputError, match=text):
         ContrastiveConfig(**{name: value})
 
 
+def test_the_contrastive_weight_rises_linearly() -> None:
+    config = ContrastiveConfig(weight=2.0, warmup=3)
+    assert [config.weight_at(step) for step in range(6)] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0])
+    assert ContrastiveConfig(weight=2.0).weight_at(0) == 2.0
+
+
+def test_two_noise_levels_are_as_hard_to_tell_in_any_dimension() -> None:
+    """The divergence of N(0, s^2) from N(0, base^2) in d dimensions stays about gap^2 nats."""
+    for dim in (2, 64, 3072):
+        ratio = ContrastiveConfig(gap=1.0).base_share(dim) ** -2
+        assert 0.5 * dim * (math.log(ratio) + 1 / ratio - 1) == pytest.approx(1, abs=0.35)
+    assert ContrastiveConfig(gap=0.0).base_share(2) == 0.0
+
+
 def test_choices() -> None:
     assert TrainConfig.from_choices(None, {"steps": None}, {"weight": None}) == TrainConfig()
-    chosen = TrainConfig.from_choices("contrastive", {"steps": 5}, {"weight": 2.0, "points": None})
+    chosen = TrainConfig.from_choices("contrastive", {"steps": 5}, {"weight": 2.0, "terms": None})
     assert (chosen.steps, chosen.contrastive) == (5, ContrastiveConfig(weight=2.0))
     with pytest.raises(InputError, match="did you mean contrastive"):
         TrainConfig.from_choices("contrastve", {}, {})
     with pytest.raises(InputError, match="has no use here"):
         TrainConfig.from_choices("denoising", {}, {"weight": 1.0})
-    with pytest.raises(InputError, match="the batch has 1 samples"):
-        TrainConfig.from_choices("contrastive", {"batch": 1}, {})
 
 
 def test_help_tells_the_real_defaults() -> None:
@@ -78,7 +92,8 @@ def test_help_tells_the_real_defaults() -> None:
 
     options = {p.name: p for p in get_command(app).commands["train"].params}
     told = {f"contrastive_{f.name}": f.default for f in fields(ContrastiveConfig)}
-    told |= {f.name: f.default for f in fields(TrainConfig)} | {"objective": "denoising"}
+    told |= {f.name: f.default for f in fields(TrainConfig)} | {"objective": "denoising", "contrast": "ve"}
+    told |= {"contrastive_range": f"{ContrastiveConfig.s_min},{ContrastiveConfig.s_max}"}
     named = {name: str(p.show_default) for name, p in options.items() if isinstance(p.show_default, str)}
     assert named.pop("threads") == "all cores"
     assert {"steps", "batch", "lr", "ema", "contrastive_weight", "contrastive_terms"} <= set(named)

@@ -10,7 +10,8 @@ from torch.nn.functional import softplus
 
 from ncdeploy.denoisers import Mixture, build, default_config
 from ncdeploy.errors import InputError
-from ncdeploy.training.contrastive import Draws, LogisticAlphas, balanced_signs, contrastive_loss, llr
+from ncdeploy.training.alphas import LogisticAlphas
+from ncdeploy.training.contrastive import Draws, balanced_signs, contrastive_loss, draw, llr, vp_scale
 
 WIDE = LogisticAlphas.within(1e-3, 300.0)
 DIM = 6
@@ -34,7 +35,7 @@ def points(mixture: Mixture, far: float, noise: float) -> Tensor:
 def estimates(mixture: Mixture, w: Tensor, s: float, *, repeats: int = 64, terms: int = 48) -> Tensor:
     """[repeats, B] independent estimates."""
     generator = torch.Generator().manual_seed(5)
-    draws = WIDE.draw(repeats * len(w), terms, (DIM,), generator, dtype=torch.float64)
+    draws = draw(WIDE, repeats * len(w), terms, (DIM,), generator, dtype=torch.float64)
     level = torch.full((repeats * len(w),), s, dtype=torch.float64)
     return llr(mixture, w.repeat(repeats, 1), level, draws).reshape(repeats, len(w))
 
@@ -58,10 +59,48 @@ def test_ratio_is_exact_near_and_far(mixture: Mixture, s: float, far: float, noi
     assert agreement(found, mixture.log_prob(w, 1.3 * s) - mixture.log_prob(w)) > 3, "a wrong noise level must show"
 
 
+@pytest.mark.parametrize("far", [0.0, 8.0], ids=["data", "far outside"])
+@pytest.mark.parametrize(("sigma_data", "base"), [(0.5, None), (None, 0.1), (0.5, 0.1)], ids=["vp", "base", "both"])
+def test_other_contrasts_are_exact(mixture: Mixture, far: float, sigma_data: float | None, base: float | None) -> None:
+    """The variance-preserving alternative has its own density, (x0 + s n)/scale; a base puts noise on the data, too."""
+    w, s, repeats = points(mixture, far, 0.3), 0.3, 64
+    level = torch.full((repeats * len(w),), s, dtype=torch.float64)
+    scale = None if sigma_data is None else vp_scale(level, sigma_data)
+    lower = None if base is None else torch.full_like(level, base)
+    draws = draw(WIDE, len(level), 48, (DIM,), torch.Generator().manual_seed(5), dtype=torch.float64)
+    found = llr(mixture, w.repeat(repeats, 1), level, draws, scale=scale, base=lower).reshape(repeats, len(w))
+    r = 1.0 if scale is None else float(scale[0])
+    first, second = mixture.log_prob(w, base or 0.0), mixture.log_prob(r * w, s) + DIM * math.log(r)
+    assert agreement(found, second - first) < 3
+    wrong = mixture.log_prob(w, s) - mixture.log_prob(w)
+    assert agreement(found, wrong) > 3, "the plain ratio is another one"
+
+
+def test_loss_shows_the_model_what_it_says(mixture: Mixture) -> None:
+    """Clean points with base * noise, alternatives with s * noise over the scale: those and no others reach D."""
+    x0 = mixture.means[:2].clone()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, DIM, generator=generator, dtype=torch.float64)
+    s, base = torch.tensor([0.4, 0.4], dtype=torch.float64), torch.tensor([0.2, 0.2], dtype=torch.float64)
+    scale = vp_scale(s, 0.5)
+    draws = draw(WIDE, 2, 4, (DIM,), generator, dtype=torch.float64)
+    silent = Draws(tau=draws.tau, weight=draws.weight, noise=0 * draws.noise)  # then y is w itself, or scale * w
+    seen: list[Tensor] = []
+
+    def record(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        seen.append(x)
+        return mixture(x, sigma, labels)
+
+    contrastive_loss(record, x0, s, noise, torch.tensor([1.0, -1.0]).double(), silent, scale=scale, base=base)
+    w = torch.stack([x0[0] + 0.2 * noise[0], (x0[1] + 0.4 * noise[1]) / scale[1]])
+    expected = torch.cat([w.repeat_interleave(4, 0), (scale[:, None] * w).repeat_interleave(4, 0)])
+    torch.testing.assert_close(seen[0], expected)
+
+
 def test_float32_keeps_the_digits(mixture: Mixture) -> None:
     """The differences of squares are written so that nothing cancels."""
     w = points(mixture, 8.0, 0.3)
-    draws = WIDE.draw(4, 64, (DIM,), torch.Generator().manual_seed(6), dtype=torch.float64)
+    draws = draw(WIDE, 4, 64, (DIM,), torch.Generator().manual_seed(6), dtype=torch.float64)
     s = torch.full((4,), 0.2, dtype=torch.float64)
     exact = llr(mixture, w, s, draws)
     short = Draws(tau=draws.tau.float(), weight=draws.weight.float(), noise=draws.noise.float())
@@ -72,7 +111,8 @@ def test_float32_keeps_the_digits(mixture: Mixture) -> None:
     np.testing.assert_allclose(llr(rounded, w.float(), s.float(), short), exact, rtol=2e-3)
 
 
-def test_gradient_is_that_of_finite_differences() -> None:
+@pytest.mark.parametrize("contrast", ["ve", "vp", "base"])
+def test_gradient_is_that_of_finite_differences(contrast: str) -> None:
     config = default_config((3,), sigma_data=0.8, num_classes=2, network={"width": 16, "blocks": 1})
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -84,11 +124,12 @@ def test_gradient_is_that_of_finite_differences() -> None:
     noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     s, labels = torch.tensor([0.1, 0.2, 0.5, 0.3], dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     sign = balanced_signs(4, generator).double()
-    draws = LogisticAlphas.within(0.05, 10).draw(4, 6, (3,), generator, dtype=torch.float64)
+    draws = draw(LogisticAlphas.within(0.05, 10), 4, 6, (3,), generator, dtype=torch.float64)
     parameters = list(denoiser.parameters())
+    options = {"ve": {}, "vp": {"scale": vp_scale(s, 0.8)}, "base": {"base": 0.5 * s}}[contrast]
 
     def loss() -> Tensor:
-        return contrastive_loss(denoiser, x0, s, noise, sign, draws, labels)
+        return contrastive_loss(denoiser, x0, s, noise, sign, draws, labels, **options)
 
     gradient = torch.autograd.grad(loss(), parameters)
     for trial in range(3):
@@ -113,7 +154,7 @@ def test_common_random_numbers_are_worth_it(mixture: Mixture) -> None:
 
     generator = torch.Generator().manual_seed(7)
     rows = w.repeat(repeats, 1)[:, None]
-    first, second = (WIDE.draw(len(rows), terms, (DIM,), generator, dtype=torch.float64) for _ in range(2))
+    first, second = (draw(WIDE, len(rows), terms, (DIM,), generator, dtype=torch.float64) for _ in range(2))
 
     def denoised(draws: Draws, sigma: Tensor) -> tuple[Tensor, Tensor]:
         y = rows + draws.tau[..., None] * draws.noise
@@ -132,7 +173,7 @@ def test_common_random_numbers_are_worth_it(mixture: Mixture) -> None:
 def test_terms_are_averaged_before_the_softplus(mixture: Mixture) -> None:
     w = points(mixture, 0.0, 0.3)
     s, sign = torch.full((4,), 0.2, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
-    draws = WIDE.draw(4, 16, (DIM,), torch.Generator().manual_seed(8), dtype=torch.float64)
+    draws = draw(WIDE, 4, 16, (DIM,), torch.Generator().manual_seed(8), dtype=torch.float64)
     loss = contrastive_loss(mixture, w, s, torch.zeros_like(w), sign, draws)
     single = torch.stack(
         [
@@ -149,7 +190,7 @@ def test_exact_model_tells_noise_from_data_and_a_wrong_one_does_worse(mixture: M
     x0 = mixture.sample(200, generator).double()
     noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
     s, sign = torch.full((200,), 0.25, dtype=torch.float64), balanced_signs(200, generator).double()
-    draws = WIDE.draw(200, 64, (DIM,), generator, dtype=torch.float64)
+    draws = draw(WIDE, 200, 64, (DIM,), generator, dtype=torch.float64)
     exact = float(contrastive_loss(mixture, x0, s, noise, sign, draws))
     wrong = float(contrastive_loss(lambda x, sigma, labels: x * 0, x0, s, noise, sign, draws))
     assert exact < 0.62 < math.log(2) < wrong
@@ -158,7 +199,7 @@ def test_exact_model_tells_noise_from_data_and_a_wrong_one_does_worse(mixture: M
 def test_alphas_are_importance_weighted() -> None:
     """The weights make any integral over alpha come out: here that of a Gaussian bump."""
     alphas = LogisticAlphas.within(0.01, 20.0)
-    draws = alphas.draw(50, 32, (1,), torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = draw(alphas, 50, 32, (1,), torch.Generator().manual_seed(0), dtype=torch.float64)
     assert float(draws.tau.min()) >= 0.01
     assert float(draws.tau.max()) <= 20.0
     alpha = -2 * draws.tau.log()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ncdeploy.denoisers import build, default_config
 from ncdeploy.errors import InputError
-from ncdeploy.training.denoising import NoiseLevels, denoising_loss
+from ncdeploy.sampling import schedules
+from ncdeploy.training.denoising import NoiseLevels, denoising_loss, draw_levels, edm_weight
 
 LEVELS = NoiseLevels(sigma_min=0.002, sigma_max=160.0)
 
@@ -64,7 +65,7 @@ def test_fresh_network_scores_one_at_every_noise_level(sigma: float) -> None:
     noise = torch.randn(x0.shape, generator=generator)
     denoiser = build(default_config((2,), sigma_data=0.7))
     level = torch.full((len(x0),), sigma)
-    loss = denoising_loss(denoiser, x0, level, noise, None, sigma_data=0.7)
+    loss = denoising_loss(denoiser, x0, level, noise, None, weight=edm_weight(level, 0.7))
     assert float(loss.detach()) == pytest.approx(1, abs=0.02)
 
 
@@ -72,6 +73,44 @@ def test_loss_is_the_weighted_squared_error() -> None:
     x0, noise = torch.zeros(2, 3), torch.ones(2, 3)
     sigma = torch.tensor([0.5, 2.0])
     error = torch.tensor([[0.1], [0.3]])
-    loss = denoising_loss(lambda x, s, labels: x0 + error, x0, sigma, noise, None, sigma_data=0.5)
+    loss = denoising_loss(lambda x, s, labels: x0 + error, x0, sigma, noise, None, weight=edm_weight(sigma, 0.5))
     wanted = (0.01 * (0.25 + 0.25) / 0.0625 + 0.09 * (4 + 0.25) / 1.0) / 2
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["edm", "likelihood", "ddpm"])
+def test_levels_are_spread_and_in_range(weighting: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sigma, weight = draw_levels(weighting, 4096, generator, sigma_min=0.02, sigma_max=50.0, sigma_data=0.5)
+    assert sigma.dtype == weight.dtype == torch.float32
+    assert float(sigma.min()) >= 0.02 * (1 - 1e-6)
+    assert float(sigma.max()) <= 50 * (1 + 1e-6)
+    assert bool((weight > 0).all())
+    assert abs(float(torch.corrcoef(torch.stack([sigma.log(), torch.arange(4096.0)]))[0, 1])) < 0.1  # random order
+
+
+def test_likelihood_weighting_is_the_likelihood() -> None:
+    """For the exact denoiser of a Gaussian the loss is half the integral of lambda/(lambda + tau^2) over alpha, the
+    part of -log p that training can change."""
+    variance, low, high = 0.5, 0.01, 100.0
+    generator = torch.Generator().manual_seed(0)
+    x0 = math.sqrt(variance) * torch.randn(200_000, 1, generator=generator)
+    sigma, weight = draw_levels("likelihood", len(x0), generator, sigma_min=low, sigma_max=high, sigma_data=0.7)
+    noise = torch.randn(x0.shape, generator=generator)
+
+    def exact(x: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
+        return variance / (variance + s[:, None] ** 2) * x
+
+    loss = denoising_loss(exact, x0, sigma, noise, None, weight=weight)
+    integral = math.log((variance / low**2 + 1) / (variance / high**2 + 1))  # of 1/(1 + e^-alpha/variance)
+    assert float(loss) == pytest.approx(integral / 2, rel=0.02)
+
+
+def test_ddpm_weighting_is_the_error_of_the_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sigma, weight = draw_levels("ddpm", 1000, generator, sigma_min=0.002, sigma_max=160.0, sigma_data=0.5)
+    table = np.sort(schedules.ddpm(1000)[:-1])
+    np.testing.assert_allclose(np.sort(sigma.numpy()), table, rtol=1e-5)  # one of each step in a batch of 1000
+    noise = torch.randn(1000, 3, generator=generator)
+    loss = denoising_loss(lambda x, s, labels: x, torch.zeros(1000, 3), sigma, noise, None, weight=weight)
+    assert float(loss) == pytest.approx(float((noise**2).mean()), rel=1e-5)  # D = x claims that there was no noise

@@ -31,7 +31,7 @@ def test_trains_logs_and_resumes(tmp_path: Path) -> None:
     assert code == 0
     assert out.startswith(f"{model}: 3 steps in ")
     assert load_model(model).info.error_curve is not None
-    assert load_record(model)["config"]["contrastive"]["points"] == 2
+    assert load_record(model)["config"]["contrastive"]["fraction"] == 0.02
     code, _, error = run("--resume", model)
     assert code == 1
     assert "all 3 steps are done" in error

@@ -1,0 +1,72 @@
+"""The figures of one trained model in the study."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contrastive.sets import Study
+from ncdeploy import make_plan, sample
+from ncdeploy.backends.torch import TorchBackend
+from ncdeploy.evaluation.classification import log_losses
+from ncdeploy.evaluation.distances import energy_distance, mmd
+from ncdeploy.evaluation.likelihood import Budget, Estimator
+from ncdeploy.evaluation.posterior import Posterior
+from ncdeploy.evaluation.visited import visited_error
+
+BANDWIDTH = math.sqrt(0.03)  # the paper's kernel exp(-|x - y|^2 / (2 * 0.03)), for standardised points of a plane
+EDGES = (0.03, 0.1, 0.3, 1.0, 10.0)
+LEVELS = (0.05, 5.0)
+
+
+def measure(engine: TorchBackend, study: Study, *, samples: int) -> dict[str, Any]:
+    """JSON-able; every model of a study meets the same points, noise and seeds."""
+    data, plane = study.data, study.data.shape == (2,)
+    points = data.held_out[: 400 if plane else 96]
+    budget = Budget(repeats=4, levels=32)
+    estimator = Estimator.of(engine, engine.info, data.x[:5000], budget=budget)
+    nll = estimator.nll(points).value
+    found: dict[str, Any] = {"nll": float(nll.mean())}
+    rng = np.random.default_rng(0)
+    tested = data.held_out[: 1000 if plane else 192].astype(np.float64)
+    s = data.sigma_data * np.exp(np.log(LEVELS[0]) + np.log(LEVELS[1] / LEVELS[0]) * rng.random(len(tested)))
+    noised = np.arange(len(tested)) % 2 == 1
+    wide = np.where(noised, s, 0.0).reshape(-1, *[1] * (tested.ndim - 1))
+    w = tested + wide * rng.standard_normal(tested.shape)
+    found["log_loss"] = float(log_losses(estimator.ratio(w, s).value, noised).mean())
+    if study.jittered:
+        exact = study.log_prob(w, s) - study.log_prob(w, np.zeros(len(w)))
+        found["log_loss_bayes"] = float(log_losses(exact, noised).mean())
+
+    long = make_plan("ddpm", 1000)
+    visited = visited_error(
+        engine, engine.info, long, Posterior(study.means, std=study.jitter), data.held_out, window=100,
+        seeds=range(max(8, samples // 5)), tolerance=1e-2, edges=EDGES, most=1024,
+    )  # fmt: skip
+    found["visited"], found["training"] = visited.visited, visited.training
+    found["groups"] = [[*g.sweeps, *g.sigma, g.states, g.visited, g.training] for g in visited.groups]
+
+    runs = {
+        "ddpm-1000 parallel 1e-2": (long, 100, 1e-2),
+        "ddpm-1000 parallel 0.1": (long, 256, 0.1),
+        "ddim-100 parallel 1e-2": (make_plan("ddim", 100), 100, 1e-2),
+        "dpmpp_2m-25 parallel 1e-2": (make_plan("dpmpp_2m", 25), 25, 1e-2),
+        "dpmpp_2m-25": (make_plan("dpmpp_2m", 25), None, 0.0),
+    }
+    reference = data.held_out[:4000]
+    width = BANDWIDTH if plane else None
+    for name, (plan, window, tolerance) in runs.items():
+        result = sample(
+            engine, plan, seeds=range(samples), window=window, tolerance=tolerance, max_rows=25_600
+        )  # fmt: skip
+        found[name] = {
+            "energy": energy_distance(result.samples, reference),
+            "mmd": mmd(result.samples, reference, bandwidth=width),
+            "sweeps": float(result.sweeps.mean()),
+        }
+    floor = data.x[:samples]
+    found["floor"] = {
+        "energy": energy_distance(floor, reference),
+        "mmd": mmd(floor, reference, bandwidth=width),
+    }
+    return found

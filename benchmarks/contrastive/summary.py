@@ -1,0 +1,134 @@
+"""Tables and pictures from the lines of a study: `python -m benchmarks.contrastive.summary study.jsonl -o folder`.
+
+Every figure is a mean over seeds with the smallest and the largest; pictures show each seed as a dot.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Record = dict[str, Any]
+
+FIGURES: tuple[tuple[str, Callable[[Record], float]], ...] = (
+    ("noise log-loss", lambda r: float(r["log_loss"])),
+    ("-log p, nats", lambda r: float(r["nll"])),
+    ("error, visited", lambda r: float(r["visited"])),
+    ("error, training", lambda r: float(r["training"])),
+    ("MMD, ddpm-1000 parallel", lambda r: float(r["ddpm-1000 parallel 1e-2"]["mmd"])),
+    ("energy, ddpm-1000 parallel", lambda r: float(r["ddpm-1000 parallel 1e-2"]["energy"])),
+    ("energy, ddpm-1000 loose", lambda r: float(r["ddpm-1000 parallel 0.1"]["energy"])),
+    ("energy, ddim-100 parallel", lambda r: float(r["ddim-100 parallel 1e-2"]["energy"])),
+    ("energy, dpmpp_2m-25", lambda r: float(r["dpmpp_2m-25"]["energy"])),
+    ("sweeps, ddpm-1000", lambda r: float(r["ddpm-1000 parallel 1e-2"]["sweeps"])),
+)
+COLOURS = ("#0b6e75", "#b4532a", "#5b6472", "#7a5195", "#3b7d3a", "#a63d5d", "#8a6d1d", "#34568b")
+
+
+def table(records: list[Record]) -> Iterator[str]:
+    """A Markdown table, arms across, in the order in which they first come."""
+    arms = list(dict.fromkeys(r["arm"] for r in records))
+    counts = {arm: sum(r["arm"] == arm for r in records) for arm in arms}
+    yield "| | " + " | ".join(f"{arm} (seeds: {counts[arm]})" for arm in arms) + " |"
+    yield "| --- |" + " --- |" * len(arms)
+    for name, figure in FIGURES:
+        cells = []
+        for arm in arms:
+            values = [figure(r) for r in records if r["arm"] == arm]
+            cells.append(f"{np.mean(values):.3g} ({min(values):.3g} … {max(values):.3g})")
+        yield f"| {name} | " + " | ".join(cells) + " |"
+    floor = records[0]["floor"]
+    yield f"\nData against data: MMD {floor['mmd']:.3g}, energy distance {floor['energy']:.3g}."
+    if "log_loss_bayes" in records[0]:
+        yield f"The exact density scores a noise log-loss of {records[0]['log_loss_bayes']:.4f} on the same points."
+
+
+def ratios(records: list[Record], arm: str, reference: str) -> Iterator[str]:
+    """Arm over reference, seed by seed: the two began alike and met the same batches."""
+    mine, other = ({r["seed"]: r for r in records if r["arm"] == name} for name in (arm, reference))
+    seeds = sorted(set(mine) & set(other))
+    if not seeds:
+        return
+    yield f"\n{arm} / {reference}, seed by seed: mean (smallest … largest)\n"
+    yield "| figure | ratio |"
+    yield "| --- | --- |"
+    for name, figure in FIGURES:
+        if name == "-log p, nats":
+            values = [figure(mine[s]) - figure(other[s]) for s in seeds]
+            yield f"| {name}, difference | {np.mean(values):+.3f} ({min(values):+.3f} … {max(values):+.3f}) |"
+            continue
+        values = [figure(mine[s]) / figure(other[s]) for s in seeds]
+        yield f"| {name} | {np.mean(values):.3f} ({min(values):.3f} … {max(values):.3f}) |"
+
+
+def picture(records: list[Record], title: str) -> Image.Image:
+    """Dots: one row for each figure, relative to the mean of the first arm, one dot per seed and colour per arm."""
+    arms = list(dict.fromkeys(r["arm"] for r in records))
+    shown = [(name, figure) for name, figure in FIGURES if not name.startswith("-log p")]
+    width, left, right, top, line = 900, 250, 40, 70, 34
+    height = top + line * len(shown) + 50
+    canvas = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(canvas)
+    font, small = ImageFont.load_default(15), ImageFont.load_default(13)
+    pen.text((left, 12), title, fill="#1d2129", font=font)
+    for i, arm in enumerate(arms):
+        x = left + i * (width - left - right) / len(arms)
+        pen.ellipse((x, 42, x + 9, 51), fill=COLOURS[i % len(COLOURS)])
+        pen.text((x + 14, 38), arm, fill="#5b6472", font=small)
+    scaled = []
+    for _, figure in shown:
+        unit = float(np.mean([figure(r) for r in records if r["arm"] == arms[0]]))
+        scaled.append([[figure(r) / unit for r in records if r["arm"] == arm] for arm in arms])
+    low, high = 0.5, max(1.5, min(2.5, max(float(v) for row in scaled for arm in row for v in arm)))
+
+    def across(value: float) -> float:
+        return left + (min(max(value, low), high) - low) / (high - low) * (width - left - right)
+
+    for k in (0.5 + 0.25 * i for i in range(int((high - low) / 0.25) + 1)):
+        pen.line((across(k), top - 6, across(k), height - 36), fill="#999999" if k == 1 else "#e3e0d8")
+        pen.text((across(k), height - 26), f"{k:g}", fill="#5b6472", font=small, anchor="mm")
+    for row, (name, _) in enumerate(shown):
+        y = top + line * row + line / 2
+        pen.text((left - 12, y), name, fill="#1d2129", font=small, anchor="rm")
+        for i, values in enumerate(scaled[row]):
+            at = y + (i - (len(arms) - 1) / 2) * min(7, 24 / len(arms))
+            for value in values:
+                x = across(value)
+                pen.ellipse((x - 4, at - 4, x + 4, at + 4), outline="white", fill=COLOURS[i % len(COLOURS)])
+    pen.text(
+        (left, height - 12),
+        f"relative to the mean of {arms[0]}; lower is better",
+        fill="#5b6472",
+        font=small,
+        anchor="lm",
+    )
+    return canvas
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("-o", "--output", type=Path, default=None, help="folder for one PNG per set of data")
+    given = parser.parse_args()
+    records = [json.loads(line) for line in given.results.read_text().splitlines()]
+    for name, steps in dict.fromkeys((r["data"], r["steps"]) for r in records):
+        chosen = [r for r in records if (r["data"], r["steps"]) == (name, steps)]
+        print(f"\n### {name}, {steps} steps\n")
+        for line in table(chosen):
+            print(line)
+        for arm in dict.fromkeys(r["arm"] for r in chosen):
+            reference = arm.partition("+")[0] if "+" in arm else "plain"
+            if arm != reference:
+                for line in ratios(chosen, arm, reference):
+                    print(line)
+        if given.output is not None:
+            given.output.mkdir(parents=True, exist_ok=True)
+            picture(chosen, f"{name}, {steps} steps").save(given.output / f"{name}-{steps}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""`ncdeploy evaluate`: one model against another, on the command line, with and without PyTorch."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ncdeploy.backends import open_engine
+from ncdeploy.errors import InputError
+from ncdeploy.evaluation.evaluate import STAGES, Evaluation, Settings, _plan, evaluate
+from ncdeploy.evaluation.likelihood import Budget
+from ncdeploy_cli.main import app
+from oracle import GaussianMixture
+from test_boundaries import HEAVY, run_without
+from tiny_models import POINTS, write_mixture
+
+QUICK = ("--points", "8", "--samples", "32", "--steps", "40", "--window", "16", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """points.csv, around three centres; right.onnx knows them, wrong.onnx has them elsewhere."""
+    path = tmp_path_factory.mktemp("evaluate")
+    centres = np.array([[1.0, 1.0], [-1.0, 0.5], [0.0, -1.5]])
+    rng = np.random.default_rng(0)
+    points = centres[rng.integers(3, size=400)] + 0.1 * rng.standard_normal((400, 2))
+    np.savetxt(path / "points.csv", points, delimiter=",", header="x,y", comments="")
+    model_units = (centres - points.mean()) / points.std()  # what a table is brought to
+    write_mixture(path / "right.onnx", POINTS, model_units, std=0.1 / float(points.std()))
+    write_mixture(path / "wrong.onnx", POINTS, 0.5 * model_units, std=0.3)
+    return path
+
+
+def run(*args: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["evaluate", *args])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_better_model_is_better_in_every_figure(folder: Path) -> None:
+    page = folder / "models.html"
+    code, out, err = run(
+        str(folder / "right.onnx"), str(folder / "wrong.onnx"), "--data", str(folder / "points.csv"), "--json",
+        "-o", str(page), "--jitter", "0.09", *QUICK,
+    )  # fmt: skip
+    assert code == 0, err
+    record = json.loads(out)
+    right, wrong = record["models"]
+    assert (right["name"], wrong["name"]) == ("right.onnx", "wrong.onnx")
+    assert right["likelihood"]["nats"] + 1 < wrong["likelihood"]["nats"]
+    assert right["classification"]["log_loss"] + 0.05 < wrong["classification"]["log_loss"]
+    assert right["visited"]["visited"] < 0.5 * wrong["visited"]["visited"]
+    assert right["quality"]["energy_floor"] == wrong["quality"]["energy_floor"]
+    for one, other in zip(right["quality"]["runs"], wrong["quality"]["runs"], strict=True):
+        assert one["energy"] < 0.5 * other["energy"]
+    html = page.read_text(encoding="utf-8")
+    assert html.count("right.onnx") > 5
+    assert "<svg" in html
+    assert html.count("<img") == 2
+    assert not re.search(r"\b(nan|inf)\b", html)
+
+
+def test_the_table_names_every_figure(folder: Path) -> None:
+    code, out, _ = run(str(folder / "right.onnx"), "--data", str(folder / "points.csv"), *QUICK, "--contrast", "vp")
+    assert code == 0
+    for words in ("-log p of held-out", "bits per", "noise", "visited", "energy distance", "ddpm-40"):
+        assert words in out
+
+
+def test_a_machine_without_torch_evaluates(folder: Path) -> None:
+    argv = ["ncdeploy", "evaluate", str(folder / "right.onnx"), "--data", str(folder / "points.csv"), "--json", *QUICK]
+    missing = tuple(name for name in HEAVY if name != "onnxruntime")
+    done = run_without(missing, f"sys.argv = {argv!r}\nfrom ncdeploy_cli.main import main\nmain()")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["models"][0]["likelihood"]["points"] == 8
+
+
+def test_likelihood_is_the_exact_one(folder: Path) -> None:
+    """In model units in nats; bits per dimension in the units of the data."""
+    rng = np.random.default_rng(1)
+    means = np.array([[1.0, 1.0], [-1.0, 0.5]])
+    data = (means[rng.integers(2, size=300)] + 0.3 * rng.standard_normal((300, 2))).astype(np.float32)
+    model = write_mixture(folder / "two.onnx", replace(POINTS, scale=4.0), means, std=0.3)
+    settings = Settings(points=40, samples=4, steps=8, window=4, budget=Budget(repeats=4, levels=32))
+    *stages, found = evaluate(open_engine(model, threads=1), data[:200], data[200:], settings)
+    assert stages == list(STAGES)
+    assert isinstance(found, Evaluation)
+    exact = -GaussianMixture(means, 0.3).log_prob(data[200:240]).mean()
+    assert found.likelihood.nats == pytest.approx(exact, abs=4 * found.likelihood.estimate_error)
+    assert found.likelihood.estimate_error < 0.03
+    assert found.likelihood.bits_per_dim == pytest.approx(found.likelihood.nats / 2 / np.log(2) + 2)
+
+
+def test_plans_stay_inside_what_the_model_knows() -> None:
+    assert _plan(POINTS, "ddpm", 1000).name == "ddpm-1000"
+    narrow = replace(POINTS, sigma_min=0.05, sigma_max=20.0)
+    for solver, steps in (("ddpm", 50), ("dpmpp_2m", 25)):
+        plan = _plan(narrow, solver, steps)
+        asked = plan.sigmas[plan.evaluated]
+        assert (asked.min(), asked.max()) == pytest.approx((0.05, 20.0))
+        assert plan.evaluations == steps
+
+
+def test_bad_requests(folder: Path) -> None:
+    model, data = str(folder / "right.onnx"), str(folder / "points.csv")
+    for args, words in (
+        ([model, "--data", "digits", *QUICK], "the model takes (2,)"),
+        ([model, "--data", data, "-o", "page.txt"], "ends in .html"),
+        ([model, "--data", data, "--contrast", "vq"], "ve or vp"),
+        ([model, "--data", data, "--points", "1"], "points: got 1"),
+    ):
+        code, _, err = run(*args)
+        assert code == 1
+        assert words in " ".join(err.split())
+    with pytest.raises(InputError, match="tolerances"):
+        Settings(tolerances=())
+
+
+def test_help_tells_the_real_defaults() -> None:
+    from typer.main import get_command
+
+    options = {p.name: p for p in get_command(app).commands["evaluate"].params}
+    for name in ("points", "samples", "steps", "window", "contrast"):
+        assert options[name].show_default == str(getattr(Settings(), name))
