@@ -12,7 +12,7 @@ import numpy as np
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.arrays import device_of, namespace, to_host
 
-BUDGET = 1.5  # seconds that measuring may take
+BUDGET = 0.75  # seconds that measuring may take
 _LEAST = 0.003  # seconds: a shorter call is repeated, as a sampler repeats it
 _ROUNDS = 5  # at most; the median of them counts
 

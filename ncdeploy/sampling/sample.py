@@ -18,7 +18,7 @@ from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result, Sweep
 from ncdeploy.sampling.sequential import SequentialRun
-from ncdeploy.sampling.tuner import Tuner
+from ncdeploy.sampling.tuner import Tuner, choose
 
 TOLERANCE = 1e-3
 ERROR_FLOOR = 0.1
@@ -59,7 +59,7 @@ def sample(
                  conditional model, 0 the unconditional one. Each D then takes two rows of the same call
     window:      None runs sequentially; an integer is the evaluated nodes per sample and sweep; "auto" takes what is
                  predicted to be fastest (see `tuner`), sequential included, and corrects it while running
-    latency:     of the engine, for "auto"; None measures it now, which takes a second or two
+    latency:     of the engine, for "auto"; None measures it now, which takes about a second
     tolerance:   a node is accepted when the rms of its change is at most tolerance * hypot(sigma, error_floor);
                  0 iterates to the sequential result
     error_curve: the model's denoising error (ModelInfo.error_curve); without it the parallel driver
@@ -147,11 +147,12 @@ def iterate(
             label = None if classes is None else int(classes[0])
             latency = measure_latency(engine, shape=tuple(shape), max_rows=rows, label=label, like=like)
         scale = info.sigma_data if isinstance(info, ModelInfo) else SCALE
+        given = denoise.calls_rows if isinstance(denoise, Guided) else 1
+        choice = choose(plan, latency, n, tolerance, error_floor, scale, rows // per_row, given)
         tuner = Tuner(
             plan, latency, n=n, tolerance=tolerance, floor=error_floor, scale=scale, max_rows=rows // per_row,
-            per_row=denoise.calls_rows if isinstance(denoise, Guided) else 1,
+            per_row=given,
         )  # fmt: skip
-        choice = tuner.choose()
         window, lanes = choice.window, choice.lanes
 
     start = time.perf_counter()

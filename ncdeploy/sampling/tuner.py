@@ -8,7 +8,7 @@ rehearsals of the plan; where these evaluate each node e times, a network takes 
 """
 
 import math
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -97,6 +97,16 @@ class Tuner:
     @cached_property
     def _forecast(self) -> Forecast:
         return Forecast(self.plan, most=min(self.plan.evaluations, self.max_rows), **self._settings)
+
+
+@lru_cache(maxsize=32)
+def choose(
+    plan: Plan, latency: Latency, n: int, tolerance: float, floor: float, scale: float, max_rows: int, per_row: int
+) -> Choice:
+    """What a `Tuner` chooses, kept for the next runs: on a small network the choice itself would be felt."""
+    return Tuner(
+        plan, latency, n=n, tolerance=tolerance, floor=floor, scale=scale, max_rows=max_rows, per_row=per_row
+    ).choose()
 
 
 def _seconds(choice: Choice) -> float:
