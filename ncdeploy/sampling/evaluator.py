@@ -30,14 +30,14 @@ class Evaluator:
         self.seconds = 0.0
 
     def __call__(self, x: Any, sigma: NDArray[np.float64], node: NDArray[np.int64], sample: NDArray[np.int64]) -> Any:
-        """D for rows x [B, d] at noise levels sigma [B]; `node` and `sample` [B] say what each row is.
+        """D for rows x [B, d] at noise levels sigma [B]; `node` [B] and `sample` [B], or [1] of all, say what a row is.
 
         Raises NumericalError when D is not finite, InputError when it has the wrong shape or dtype.
         """
         xp, device = self._xp, device_of(self._like)
         inputs = [xp.reshape(x, (-1, *self.shape)), xp.asarray(sigma, dtype=x.dtype, device=device)]
         if self._labels is not None:
-            inputs.append(xp.asarray(self._labels[sample], device=device))
+            inputs.append(xp.asarray(np.broadcast_to(self._labels[sample], len(node)).copy(), device=device))
         start = time.perf_counter()
         out = self._denoise(*inputs)
         self.seconds += time.perf_counter() - start
@@ -53,7 +53,7 @@ class Evaluator:
             row = int(np.argmin(to_host(xp.all(xp.isfinite(out), axis=-1))))
             raise NumericalError(
                 f"the network returned NaN or infinity at node {node[row]} (sigma = {sigma[row]:.6g}) of sample "
-                f"{sample[row]}; check the model there (ncdeploy verify), or its precision"
+                f"{sample[row if len(sample) > 1 else 0]}; check the model there (ncdeploy verify), or its precision"
             )
         return out
 

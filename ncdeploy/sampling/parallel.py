@@ -130,16 +130,19 @@ class ParallelRun:
 
     def _evaluate(self) -> int:
         """D at every evaluated node of every window, in one call; returns how many."""
-        t = self.tables
-        lane, place = self.due.nonzero()
-        node, rows = self.base[lane] + place, len(lane)
-        first = t.reach - 1
-        index = lane * (t.reach + t.span) + place + first
-        # One sample without gaps between its nodes is a slice.
-        at = slice(first, first + rows) if len(self.lanes) == 1 and place[-1] < rows else self._index(index)
+        t, first = self.tables, self.tables.reach - 1
         x, D = self.x.reshape((-1, self.dim)), self.D.reshape((-1, self.dim))  # views: both are contiguous
+        at: Any
+        if len(self.lanes) == 1 and t.dense:  # one sample without gaps between its nodes is a slice
+            base, stop = int(self.base[0]), int(self.stop[0])
+            at, node = slice(first, first + stop - base), slice(base, stop)
+            D[at] = self.evaluator(x[at], t.sigmas[node], t.nodes[node], self.lanes)
+            return stop - base
+        lane, place = self.due.nonzero()
+        node = self.base[lane] + place
+        at = self._index(lane * (t.reach + t.span) + place + first)
         D[at] = self.evaluator(x[at], t.sigmas[node], node, self.lanes[lane])
-        return rows
+        return len(lane)
 
     def _solve(self, inverse: Any) -> Any:
         """New states of the windows: inverse @ (outputs + carry from accepted states + noise).

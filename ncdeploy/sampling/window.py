@@ -24,7 +24,8 @@ class WindowTables:
     """Tables of one plan for windows of `window` evaluated nodes; floats live on the sampling device.
 
     Host side, int64 [n]: `stop[b]`, the node behind the window that starts at base b; `next[k]`, the first
-    node >= k that is evaluated or final; `previous[k]`, the last evaluated node < k.
+    node >= k that is evaluated or final; `previous[k]`, the last evaluated node < k. `dense`: every node but the last
+    is evaluated.
     `rows`: [n + span, 2 reach + 1], the coefficients of a node's row (state, denoised) and its own g.
     `residual_scale`: float64 [n + span], what makes the norm of a change a residual; 0 at nodes that are neither
     evaluated nor final.
@@ -50,7 +51,8 @@ class WindowTables:
         self.stop = behind[np.minimum(rank + window, evaluated.size)]
         self.previous = evaluated[np.maximum(rank, 1) - 1]
         self.span = int(np.max((self.stop - np.arange(n))[evaluated]))
-        self.evaluated = self._pad(plan.evaluated)
+        self.evaluated, self.nodes = self._pad(plan.evaluated), np.arange(n + self.span)
+        self.dense = bool(plan.evaluated[:-1].all())
         self.sigmas = self._pad(plan.sigmas)
         counts = plan.evaluated | (np.arange(n) == self.final)
         self.residual_scale = self._pad(counts / (np.hypot(plan.sigmas, floor) * np.sqrt(dim)))
