@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
 from ncdeploy_cli.choices import BATCH_VALUES, choose_classes, choose_plan
 from ncdeploy_cli.tune import tuned
 
@@ -79,14 +79,7 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice", rich_help_panel=_RUN)
     ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust",
-            help="Run the Python code that a model imported from module:function names.",
-            rich_help_panel=_RUN,
-        ),
-    ] = False,
+    trust: Annotated[bool, options.trust(_RUN)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
     """Measure solvers, steps and drivers side by side, and recommend one.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
 from ncdeploy_cli.choices import DEFAULT_WINDOW
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ def build(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build even if an engine of the same inputs is in the cache.")
     ] = False,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
-    ] = False,
+    trust: Annotated[bool, options.trust()] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the engine's record as one JSON object.")] = False,
 ) -> None:
     """Build a TensorRT engine for the GPU of this machine, read its types back, compare it with the graph, time it.
@@ -105,7 +103,7 @@ def build(
     check_writable(target)
     tuned = min(DEFAULT_WINDOW, max_window) if window is None else window
     profiles = profiles_for(max_samples, max_window, tuned)
-    options = Options(
+    settings = Options(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
         stripped=strip,
@@ -134,7 +132,7 @@ def build(
         from ncdeploy.tensorrt.build import build_engine
 
         built = build_engine(
-            exported, target, profiles, options, command=_command(model, target, max_samples, max_window, tuned),
+            exported, target, profiles, settings, command=_command(model, target, max_samples, max_window, tuned),
             device=int(number or 0), verify=verify, reuse=not rebuild, on_stage=stage,
             on_progress=lambda phase, step, steps: bar.update(
                 bar.task_ids[0], description=phase, completed=step, total=steps

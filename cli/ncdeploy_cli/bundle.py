@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
 from ncdeploy_cli.choices import choose_plan, describe, outside_training
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ncdeploy.modelinfo import ModelInfo
     from ncdeploy.sampling.plan import Plan
 
-_PLANS, _CHECK, _FILE = "Its plans", "What is compared", "A file that does not describe its model"
+_PLANS, _CHECK = "Its plans", "What is compared"
 
 
 def bundle(
@@ -32,14 +32,7 @@ def bundle(
     steps: Annotated[
         list[int] | None, typer.Option(help="Steps of the solver before it.", rich_help_panel=_PLANS)
     ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="Noise levels: karras, exponential, ddpm or cosine.",
-            show_default="the solver's usual",
-            rich_help_panel=_PLANS,
-        ),
-    ] = None,
+    schedule: Annotated[str | None, options.schedule(_PLANS)] = None,
     sigma_min: Annotated[
         float | None,
         typer.Option(help="Least noise level of the schedules.", show_default="the model's", rich_help_panel=_PLANS),
@@ -78,25 +71,10 @@ def bundle(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads.", show_default="the runtime's choice", rich_help_panel=_CHECK)
     ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust",
-            help="Run the Python code that a reference imported from module:function names.",
-            rich_help_panel=_CHECK,
-        ),
-    ] = False,
-    shape: Annotated[
-        str | None,
-        typer.Option(help='Shape of a sample, "3,64,64".', show_default="the graph's", rich_help_panel=_FILE),
-    ] = None,
-    sigma_data: Annotated[
-        float | None,
-        typer.Option(
-            help="Standard deviation of the training data; give --sigma-min and --sigma-max too.", rich_help_panel=_FILE
-        ),
-    ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Number of classes.", rich_help_panel=_FILE)] = None,
+    trust: Annotated[bool, options.trust(_CHECK, what="a reference")] = False,
+    shape: options.Shape = None,
+    sigma_data: options.SigmaData = None,
+    num_classes: options.NumClasses = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,9 +40,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the split of the data and all draws.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
-    ] = False,
+    trust: Annotated[bool, options.trust()] = False,
 ) -> None:
     """Measure likelihood, noise classification, denoising where parallel sampling asks, and sample quality.
 

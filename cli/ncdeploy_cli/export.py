@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
 from ncdeploy_cli.choices import choose_plan
 
 _GRAPH = "With the sampler inside"
@@ -34,20 +34,12 @@ def export(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch before the file is put in place.")
     ] = True,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(help="Largest difference of D, in model units.", show_default="1e-4; 0.02 fp16, 0.1 bf16"),
-    ] = None,
-    trajectory_tolerance: Annotated[
-        float | None,
-        typer.Option(help="Largest rms difference of a sample.", show_default="1e-3; 0.01 fp16, 0.03 bf16"),
-    ] = None,
+    tolerance: options.Tolerance = None,
+    trajectory_tolerance: options.TrajectoryTolerance = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of the comparison.", show_default="all")
     ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
-    ] = False,
+    trust: Annotated[bool, options.trust()] = False,
     graph: Annotated[
         str,
         typer.Option(help="denoiser; sampler: noise in, samples out; sweep: for a host loop.", rich_help_panel=_GRAPH),
@@ -56,17 +48,8 @@ def export(
         str | None,
         typer.Option(help="Of the plan inside.", show_default="the model's own", rich_help_panel=_GRAPH),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps of the solver.", show_default="the model's own", rich_help_panel=_GRAPH)
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="Noise levels: karras, exponential, ddpm or cosine.",
-            show_default="the solver's usual",
-            rich_help_panel=_GRAPH,
-        ),
-    ] = None,
+    steps: Annotated[int | None, options.steps(_GRAPH)] = None,
+    schedule: Annotated[str | None, options.schedule(_GRAPH)] = None,
     eta: Annotated[
         float | None, typer.Option(help="Noise of ddim, 0 to 1.", show_default="0", rich_help_panel=_GRAPH)
     ] = None,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
 from ncdeploy_cli.choices import (
     Execution,
     check_guidance,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ncdeploy.sampling.plan import Plan
     from ncdeploy.sampling.result import Result, Sweep
 
-_PLAN, _RUN, _FILE = "Which samples", "How they are computed", "A file that does not describe its model"
+_PLAN, _RUN = "Which samples", "How they are computed"
 
 
 def sample(
@@ -71,17 +71,8 @@ def sample(
             rich_help_panel=_PLAN,
         ),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps of the solver.", show_default="the model's own", rich_help_panel=_PLAN)
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="Noise levels: karras, exponential, ddpm or cosine.",
-            show_default="the solver's usual",
-            rich_help_panel=_PLAN,
-        ),
-    ] = None,
+    steps: Annotated[int | None, options.steps(_PLAN)] = None,
+    schedule: Annotated[str | None, options.schedule(_PLAN)] = None,
     eta: Annotated[
         float | None,
         typer.Option(help="Noise of ddim, 0 (none) to 1.", show_default="0", rich_help_panel=_PLAN),
@@ -135,25 +126,10 @@ def sample(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads.", show_default="the runtime's choice", rich_help_panel=_RUN)
     ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust",
-            help="Run the Python code that a model imported from module:function names.",
-            rich_help_panel=_RUN,
-        ),
-    ] = False,
-    shape: Annotated[
-        str | None,
-        typer.Option(help='Shape of a sample, "3,64,64".', show_default="the graph's", rich_help_panel=_FILE),
-    ] = None,
-    sigma_data: Annotated[
-        float | None,
-        typer.Option(
-            help="Standard deviation of the training data; give --sigma-min and --sigma-max too.", rich_help_panel=_FILE
-        ),
-    ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Number of classes.", rich_help_panel=_FILE)] = None,
+    trust: Annotated[bool, options.trust(_RUN)] = False,
+    shape: options.Shape = None,
+    sigma_data: options.SigmaData = None,
+    num_classes: options.NumClasses = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
     """Draw samples, in sequence or in [bold]parallel[/bold], and say what it cost.

@@ -5,43 +5,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ncdeploy.parity import ParityReport
 
-_FILE = "A file that does not describe its model"
-
 
 def verify(
     reference: Annotated[Path, typer.Argument(help="The file to trust: model.pt or model.onnx.", show_default=False)],
     candidate: Annotated[Path, typer.Argument(help="The file to check against it.", show_default=False)],
-    tolerance: Annotated[
-        float | None,
-        typer.Option(help="Largest difference of D, in model units.", show_default="1e-4; 0.02 fp16, 0.1 bf16"),
-    ] = None,
-    trajectory_tolerance: Annotated[
-        float | None,
-        typer.Option(help="Largest rms difference of a sample.", show_default="1e-3; 0.01 fp16, 0.03 bf16"),
-    ] = None,
+    tolerance: options.Tolerance = None,
+    trajectory_tolerance: options.TrajectoryTolerance = None,
     device: Annotated[str, typer.Option(help="Where the candidate runs: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the inputs.")] = 0,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
-    ] = False,
+    trust: Annotated[bool, options.trust()] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     shape: Annotated[
-        str | None, typer.Option(help='Sizes of one sample, such as "3,64,64".', rich_help_panel=_FILE)
+        str | None, typer.Option(help='Sizes of one sample, such as "3,64,64".', rich_help_panel=options.UNDESCRIBED)
     ] = None,
-    sigma_min: Annotated[float | None, typer.Option(help="Lowest trained noise level.", rich_help_panel=_FILE)] = None,
-    sigma_max: Annotated[float | None, typer.Option(help="Highest trained noise level.", rich_help_panel=_FILE)] = None,
+    sigma_min: Annotated[
+        float | None, typer.Option(help="Lowest trained noise level.", rich_help_panel=options.UNDESCRIBED)
+    ] = None,
+    sigma_max: Annotated[
+        float | None, typer.Option(help="Highest trained noise level.", rich_help_panel=options.UNDESCRIBED)
+    ] = None,
     sigma_data: Annotated[
-        float | None, typer.Option(help="Standard deviation of the training data.", rich_help_panel=_FILE)
+        float | None, typer.Option(help="Standard deviation of the training data.", rich_help_panel=options.UNDESCRIBED)
     ] = None,
-    num_classes: Annotated[int | None, typer.Option(min=0, help="Number of classes.", rich_help_panel=_FILE)] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=0, help="Number of classes.", rich_help_panel=options.UNDESCRIBED)
+    ] = None,
 ) -> None:
     """Compare two models over all noise levels, several batch sizes and whole sampled trajectories.
 
