@@ -11,8 +11,8 @@ from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.evaluation.classification import log_losses
 from ncdeploy.evaluation.distances import energy_distance, mmd
 from ncdeploy.evaluation.likelihood import Budget, Estimator
-from ncdeploy.evaluation.posterior import Posterior
 from ncdeploy.evaluation.visited import visited_error
+from ncdeploy.sampling.posterior import Posterior
 
 BANDWIDTH = math.sqrt(0.03)  # the paper's kernel exp(-|x - y|^2 / (2 * 0.03)), for standardised points of a plane
 EDGES = (0.03, 0.1, 0.3, 1.0, 10.0)

@@ -230,6 +230,7 @@ def _run(training: "Training", target: Path, log: Path | None, save_every: int) 
             if save_every and progress.step % save_every == 0 and not training.done:
                 save_training(target, training)
         if training.done:
+            save_training(target, training)
             bar.update(task, note="measuring the denoising error")
             training.finish()
         save_training(target, training)

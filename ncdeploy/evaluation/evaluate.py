@@ -12,11 +12,11 @@ from ncdeploy.backends.base import Backend
 from ncdeploy.errors import InputError
 from ncdeploy.evaluation.classification import Classification, classify
 from ncdeploy.evaluation.likelihood import Budget, Estimator
-from ncdeploy.evaluation.posterior import Posterior
 from ncdeploy.evaluation.quality import Quality, measure_quality
 from ncdeploy.evaluation.visited import Visited, visited_error
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.plan import Plan
+from ncdeploy.sampling.posterior import Posterior
 from ncdeploy.sampling.recipe import make_plan
 
 CONTRASTS = ("ve", "vp")

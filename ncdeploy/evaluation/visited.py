@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncdeploy.evaluation.posterior import Posterior
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.plan import Plan
+from ncdeploy.sampling.posterior import Posterior
 from ncdeploy.sampling.sample import sample
 
 Floats = NDArray[np.float64]

@@ -27,7 +27,7 @@ class Forecast:
             self.rehearse(window)
         self.driver = min(run.driver for run in self._runs.values())
         count = max(2, round(math.log(last) / math.log(_STEP)))
-        self.windows = np.unique(np.geomspace(min(2, last), last, count).round().astype(np.int64))
+        self.windows = np.unique(np.geomspace(1, last, count).round().astype(np.int64))
 
     def rehearse(self, window: int) -> Rehearsal:
         """The rehearsal at a window, which from now on supports the others."""

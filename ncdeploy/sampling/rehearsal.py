@@ -1,16 +1,14 @@
-"""How many sweeps a plan will take, from running it on a small exact denoiser.
+"""How many sweeps a plan will take, from running it on a denoiser that costs microseconds.
 
 What the sweeps of a parallel run depend on is mostly the plan: how far its noise levels lie apart, whether it is
-stochastic, how much of it a window covers. So the same driver, on a mixture of Gaussians in eight dimensions whose D
-costs microseconds, tells what a network will need to within a factor that varies little: networks have rougher D, and
-evaluate each node HARDNESS times as often beyond the first time.
+stochastic, how much of it a window covers. So the same driver tells them on the D of a mixture of Gaussians in 16
+dimensions. A network's D is rougher than that, which costs it sweeps where windows are wide or steps long; hence the
+ripples.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +16,11 @@ from ncdeploy.modelinfo import ErrorCurve
 from ncdeploy.sampling.evaluator import Evaluator
 from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.plan import Floats, Plan
+from ncdeploy.sampling.posterior import Posterior
 
 PARTS = np.linspace(0, 1, 21)
-_COMPONENTS, _DIM, _SAMPLES = 32, 8, 3
+_COMPONENTS, _DIM, _SAMPLES = 32, 16, 4
+_RIPPLES, _WAVES = 0.4, 4.0  # height over the data's standard deviation, and radians over the width of the noised data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +64,30 @@ def rehearse(plan: Plan, window: int, tolerance: float, floor: float, scale: flo
     )
 
 
+class _Rippled:
+    """D of a mixture around random points, and ripples on it, which vanish with the noise as a network's error does."""
+
+    def __init__(self, scale: float) -> None:
+        rng = np.random.default_rng(0)
+        self.scale, self.std = scale, scale / 5
+        self.means = scale * rng.standard_normal((_COMPONENTS, _DIM))
+        self.means -= self.means.mean(0)
+        self._exact = Posterior(self.means, std=self.std)
+        self._turn = np.linalg.qr(rng.standard_normal((_DIM, _DIM)))[0]
+        self._phase = rng.uniform(0, 2 * np.pi, _DIM)
+
+    def __call__(self, x: Floats, sigma: Floats) -> Floats:
+        noise = sigma[:, None]
+        width = np.hypot(noise, self.scale)
+        waves: Floats = np.sin(_WAVES * (x @ self._turn) / width + self._phase)
+        return np.asarray(self._exact(x, sigma) + _RIPPLES * self.scale * (noise / width) * waves)
+
+
 @lru_cache(maxsize=4)
-def _denoiser(scale: float) -> tuple[Callable[..., Any], ErrorCurve]:
-    """D of a mixture around random points, and its denoising error."""
-    rng = np.random.default_rng(0)
-    means = scale * rng.standard_normal((_COMPONENTS, _DIM))
-    means -= means.mean(0)
-    std, half = scale / 5, 0.5 * np.sum(means**2, axis=1)
-
-    def denoise(x: Floats, sigma: Floats) -> Floats:
-        variance = (sigma**2 + std**2)[:, None]
-        logits = (x @ means.T - half) / variance
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        mu = weights @ means / weights.sum(axis=1, keepdims=True)
-        return np.asarray((std**2 * x + (variance - std**2) * mu) / variance)
-
-    clean = means[rng.integers(_COMPONENTS, size=256)] + std * rng.standard_normal((256, _DIM))
+def _denoiser(scale: float) -> tuple[_Rippled, ErrorCurve]:
+    """The rehearsal's D, and its denoising error."""
+    denoise, rng = _Rippled(scale), np.random.default_rng(1)
+    clean = denoise.means[rng.integers(_COMPONENTS, size=256)] + denoise.std * rng.standard_normal((256, _DIM))
     sigmas = scale * np.geomspace(1e-3, 1e3, 49)
     noise = rng.standard_normal(clean.shape)
     mse = [float(np.mean((denoise(clean + s * noise, np.full(256, s)) - clean) ** 2)) for s in sigmas]

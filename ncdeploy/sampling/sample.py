@@ -18,13 +18,13 @@ from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result, Sweep
 from ncdeploy.sampling.sequential import SequentialRun
-from ncdeploy.sampling.tuner import Tuner, choose
+from ncdeploy.sampling.tuner import Job, Tuner, choose
 
 TOLERANCE = 1e-3
 ERROR_FLOOR = 0.1
 AUTO_VALUES = 1 << 18  # most values in a network call of window="auto" where max_rows is not given
 SCALE = 0.5  # standard deviation of data that nothing is known of
-_CHECKS = (0.25, 0.5, 0.75)  # parts of a run after which "auto" looks at its window again
+_CHECKS = (0.1, 0.25, 0.5, 0.75)  # parts of a run after which "auto" looks at its window again
 
 Window = int | Literal["auto"] | None
 
@@ -147,12 +147,11 @@ def iterate(
             label = None if classes is None else int(classes[0])
             latency = measure_latency(engine, shape=tuple(shape), max_rows=rows, label=label, like=like)
         scale = info.sigma_data if isinstance(info, ModelInfo) else SCALE
-        given = denoise.calls_rows if isinstance(denoise, Guided) else 1
-        choice = choose(plan, latency, n, tolerance, error_floor, scale, rows // per_row, given)
-        tuner = Tuner(
-            plan, latency, n=n, tolerance=tolerance, floor=error_floor, scale=scale, max_rows=rows // per_row,
-            per_row=given,
+        job = Job(
+            plan=plan, latency=latency, n=n, tolerance=tolerance, floor=error_floor, scale=scale,
+            max_rows=rows // per_row, per_row=denoise.calls_rows if isinstance(denoise, Guided) else 1,
         )  # fmt: skip
+        choice, tuner = choose(job), Tuner(job)
         window, lanes = choice.window, choice.lanes
 
     start = time.perf_counter()
@@ -183,13 +182,20 @@ def iterate(
 
 
 def _steered(run: ParallelRun, tuner: Tuner) -> Iterator[Sweep]:
-    """The run, its window corrected on the way by how fast the samples get on."""
-    checks = iter(_CHECKS)
+    """The run, its window corrected on the way by how the samples get on and what the calls take."""
+    checks, steps = iter(_CHECKS), run.run()
     check = next(checks)
-    for sweep in run.run():
+    calls, rows, seconds = 0, 0, 0.0
+    while True:
+        begin = time.perf_counter()
+        sweep = next(steps, None)
+        if sweep is None:
+            return
+        calls, rows, seconds = calls + 1, rows + sweep.rows, seconds + time.perf_counter() - begin
         yield sweep
         parts = np.minimum(sweep.accepted / sweep.nodes, 1.0)
         if parts.mean() < check:
             continue
         check = next((c for c in checks if c > parts.mean()), 2.0)
-        run.window = tuner.correct(run.window, run.capacity, sweep.calls, parts)
+        run.window = tuner.correct(run.window, run.capacity, sweep.calls, parts, rows / calls, seconds / calls)
+        calls, rows, seconds = 0, 0, 0.0

@@ -8,6 +8,7 @@ rehearsals of the plan; where these evaluate each node e times, a network takes 
 """
 
 import math
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -18,35 +19,43 @@ from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.rehearsal import PARTS
 from ncdeploy.sampling.result import Choice
 
-HARDNESS = 1.5
+HARDNESS = 1.1
 _WORTH = 0.95  # of the time without it: a change that is predicted to gain less is not made
 _SEQUENTIAL_DRIVER = 0.15  # what the sequential driver takes for a call, relative to the parallel one
 
 
-class Tuner:
-    """Chooses a window, and corrects itself from what a run shows.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """n: samples; max_rows: most rows of x in a call
 
-    latency:  seconds of a call, by the rows that the engine is given; per_row: of those for one row of x
-    n:        samples; max_rows: most rows of x in a call
-    scale:    standard deviation of the data; tolerance, floor: as for `sample`
+    latency: seconds of a call, by the rows that the engine is given; per_row: of those for one row of x
+    scale:   standard deviation of the data; tolerance, floor: as for `sample`
     """
 
-    def __init__(
-        self, plan: Plan, latency: Latency, *, n: int, tolerance: float, floor: float, scale: float, max_rows: int,
-        per_row: int = 1,
-    ) -> None:  # fmt: skip
-        self.plan, self.n, self.max_rows = plan, n, max_rows
-        self.hardness = HARDNESS
-        self._latency, self._per_row = latency, per_row
-        self._settings = {"tolerance": tolerance, "floor": floor, "scale": scale}
+    plan: Plan
+    latency: Latency
+    n: int
+    tolerance: float
+    floor: float
+    scale: float
+    max_rows: int
+    per_row: int = 1
+
+
+class Tuner:
+    """Chooses a window for a job, and corrects itself from what the run shows."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.hardness = job, HARDNESS
+        self._latency = job.latency
 
     def choose(self) -> Choice:
         """The fastest way by the formulas above."""
-        k, t = self.plan.evaluations, self._seconds
-        lanes = _doublings(min(self.n, self.max_rows))
+        job, k, t = self.job, self.job.plan.evaluations, self._seconds
+        lanes = _doublings(min(job.n, job.max_rows))
         alone = min((self._sequential(m, 0.0) for m in lanes), key=_seconds)
         # A window that converged at once would cost this; where even that is not worth it, nothing is rehearsed.
-        if self.n * k * min(t(b) / b for b in _doublings(min(self.max_rows, self.n * k))) > _WORTH * alone.seconds:
+        if job.n * k * min(t(b) / b for b in _doublings(min(job.max_rows, job.n * k))) > _WORTH * alone.seconds:
             return alone
         best = self._best(lanes)
         self._forecast.rehearse(best.window or 1)  # a second look, now at the window itself
@@ -58,14 +67,17 @@ class Tuner:
             window=best.window, lanes=best.lanes, sweeps=best.sweeps, seconds=best.seconds, sequential=alone.seconds
         )
 
-    def correct(self, window: int, lanes: int, calls: int, parts: Floats) -> int:
+    def correct(self, window: int, lanes: int, calls: int, parts: Floats, rows: float, seconds: float) -> int:
         """The window to go on with, after so many calls on `lanes` samples at once at `window`.
 
         parts: [n], the part of its nodes that each sample has accepted. What they took beside the rehearsal makes the
         hardness, and counts the more the further the run has come.
+        rows, seconds: of a call, lately, the driver's time included; they correct the latency
         """
+        per_row, driver = self.job.per_row, self._forecast.driver
+        self._latency = self._latency.corrected(rows * per_row, max(seconds - driver, 0.0))
         run = self._forecast.rehearse(window)
-        e = run.nfe / self.plan.evaluations
+        e = run.nfe / self.job.plan.evaluations
         slower = calls * lanes / max(float(np.interp(parts, PARTS, run.course).sum()), 1.0)
         seen = min(max((slower * e - 1) / max(e - 1, 0.02), 0.25), 6.0)
         self.hardness = HARDNESS + float(parts.mean()) * (seen - HARDNESS)
@@ -74,39 +86,38 @@ class Tuner:
         return best.window if worth and best.window is not None else window
 
     def _best(self, lanes: list[int]) -> Choice:
-        fitting = [(int(w), m) for w in self._forecast.windows for m in lanes if w * m <= self.max_rows]
+        fitting = [(int(w), m) for w in self._forecast.windows for m in lanes if w * m <= self.job.max_rows]
         return min((self._parallel(w, m) for w, m in fitting), key=_seconds)
 
     def _sequential(self, lanes: int, driver: float) -> Choice:
-        k = self.plan.evaluations
-        seconds = math.ceil(self.n / lanes) * k * (self._seconds(lanes) + _SEQUENTIAL_DRIVER * driver)
+        k = self.job.plan.evaluations
+        seconds = math.ceil(self.job.n / lanes) * k * (self._seconds(lanes) + _SEQUENTIAL_DRIVER * driver)
         return Choice(window=None, lanes=lanes, sweeps=float(k), seconds=seconds, sequential=seconds)
 
     def _parallel(self, window: int, lanes: int) -> Choice:
         e, s, spread = self._forecast.at(window)
         sweeps = s * (1 + self.hardness * (e - 1)) / e
-        rows = lanes * e * self.plan.evaluations / s
+        rows = lanes * e * self.job.plan.evaluations / s
         call = sum(self._seconds(max(part * rows, 1.0)) for part in spread) / len(spread) + self._forecast.driver
-        return Choice(
-            window=window, lanes=lanes, sweeps=sweeps, seconds=self.n / lanes * sweeps * call, sequential=math.inf
-        )
+        seconds = self.job.n / lanes * sweeps * call
+        return Choice(window=window, lanes=lanes, sweeps=sweeps, seconds=seconds, sequential=math.inf)
 
     def _seconds(self, rows: float) -> float:
-        return self._latency(rows * self._per_row)
+        return self._latency(rows * self.job.per_row)
 
     @cached_property
     def _forecast(self) -> Forecast:
-        return Forecast(self.plan, most=min(self.plan.evaluations, self.max_rows), **self._settings)
+        job = self.job
+        return Forecast(
+            job.plan, most=min(job.plan.evaluations, job.max_rows), tolerance=job.tolerance, floor=job.floor,
+            scale=job.scale,
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=32)
-def choose(
-    plan: Plan, latency: Latency, n: int, tolerance: float, floor: float, scale: float, max_rows: int, per_row: int
-) -> Choice:
+def choose(job: Job) -> Choice:
     """What a `Tuner` chooses, kept for the next runs: on a small network the choice itself would be felt."""
-    return Tuner(
-        plan, latency, n=n, tolerance=tolerance, floor=floor, scale=scale, max_rows=max_rows, per_row=per_row
-    ).choose()
+    return Tuner(job).choose()
 
 
 def _seconds(choice: Choice) -> float:

@@ -5,9 +5,9 @@ import pytest
 
 from ncdeploy import ModelInfo, make_plan
 from ncdeploy.errors import InputError
-from ncdeploy.evaluation.posterior import Posterior
 from ncdeploy.evaluation.quality import measure_quality
 from ncdeploy.evaluation.visited import visited_error
+from ncdeploy.sampling.posterior import Posterior
 from oracle import GaussianMixture
 
 MEANS = np.array([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]])

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ncdeploy.sampling.evaluator import Evaluator
 from ncdeploy.sampling.latency import Latency, measure_latency
 from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.rehearsal import rehearse
-from ncdeploy.sampling.tuner import Tuner
+from ncdeploy.sampling.tuner import HARDNESS, Job, Tuner
 from oracle import digits, error_curve
 
 SHAPE = (1, 8, 8)
@@ -41,8 +42,11 @@ def plan_of(name: str) -> Plan:
 
 
 @cache
-def network_time(engine: str, name: str, n: int, window: Any) -> float:
-    """Seconds in the network, by the engine's own clock, of six samples of the exact denoiser in runs of n."""
+def network_time(engine: str, name: str, n: int, window: Any, believed: str | None = None) -> float:
+    """Seconds in the network, by the engine's own clock, of six samples of the exact denoiser in runs of n.
+
+    believed: the engine whose latency auto is given, if not its own
+    """
     spent = 0.0
 
     def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
@@ -50,12 +54,15 @@ def network_time(engine: str, name: str, n: int, window: Any) -> float:
         spent += ENGINES[engine](len(x))
         return digits()(x, sigma)
 
-    for first in range(0, 6, n):
-        sample(
-            denoise, plan_of(name), shape=SHAPE, seeds=range(first, first + n), window=window, like=DOUBLE,
-            error_curve=error_curve(), mean=digits().means.mean(0), max_rows=4096,
-            latency=curve(engine) if window == "auto" else None,
-        )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        clock = type("Clock", (), {"perf_counter": staticmethod(lambda: spent)})
+        patch.setattr(import_module("ncdeploy.sampling.sample"), "time", clock)
+        for first in range(0, 6, n):
+            sample(
+                denoise, plan_of(name), shape=SHAPE, seeds=range(first, first + n), window=window, like=DOUBLE,
+                error_curve=error_curve(), mean=digits().means.mean(0), max_rows=4096,
+                latency=curve(believed or engine) if window == "auto" else None,
+            )  # fmt: skip
     return spent
 
 
@@ -102,20 +109,40 @@ def test_a_rehearsal_tells_the_sweeps_of_a_real_run(name: str) -> None:
 
 
 def test_what_a_run_shows_makes_the_hardness_and_that_the_window() -> None:
-    tuner = Tuner(plan_of("ddim-100"), curve("a small chip"), n=1, tolerance=1e-3, floor=0.1, scale=0.5, max_rows=4096)
+    plan = plan_of("ddim-100")
+    tuner = Tuner(
+        Job(plan=plan, latency=curve("a small chip"), n=1, tolerance=1e-3, floor=0.1, scale=0.5, max_rows=4096)
+    )
     window = tuner.choose().window
     assert window is not None
-    late, calls = np.full(1, 0.9), rehearse(tuner.plan, window, 1e-3, 0.1, 0.5).course[18]
-    tuner.correct(window, 1, round(3 * calls), late)
+    late, calls = np.full(1, 0.9), rehearse(plan, window, 1e-3, 0.1, 0.5).course[18]
+    as_measured = {"rows": 20.0, "seconds": ENGINES["a small chip"](20)}
+    tuner.correct(window, 1, round(3 * calls), late, **as_measured)
     hard = tuner.hardness
-    after_hard = tuner.correct(window, 1, round(3 * calls), late)
-    tuner.correct(window, 1, round(0.8 * calls), late)
-    assert tuner.hardness < 1.5 < hard
+    after_hard = tuner.correct(window, 1, round(3 * calls), late, **as_measured)
+    tuner.correct(window, 1, round(0.8 * calls), late, **as_measured)
+    assert tuner.hardness < HARDNESS < hard
     assert after_hard <= window
     windows = []
-    for tuner.hardness in (0.25, 1.5, 6.0):
+    for tuner.hardness in (0.25, HARDNESS, 6.0):
         windows.append(tuner.choose().window or 1)
     assert windows[0] > windows[1] > windows[2]
+
+
+def test_calls_that_take_longer_than_measured_narrow_the_window() -> None:
+    misled = network_time("linear", "ddpm-120", 1, "auto", believed="full at 64 rows")
+    assert misled < 0.8 * network_time("linear", "ddpm-120", 1, 120)
+    assert misled > network_time("linear", "ddpm-120", 1, "auto")
+
+
+def test_a_latency_is_corrected_where_it_was_seen() -> None:
+    known = curve("a small chip")
+    slower = known.corrected(32, 1.5 * known(32))
+    assert slower(32) == pytest.approx(1.5 * known(32))
+    assert known(16) < slower(16) < 1.5 * known(16)
+    assert slower(2) == known(2)
+    assert known.corrected(32, 100.0)(32) == pytest.approx(4 * known(32))
+    assert known.corrected(32, 0.0)(32) >= known(32) / 4
 
 
 @pytest.mark.parametrize("curve_known", [True, False], ids=["curve", "online"])
