@@ -1,0 +1,97 @@
+"""window="auto" against sequential sampling and against every fixed window, in turn in one process.
+
+    python -m benchmarks.auto demo/model.onnx
+
+auto:    wall time of sequential sampling over that of window="auto", median of pairs (least … largest)
+best:    the same for the fastest of the fixed windows WINDOWS, each run in turn with the others
+allowed: what the engine's measured latency t(B) allows for the calls that auto made: K t(n) over the sum of t(rows)
+A run that would take longer than LONGEST seconds is not timed: the table then shows what auto chose.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ncdeploy import make_plan, open_engine, sample
+from ncdeploy.backends.base import Backend
+from ncdeploy.sampling.latency import Latency, measure_latency
+from ncdeploy.sampling.plan import Plan
+from ncdeploy.sampling.result import Result
+from ncdeploy.sampling.sample import AUTO_VALUES, ERROR_FLOOR, TOLERANCE
+from ncdeploy.sampling.tuner import Job, choose
+
+PLANS = (("ddpm", 1000), ("ddim", 1000), ("ddim", 100), ("dpmpp_2m", 25), ("dpmpp_2m_sde", 100))
+SAMPLES = (1, 4, 64)
+WINDOWS = (4, 8, 12, 16, 24, 32, 64)
+LONGEST = 60.0
+_ENOUGH = 40.0  # seconds of sequential runs, after which a case is not repeated again
+
+
+def table(model: Path, repetitions: int = 5) -> Iterator[str]:
+    """Lines of a Markdown table."""
+    engine = open_engine(model)
+    latency = measure_latency(engine, shape=engine.info.shape, max_rows=max(1, AUTO_VALUES // engine.info.dim))
+    one = latency.seconds[0]
+    curve = ", ".join(f"{rows}: {rows * one / s:.2f}" for rows, s in zip(latency.rows, latency.seconds, strict=True))
+    yield f"A batch of so many rows over its rows one by one, {engine.name}: {curve}."
+    yield ""
+    yield "| plan | samples | chosen | auto | best fixed window | auto / best | allowed by t(B) |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for solver, steps in PLANS:
+        for n in SAMPLES:
+            yield _row(engine, latency, make_plan(solver, steps), n, repetitions)
+    engine.close()
+
+
+def _row(engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int) -> str:
+    alone = plan.evaluations * latency(n)
+    if alone > LONGEST:
+        job = Job(
+            plan=plan, latency=latency, n=n, tolerance=TOLERANCE, floor=ERROR_FLOOR, scale=engine.info.sigma_data,
+            max_rows=latency.asked,
+        )  # fmt: skip
+        return f"| {plan.name} | {n} | {choose(job).window or 'sequential'} | not timed | | | |"
+    windows = [w for w in WINDOWS if w < plan.evaluations]
+    autos, bounds, fixed = [], [], {w: list[float]() for w in windows}
+    _run(engine, plan, range(n), "auto", latency)  # what a first run sets up is kept for the next ones
+    for repetition in range(max(2, min(repetitions, int(_ENOUGH / alone / (2 + len(windows)))))):
+        seeds = range(n * repetition, n * (repetition + 1))
+        # Each pair begins with the other one: what the first of a pair finds (clocks, caches) then favours neither.
+        ways: list[int | str | None] = [None, "auto"] if repetition % 2 else ["auto", None]
+        seconds = {}
+        for way in ways:
+            seconds[way], rows, result = _run(engine, plan, seeds, way, latency)
+            if way == "auto":
+                allowed, choice = alone / sum(map(latency, rows)), result.choice
+        autos.append(seconds[None] / seconds["auto"])
+        bounds.append(allowed)
+        for window in windows:
+            fixed[window].append(seconds[None] / _run(engine, plan, seeds, window, latency)[0])
+    best = max(windows, key=lambda w: float(np.median(fixed[w])))
+    others = max(1.0, float(np.median(fixed[best])))
+    gain, bound = float(np.median(autos)), float(np.median(bounds))
+    return (
+        f"| {plan.name} | {n} | {choice.window or 'sequential'} | "
+        f"{gain:.2f} ({min(autos):.2f} … {max(autos):.2f}) | {float(np.median(fixed[best])):.2f} at {best} | "
+        f"{gain / others:.2f} | {bound:.2f}, reached {gain / bound:.0%} |"
+    )
+
+
+def _run(
+    engine: Backend, plan: Plan, seeds: range, window: int | str | None, latency: Latency
+) -> tuple[float, list[int], Result]:
+    """Seconds of a run, the rows of its calls, and what it returned."""
+    rows: list[int] = []
+    known = {"latency": latency} if window == "auto" else {}
+    start = time.perf_counter()
+    result = sample(engine, plan, seeds=seeds, window=window, on_sweep=lambda s: rows.append(s.rows), **known)
+    return time.perf_counter() - start, rows, result
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:] or ["demo/model.onnx"]):
+        for line in table(path):
+            print(line, flush=True)
