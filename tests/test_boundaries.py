@@ -13,7 +13,7 @@ HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "accelerate",
 
 # Rooms that need PyTorch; every other module must import without any of HEAVY.
 TORCH_ROOMS = ("denoisers", "importers", "training", "export")
-TORCH_MODULES = ("backends/torch.py",)
+TORCH_MODULES = ("backends/torch.py", "backends/torch_graphs.py")
 
 
 def modules(*, light: bool) -> list[str]:
@@ -46,6 +46,27 @@ def test_every_light_module_imports_without_the_optional_packages() -> None:
     names = modules(light=True)
     assert {"ncdeploy.sampling.parallel", "ncdeploy.backends.onnxruntime", "ncdeploy_cli.main"} <= set(names)
     done = run_without(HEAVY, "import importlib\n" + "".join(f"importlib.import_module({n!r})\n" for n in names))
+    assert done.returncode == 0, done.stderr
+
+
+def test_torch_tensors_need_nothing_but_torch_and_numpy() -> None:
+    """Both drivers, the estimated Jacobian and the choice of a window, on tensors."""
+    done = run_without(
+        ("array_api_compat",),
+        """
+import torch
+from ncdeploy import make_plan, sample
+from ncdeploy.sampling.latency import Latency
+denoise = lambda x, sigma: x / (1 + sigma[:, None] ** 2)
+latency = Latency(rows=(1, 64), seconds=(1.0, 1.01), asked=64)
+like, plan = torch.zeros(()), make_plan("ddpm", 40)
+exact = sample(denoise, plan, shape=(3,), seeds=range(3), like=like)
+for options in ({"window": 8}, {"window": "auto", "latency": latency, "max_rows": 64}):
+    fast = sample(denoise, plan, shape=(3,), seeds=range(3), like=like, **options)
+    assert fast.depth < exact.depth, fast.depth
+    assert float((fast.samples - exact.samples).abs().max()) < 1e-2
+""",
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -1,15 +1,43 @@
 """NumPy arrays and torch tensors alike: the array-API namespace of an array, its device, its way to the host."""
 
+import sys
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
+
+_SAME = [
+    "all", "arange", "asarray", "broadcast_to", "clip", "concat", "cos", "empty_like", "float32", "float64", "full",
+    "full_like", "int64", "isfinite", "log", "matmul", "moveaxis", "ones", "ones_like", "reshape", "sin", "sqrt",
+    "stack", "sum", "where", "zeros",
+]  # fmt: skip
 
 
 def namespace(array: Any) -> Any:
-    """The array-API functions for an array; NumPy itself, where wrappers would cost more than the work."""
-    return np if isinstance(array, np.ndarray | np.generic) else array_namespace(array)
+    """The array-API functions for an array: NumPy itself, PyTorch's own, or what array-api-compat finds for others.
+
+    For the first two a wrapper's checks would cost more than many a call.
+    """
+    if isinstance(array, np.ndarray | np.generic):
+        return np
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return _torch()
+    from array_api_compat import array_namespace
+
+    return array_namespace(array)
+
+
+@cache
+def _torch() -> ModuleType:
+    """What the drivers use of the array API, under its names."""
+    torch = sys.modules["torch"]
+    functions = ModuleType("torch")
+    vars(functions).update({name: getattr(torch, name) for name in _SAME})
+    vars(functions).update(astype=torch.Tensor.to, vecdot=torch.linalg.vecdot)
+    return functions
 
 
 def device_of(array: Any) -> Any:
