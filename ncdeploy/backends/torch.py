@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ncdeploy.modelinfo import ModelInfo
 try:
     import torch
 
+    from ncdeploy.backends.torch_graphs import GraphedModule, capture
     from ncdeploy.denoisers.base import Denoiser
     from ncdeploy.denoisers.checkpoint import load_model
 except ImportError as e:
@@ -28,8 +30,8 @@ class TorchBackend:
     device:  "cpu", "cuda" or "cuda:N"; the denoiser is moved there
     allow_module: whether a file may name Python code that makes its network, which is then run (see `load_model`)
     threads: of PyTorch's operators, set for the whole process while the backend runs; None leaves them alone
-    mode:    "eager"; "compile", by torch.compile for any batch; "graphs", compiled for each batch size and replayed as
-             CUDA graphs, on a GPU only. The first calls of the last two take long
+    mode:    "eager"; "compile", by torch.compile for any batch, whose first calls take long; "graphs", replayed as CUDA
+             graphs, on a GPU only, see `torch_graphs`
 
     On a GPU, float32 is float32: TensorFloat-32 is off while the backend runs.
 
@@ -55,10 +57,11 @@ class TorchBackend:
         self._model: Denoiser | None = denoiser.to(self._device).eval()
         self._run: Any = self._model
         if mode == "compile":
+            # The compiler advises TensorFloat-32, which is off on purpose.
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
             self._run = torch.compile(self._model, dynamic=True)
         elif mode == "graphs":
-            self._run = torch.compile(self._model, dynamic=False, mode="reduce-overhead")
-        self._mode = mode
+            self._run = GraphedModule(self._model, capture)
         self._info = denoiser.info
         self._threads = threads
         self._name = (
@@ -89,14 +92,13 @@ class TorchBackend:
             raise BackendError(f"{self._name}: the engine was closed; open it again")
         if self._threads is not None and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        self._model.eval()  # the caller may have gone on training it
+        if self._model.training:  # the caller may have gone on training it
+            self._model.eval()
         numpy = isinstance(x, np.ndarray)
         given = [("x", x), ("sigma", sigma), ("labels", labels)] + [("guidance", guidance)] * self._info.guidance
         inputs = [self._tensor(name, a, numpy) for name, a in given]
         try:
             with torch.inference_mode(), self._float32():
-                if self._mode == "graphs":
-                    torch.compiler.cudagraph_mark_step_begin()  # earlier outputs were copied
                 denoised = self._run(*inputs)
         except RuntimeError as e:
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]

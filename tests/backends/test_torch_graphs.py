@@ -1,0 +1,61 @@
+"""CUDA graphs of a module: few sizes, batches filled up, the right rows back. A capture is played here by a function
+that is run again on the same memory."""
+
+import pytest
+import torch
+
+from ncdeploy.backends.torch_graphs import GraphedModule, padded
+
+
+class Tape:
+    """Stands in for `capture`: replaying runs the function again and writes its result where it was."""
+
+    def __init__(self):
+        self.captures, self.replays = 0, 0
+
+    def __call__(self, run, pool):
+        self.captures += 1
+        output = torch.full_like(run(), float("nan"))  # a captured graph has computed nothing yet
+
+        def replay():
+            self.replays += 1
+            output.copy_(run())
+
+        return replay, output, (pool or 0) + 1
+
+
+def module(x, sigma, labels):
+    return x * sigma[:, None] + (0 if labels is None else labels[:, None])
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_any_number_of_rows_gives_what_the_module_gives(labelled):
+    tape, sizes = Tape(), set()
+    graphed = GraphedModule(module, tape)
+    for rows in [5, 1, 64, 7, 33, 5, 2, 48]:
+        x, sigma = torch.randn(rows, 3), torch.rand(rows)
+        labels = torch.arange(rows) if labelled else None
+        assert torch.equal(graphed(x, sigma, labels), module(x, sigma, labels))
+        sizes.add(padded(rows))
+    assert tape.captures == len(sizes) == 6
+    assert tape.replays == 8
+
+
+def test_few_sizes_and_little_waste():
+    assert [padded(n) for n in range(1, 18)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12, 16, 16, 16, 16, 24]
+    assert len({padded(n) for n in range(1, 1025)}) == 20
+    assert all(n <= padded(n) < 1.5 * n for n in range(1, 1025))
+
+
+def test_rows_that_fill_up_are_sound():
+    """Their values must not be able to raise: copies of a row that was given."""
+    seen = []
+
+    def watch(x, sigma):
+        seen.append((x.clone(), sigma.clone()))
+        return x
+
+    GraphedModule(watch, Tape())(torch.ones(5, 2), torch.arange(1.0, 6.0))
+    x, sigma = seen[-1]
+    assert x.shape == (6, 2)
+    assert sigma.tolist() == [1, 2, 3, 4, 5, 5]
