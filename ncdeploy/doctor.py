@@ -241,6 +241,10 @@ class Machine:
         import numpy as np
         import onnxruntime as ort
 
+        from ncdeploy.backends.onnxruntime import load_libraries
+
+        if provider == "CUDAExecutionProvider":
+            load_libraries(ort)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         if provider != "CPUExecutionProvider":

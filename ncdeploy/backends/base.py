@@ -48,7 +48,10 @@ def tensor_on(device: str) -> Any:
 
 
 def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> None:
-    """Raise InputError when an input does not fit the model; works on NumPy arrays and torch tensors."""
+    """Raise InputError when an input does not fit the model; works on NumPy arrays and torch tensors.
+
+    The values of tensors on a GPU are not looked at: that would wait for the device, in every call.
+    """
     for name, value in (("x", x), ("sigma", sigma)):
         if not hasattr(value, "dtype"):
             raise InputError(f"{name}: got {type(value).__name__}, expected an array of float32")
@@ -60,7 +63,7 @@ def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None, guidan
         raise InputError(
             f"sigma: got {_name(sigma.dtype)} {tuple(sigma.shape)}; expected float32 ({shape[0]},), one per row"
         )
-    if not (sigma.min() > 0 and sigma.max() < np.inf):  # also catches NaN
+    if on_host(sigma) and not (sigma.min() > 0 and sigma.max() < np.inf):  # also catches NaN
         raise InputError("sigma: every value must be positive and finite")
     _check_guidance(info, shape[0], guidance)
     if info.num_classes == 0:
@@ -71,7 +74,7 @@ def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None, guidan
         raise InputError(f"labels: this model needs them, {info.describe_labels()}")
     if _name(labels.dtype) != "int64" or tuple(labels.shape) != (shape[0],):
         raise InputError(f"labels: got {_name(labels.dtype)} {tuple(labels.shape)}; expected int64 ({shape[0]},)")
-    if labels.min() < 0 or labels.max() >= len(info.labels):
+    if on_host(labels) and (labels.min() < 0 or labels.max() >= len(info.labels)):
         raise InputError(
             f"labels: every value must lie in 0 .. {len(info.labels) - 1}; it takes {info.describe_labels()}"
         )
@@ -84,8 +87,13 @@ def _check_guidance(info: ModelInfo, batch: int, guidance: Any) -> None:
         raise InputError("guidance: this model takes none; ncdeploy.sampling.guidance.Guided adds it outside")
     if not hasattr(guidance, "dtype") or _name(guidance.dtype) != "float32" or tuple(guidance.shape) != (batch,):
         raise InputError(f"guidance: expected float32 ({batch},), one weight per row")
-    if not (guidance.min() > -np.inf and guidance.max() < np.inf):  # also catches NaN
+    if on_host(guidance) and not (guidance.min() > -np.inf and guidance.max() < np.inf):  # also catches NaN
         raise InputError("guidance: every weight must be finite")
+
+
+def on_host(array: Any) -> bool:
+    """Whether an array's values can be read without waiting for a device."""
+    return isinstance(array, np.ndarray) or array.device.type == "cpu"
 
 
 @cache

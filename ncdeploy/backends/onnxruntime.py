@@ -1,5 +1,7 @@
 """model.onnx on ONNX Runtime: NumPy arrays in and out, or torch tensors that stay where they are."""
 
+import contextlib
+import io
 import os
 import sys
 import warnings
@@ -46,6 +48,8 @@ class Session:
         except ImportError as e:
             raise DependencyError("ONNX files need ONNX Runtime: pip install 'ncdeploy[cpu]'") from e
         wanted = choose_providers(device, providers, ort.get_available_providers(), tf32=info.precision == "tf32")
+        if any(name == PROVIDERS["cuda"] for name, _ in wanted):
+            load_libraries(ort)
         self._stream = _torch_stream(device)
         if self._stream is not None:  # its own, so that torch's tensors need not be waited for on the host
             wanted[0][1]["user_compute_stream"] = str(self._stream.cuda_stream)
@@ -207,6 +211,8 @@ def choose_providers(
     for name, options in chosen:
         if name == PROVIDERS["cuda"]:
             options["use_tf32"] = "1" if tf32 else "0"
+            # The default tries every algorithm at each new number of rows, and a parallel run has many of them.
+            options["cudnn_conv_algo_search"] = "HEURISTIC"
         if name not in available:
             remedy = "expected one of those"
             if "CUDA" in name or "Tensorrt" in name:
@@ -214,6 +220,12 @@ def choose_providers(
             raise BackendError(f"{name} is not in this ONNX Runtime, which has {', '.join(available)}; {remedy}")
     cpu = PROVIDERS["cpu"]
     return chosen if any(name == cpu for name, _ in chosen) else [*chosen, (cpu, {})]
+
+
+def load_libraries(ort: Any) -> None:
+    """Load the CUDA libraries of NVIDIA's wheels, which the loader does not find by itself."""
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # what is missing is said later
+        ort.preload_dlls()
 
 
 def _torch_stream(device: str) -> Any:

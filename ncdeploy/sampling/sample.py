@@ -122,6 +122,10 @@ def iterate(
     n, dim = len(names), int(np.prod(shape))
     if labels is not None and len(labels) != n:
         raise InputError(f"labels: got {len(labels)} for {n} seeds; give one per sample")
+    if labels is not None and isinstance(info, ModelInfo) and info.num_classes:
+        strange = sorted({int(label) for label in labels} - set(info.labels))
+        if strange:
+            raise InputError(f"labels: got {strange[0]}; this model takes {info.describe_labels()}")
     if not tolerance >= 0:
         raise InputError(f"tolerance: got {tolerance}; expected 0 or more")
     if not error_floor > 0:

@@ -78,16 +78,6 @@ def test_torch_tensors_are_bound_where_they_are(engine):
         engine(*tensors)
 
 
-@pytest.mark.gpu
-def test_cuda_tensors_stay_on_the_device(path):
-    x, sigma = inputs(6)
-    engine = OnnxRuntimeBackend(path, device="cuda")
-    got = engine(torch.from_numpy(x).cuda(), torch.from_numpy(sigma).cuda())
-    assert got.is_cuda
-    np.testing.assert_allclose(got.cpu().numpy(), engine(x, sigma), atol=1e-5)
-    np.testing.assert_allclose(engine(x, sigma), OnnxRuntimeBackend(path)(x, sigma), atol=1e-4)
-
-
 def test_memory_layout_does_not_matter(engine):
     x, sigma = inputs(6)
     wanted = engine(x[::2].copy(), sigma[::2].copy())
@@ -152,7 +142,7 @@ def test_a_provider_that_falls_back_is_an_error(path, monkeypatch):
 
 def test_choice_of_providers():
     assert choose_providers("cpu", None, [CPU]) == [(CPU, {})]
-    exact = {"use_tf32": "0"}  # ONNX Runtime's own default is "1"
+    exact = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}  # its own defaults are "1" and "EXHAUSTIVE"
     assert choose_providers("cuda:1", None, [CUDA, CPU]) == [(CUDA, {"device_id": "1", **exact}), (CPU, {})]
     assert choose_providers("cpu", ["cuda", "cpu"], [CUDA, CPU]) == [(CUDA, exact), (CPU, {})]
     assert choose_providers("cuda", None, [CUDA, CPU], tf32=True)[0][1]["use_tf32"] == "1"
@@ -161,6 +151,24 @@ def test_choice_of_providers():
             choose_providers(device, None, [CUDA, CPU])
     with pytest.raises(InputError, match="one of the two"):
         choose_providers("cuda", ["CPUExecutionProvider"], [CUDA, CPU])
+
+
+def test_cuda_libraries_of_wheels_are_loaded_without_a_word(path, monkeypatch, capsys):
+    """`preload_dlls` prints what it does not find; that is said later, by the provider that does not start."""
+    asked = []
+
+    def preload():
+        asked.append(True)
+        print("Failed to load libcublasLt.so.12")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    OnnxRuntimeBackend(path)
+    assert not asked
+    with pytest.raises(BackendError, match="did not start"):
+        OnnxRuntimeBackend(path, device="cuda")
+    assert asked
+    assert capsys.readouterr().out == ""
 
 
 def test_closed(engine):

@@ -256,16 +256,3 @@ def test_state_is_proportional_to_the_window_not_to_the_plan() -> None:
         next(driver.run())
         sizes.append((driver.x.nbytes, driver.D.nbytes, driver.noise._block.nbytes))
     assert sizes[0] == sizes[1]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_the_samples_are_the_same() -> None:
-    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(digits()(x.cpu().numpy(), sigma.cpu().numpy())).to(x.device)
-
-    like = torch.zeros((), dtype=torch.float64, device="cuda")
-    for window in (None, 12):
-        result = sample(denoise, PLANS["ddpm"](), shape=SHAPE, seeds=range(4), window=window, like=like)
-        assert result.samples.device.type == "cuda"
-        assert np.median(rms(result.samples.cpu().numpy(), sequential("ddpm"))) < 2e-4
