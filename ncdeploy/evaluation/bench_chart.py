@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ncdeploy.drawing.axes import LogAxis
 from ncdeploy.drawing.scatter import PALETTE
 from ncdeploy.drawing.vector import Drawing, Point
 from ncdeploy.errors import InputError
@@ -55,7 +56,7 @@ def chart(found: Bench, *, title: str, pick: Row | None = None) -> Drawing:
     _legend(drawing, [*marks, *([("recommended", _INK, -1)] if pick is not None else [])], 132)
 
     ys = [q for r in rows if (q := r.quality) is not None]
-    y_axis = _Axis([*ys, *([found.floor] if found.floor else [])], top + _HEIGHT, top)
+    y_axis = LogAxis([*ys, *([found.floor] if found.floor else [])], top + _HEIGHT, top)
     samples = "one sample" if found.n == 1 else f"{found.n} samples"
     panels: list[tuple[str, Callable[[Row], float], Callable[[float], str]]] = [
         (f"wall time of {samples}", lambda r: r.wall_s, _seconds),
@@ -63,7 +64,7 @@ def chart(found: Bench, *, title: str, pick: Row | None = None) -> Drawing:
     ]
     for i, (name, value, words) in enumerate(panels):
         left = _LEFT + i * (_PANEL + _BETWEEN)
-        x_axis = _Axis([value(r) for r in rows], left, left + _PANEL)
+        x_axis = LogAxis([value(r) for r in rows], left, left + _PANEL)
         _frame(drawing, x_axis, y_axis, words, name, found.floor)
         places = {id(r): (x_axis(value(r)), y_axis(r.quality or 0.0)) for r in rows}
         for s, solver in enumerate(solvers):
@@ -84,30 +85,9 @@ def chart(found: Bench, *, title: str, pick: Row | None = None) -> Drawing:
     return drawing
 
 
-class _Axis:
-    """A logarithmic axis from pixel `a` to pixel `b` that holds the values with air around them."""
-
-    def __init__(self, values: Sequence[float], a: float, b: float) -> None:
-        low, high = max(min(values), 1e-12), max(values)
-        air = max(0.06 * math.log(high / low), 0.08)
-        self.a, self.b = a, b
-        self.low, self.high = math.log(low) - air, math.log(high) + air
-
-    def __call__(self, value: float) -> float:
-        at = (math.log(max(value, 1e-12)) - self.low) / (self.high - self.low)
-        return self.a + at * (self.b - self.a)
-
-    def ticks(self) -> list[float]:
-        """Round values: as many of 1, 2, 5 times powers of ten as keep apart, on a short axis every step of one."""
-        powers = range(math.floor(self.low / math.log(10)), math.ceil(self.high / math.log(10)) + 1)
-        for digits in ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
-            values = [d * 10.0**p for p in powers for d in digits if self.low <= math.log(d * 10.0**p) <= self.high]
-            if len(values) <= 7:
-                break
-        return values
-
-
-def _frame(drawing: Drawing, x: _Axis, y: _Axis, words: Callable[[float], str], name: str, floor: float | None) -> None:
+def _frame(
+    drawing: Drawing, x: LogAxis, y: LogAxis, words: Callable[[float], str], name: str, floor: float | None
+) -> None:
     for value in y.ticks():
         drawing.line([(x.a, y(value)), (x.b, y(value))], _GRID)
         drawing.text((x.a - 8, y(value)), f"{value:.3g}", _SOFT, size=12, anchor="end")
