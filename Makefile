@@ -4,7 +4,8 @@
 # make check   lint, format, types and the contents of the wheel
 # make bench   the figures of README.md, measured side by side
 # make study   the arms of the contrastive study on digits, seed by seed; takes hours, and goes on where it stopped
-# make gpu-check  the tests that need a CUDA device
+# make gpu-check  on a machine with a CUDA device: the tests that need one, then a benchmark of 7 minutes, in gpu-check/.
+#                 GPU_CHECK="--resume" goes on with it. Nothing is installed: PYTHON is what has PyTorch with CUDA
 
 PYTHON ?= python3
 VENV := .venv
@@ -41,10 +42,11 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 gpu-check:
-	$(PYTHON) -m pytest -q -m gpu
+	@tests=0; $(PYTHON) -m pytest -q -rs -W ignore::pytest.PytestConfigWarning tests/gpu || tests=$$?; \
+	$(PYTHON) -m benchmarks.gpu -o gpu-check $(GPU_CHECK) && exit $$tests
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo gpu-check build dist
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,5 @@
 """The peers' loops in benchmarks/ compute what they are said to: or the comparison with them means nothing."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,11 +9,6 @@ from ncdeploy.denoisers import Mixture
 from ncdeploy.sampling.noise import normal
 
 SHAPE = (4,)
-
-
-@pytest.fixture(autouse=True)
-def _path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
 
 
 @pytest.fixture(scope="module")

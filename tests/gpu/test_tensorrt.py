@@ -22,7 +22,8 @@ CONFIG = UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(4,), h
 
 @pytest.fixture(scope="module", params=["fp32", "tf32", "fp16", "bf16"])
 def plan(request, tmp_path_factory):
-    pytest.importorskip("tensorrt", reason="NOT TESTED: no TensorRT")
+    for package in ("tensorrt", "onnxscript", "onnxruntime"):  # to build, to export, to compare
+        pytest.importorskip(package, reason=f"NOT TESTED: no {package}")
     folder = tmp_path_factory.mktemp("engine")
     denoiser = EDM(UNet(INFO.shape, CONFIG), INFO)
     generator = torch.Generator().manual_seed(0)
