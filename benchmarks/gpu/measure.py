@@ -176,17 +176,19 @@ def copies(engine: Any, plan: Plan, n: int, window: int | None, device: str, *, 
     state_stays: no single copy is larger than the residuals, one float32 for each node of each window; those of the
     device count where the profiler sees it, those in Python everywhere
     """
-    run = iterate(
-        engine, plan, seeds=range(n), window=window, like=torch.zeros((), device=device), max_rows=most_rows(engine)
-    )
-    before = min(4, plan.evaluations // 4)
-    for _ in range(before):
-        next(run)
+    like = torch.zeros((), device=device)
+
+    def begun() -> Any:
+        run = iterate(engine, plan, seeds=range(n), window=window, like=like, max_rows=most_rows(engine))
+        _some(run, min(4, plan.evaluations // 4))
+        return run
+
+    run = begun()
     with HostReads(device) as reads:
         held = [sweep.residual.size for sweep in _some(run, sweeps)]
     seen, why = None, "needs a CUDA device"
     if device == "cuda":
-        counted: list[int] = []
+        run, counted = begun(), list[int]()
         seen = device_copies(lambda: counted.extend(sweep.residual.size for sweep in _some(run, sweeps)))
         why = "the profiler recorded no device activity" if seen is None else ""
     allowed = 4 * max(held)
