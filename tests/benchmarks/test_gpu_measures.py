@@ -1,6 +1,7 @@
 """What the GPU benchmark says is so: it sees a planted host copy, a planted slow driver, and other precisions."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +89,45 @@ def test_a_trace_of_the_device_is_read():
         read_trace(trace)
 
 
+@pytest.mark.parametrize(("largest", "stays"), [(4 * 8, True), (4 * 8 * 64, False)])
+def test_what_the_device_copied_counts_too(monkeypatch, largest, stays):
+    from benchmarks.gpu import measure
+    from benchmarks.gpu.copies import Activity, Copy
+
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **options: zeros(*size, **options))
+
+    def profiled(run):
+        run()
+        return Activity(copies=(Copy(direction="DtoH", bytes=largest), Copy(direction="HtoD", bytes=800)), kernels=160)
+
+    monkeypatch.setattr(measure, "device_copies", profiled)
+    found = measure.copies(Engine(), make_plan("ddpm", 60), 1, 8, "cuda")
+    assert found["state_stays"] is stays
+    assert found["device"] == {"copies": 1 / 8, "bytes": largest / 8, "largest": largest, "bytes_to_device": 100}
+    assert (found["kernels"], found["device_reason"]) == (20, "")
+    monkeypatch.setattr(measure, "device_copies", lambda run: run())
+    blind = measure.copies(Engine(), make_plan("ddpm", 60), 1, 8, "cuda")
+    assert blind["device_reason"] == "the profiler recorded no device activity"
+
+
+def test_the_machine_is_recorded(monkeypatch, tmp_path):
+    from benchmarks.gpu.machine import machine
+
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA X, 580.1, 1980 MHz, 3201 MHz, 1980 MHz, 3201 MHz, 700.00 W, 41'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    board = SimpleNamespace(name="NVIDIA X", total_memory=2**37, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: board)
+    found = machine("cuda")
+    assert (found["gpu"], found["gpu_bytes"], found["compute_capability"]) == ("NVIDIA X", 2**37, "9.0")
+    assert found["smi"]["driver_version"] == "580.1"
+    assert found["smi"]["clocks.sm"] == "1980 MHz"
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert machine("cuda")["smi"] == {}
+
+
 def test_a_slow_driver_is_seen(monkeypatch):
     from benchmarks.gpu import measure
 
@@ -112,16 +152,16 @@ def test_a_slow_driver_is_seen(monkeypatch):
 )
 def test_precisions_are_what_they_are_called(precision, least, most):
     from benchmarks.gpu.engines import InPrecision
-    from benchmarks.gpu.networks import QUICK, train
+    from ncdeploy.denoisers import build, default_config
 
-    model, steps, _ = train(QUICK[0].__class__(side=8, steps=2, seconds=60, batch=4, tiny=True), "cpu")
+    small = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "width": 16}
+    model = build(default_config((1, 8, 8), network=small))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(1))
     x, sigma = torch.randn(4, 1, 8, 8), torch.full((4,), 0.5)
     with torch.inference_mode():
         off = (InPrecision(model, precision)(x, sigma) - model(x, sigma)).abs().max()
     assert least <= float(off) <= most
-    assert steps == 2
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
