@@ -6,7 +6,7 @@ A model.pt beside it is needed for the tables that compare with PyTorch.
 import sys
 from pathlib import Path
 
-from benchmarks import driver, instructions, peers, scaling, startup, sweeps
+from benchmarks import auto, driver, instructions, peers, scaling, startup, sweeps
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
     for title, lines in (
         ("Sweeps and evaluations on an exact denoiser", sweeps.table()),
         (f"The driver on {model}, ONNX Runtime", driver.table(model)),
+        ('window="auto" against sequential sampling and fixed windows', auto.table(model)),
         ("ParaDiGMS over ours, at equal fidelity", peers.parallel(weights)),
         ("Sequential sampling: wall time over ours on ONNX Runtime, one sample", peers.sequential(weights)),
         ("The driver's own time, relative", scaling.timing()),
