@@ -23,11 +23,17 @@ from ncdeploy.sampling.result import Result
 from ncdeploy.sampling.sample import AUTO_VALUES, ERROR_FLOOR, TOLERANCE
 from ncdeploy.sampling.tuner import Job, choose
 
-PLANS = (("ddpm", 1000), ("ddim", 1000), ("ddim", 100), ("dpmpp_2m", 25), ("dpmpp_2m_sde", 100))
-SAMPLES = (1, 4, 64)
+SIZES = (1, 4, 64)
+PLANS = (  # and how many samples
+    ("ddpm", 1000, SIZES),
+    ("ddim", 1000, (1,)),
+    ("ddim", 100, SIZES),
+    ("dpmpp_2m", 25, SIZES),
+    ("dpmpp_2m_sde", 100, (1,)),
+)
 WINDOWS = (4, 8, 12, 16, 24, 32, 64)
-LONGEST = 60.0
-_ENOUGH = 40.0  # seconds of sequential runs, after which a case is not repeated again
+LONGEST = 40.0
+_LONG = 3.0  # seconds of a sequential run, beyond which it is repeated less often, beside fewer windows
 
 
 def table(model: Path, repetitions: int = 5) -> Iterator[str]:
@@ -40,8 +46,8 @@ def table(model: Path, repetitions: int = 5) -> Iterator[str]:
     yield ""
     yield "| plan | samples | chosen | auto | best fixed window | auto / best | allowed by t(B) |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for solver, steps in PLANS:
-        for n in SAMPLES:
+    for solver, steps, sizes in PLANS:
+        for n in sizes:
             yield _row(engine, latency, make_plan(solver, steps), n, repetitions)
     engine.close()
 
@@ -54,10 +60,11 @@ def _row(engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int
             max_rows=latency.asked,
         )  # fmt: skip
         return f"| {plan.name} | {n} | {choose(job).window or 'sequential'} | not timed | | | |"
-    windows = [w for w in WINDOWS if w < plan.evaluations]
+    long = alone > _LONG
+    windows = [w for w in WINDOWS[:: 3 if long else 1] if w < plan.evaluations]
     autos, bounds, fixed = [], [], {w: list[float]() for w in windows}
     _run(engine, plan, range(n), "auto", latency)  # what a first run sets up is kept for the next ones
-    for repetition in range(max(2, min(repetitions, int(_ENOUGH / alone / (2 + len(windows)))))):
+    for repetition in range(2 if long else repetitions):
         seeds = range(n * repetition, n * (repetition + 1))
         # Each pair begins with the other one: what the first of a pair finds (clocks, caches) then favours neither.
         ways: list[int | str | None] = [None, "auto"] if repetition % 2 else ["auto", None]
