@@ -32,6 +32,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint engines/docker/*.Dockerfile
 	$(BIN)/python -m pytest -q tests/test_packaging.py
 
 study: $(READY)

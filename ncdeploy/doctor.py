@@ -1,14 +1,12 @@
 """What is installed on this machine, what of it really works, and one remedy per problem."""
 
-import importlib
-import importlib.metadata
 import platform
 import re
-import shutil
-import subprocess
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from ncdeploy.machine import Machine
+from ncdeploy.tensorrt.cudart import Gpu
 from ncdeploy.tensorrt.preflight import NEWEST, OLDEST, parse_version
 
 Status = Literal["ok", "absent", "problem"]
@@ -30,19 +28,16 @@ WHEELS = {
     "libcublasLt.so.13": "nvidia-cublas",
     "libcufft.so.11": "nvidia-cufft-cu12",
     "libcufft.so.12": "nvidia-cufft",
-    "libnvinfer.so.10": "'tensorrt-cu12>=10.12,<11'",
+    "libcurand.so.10": "nvidia-curand",
+    "libnvrtc.so.12": "nvidia-cuda-nvrtc-cu12",
+    "libnvrtc.so.13": "nvidia-cuda-nvrtc",
+    "libcudnn.so.9": "nvidia-cudnn-cu13",
+    "libnvinfer.so.10": "'tensorrt-cu13>=10.13,<11'",
+    "libnvonnxparser.so.10": "'tensorrt-cu13>=10.13,<11'",
     "libnvinfer.so.11": "'tensorrt-cu13>=11,<12'",
+    "libnvonnxparser.so.11": "'tensorrt-cu13>=11,<12'",
 }
-# An ONNX model of one node, y = x + x over float32 [n]; ModelProto, field by field (see backends/onnxfile.py).
-TINY_MODEL = bytes.fromhex(
-    "080a"  # ir_version 10
-    "3a34"  # graph of 52 bytes
-    "0a0e 0a0178 0a0178 120179 2203416464"  # node: inputs x and x, output y, operator Add
-    "1204 74696e79"  # name: tiny
-    "5a0d 0a0178 1208 0a06 0801 1202 0a00"  # input x: tensor, element type 1 (float32), one axis of any size
-    "620d 0a0179 1208 0a06 0801 1202 0a00"  # output y
-    "4204 0a00 1014"  # standard operators, version 20
-)
+DRIVER = "libcuda.so.1"  # comes with the driver, in no wheel
 
 
 class Probe(Protocol):
@@ -64,6 +59,10 @@ class Probe(Protocol):
         """Why a provider does not compute 1 + 1, None if it does."""
         ...
 
+    def missing(self, provider: str) -> list[str]:
+        """Sonames of the libraries that a provider needs and this machine lacks."""
+        ...
+
     def gpus(self) -> list[str]:
         """GPUs that the NVIDIA driver reports."""
         ...
@@ -72,8 +71,8 @@ class Probe(Protocol):
         """GPUs that PyTorch can use."""
         ...
 
-    def cuda(self) -> tuple[str, str]:
-        """CUDA version of the driver, and why the CUDA runtime cannot use a device, "" if it can."""
+    def cuda(self) -> Gpu:
+        """What the CUDA runtime says of the first device, or why it cannot use one."""
         ...
 
 
@@ -159,8 +158,14 @@ def _providers(probe: Probe) -> list[Finding]:
             remedy = "install ONNX Runtime again: pip install --force-reinstall onnxruntime"
             findings.append(Finding(name=name, status="problem", detail=failure, remedy=remedy))
         elif provider == "CUDAExecutionProvider":
+            lost = probe.missing(provider)
+            detail = f"{', '.join(lost)} missing" if lost else failure
             remedy = "install the driver, and the CUDA and cuDNN libraries: pip install 'onnxruntime-gpu[cuda,cudnn]'"
-            findings.append(Finding(name=name, status="problem", detail=failure, remedy=cure(failure, remedy)))
+            findings.append(Finding(name=name, status="problem", detail=detail, remedy=cure(detail, remedy)))
+        elif provider == "TensorrtExecutionProvider" and probe.missing(provider):
+            detail = f"{', '.join(probe.missing(provider))} missing"
+            remedy = "only for --device tensorrt: " + cure(detail, "see the TensorRT provider of ONNX Runtime")
+            findings.append(Finding(name=name, status="absent", detail=detail, remedy=remedy))
         else:
             findings.append(Finding(name=name, status="absent", detail=f"not usable here: {failure}"))
     return findings
@@ -185,20 +190,24 @@ def _tensorrt(probe: Probe) -> Finding:
 
 def _cuda(probe: Probe) -> list[Finding]:
     """The CUDA runtime, which .plan files need beside TensorRT; of no interest without an NVIDIA GPU."""
-    if not probe.gpus():
+    found = probe.cuda()
+    if found.failure and not probe.gpus():
         return []
-    driver, failure = probe.cuda()
-    if failure:
-        remedy = cure(failure, "install a driver that fits: see nvidia-smi")
-        return [Finding(name="cuda", status="problem", detail=failure, remedy=remedy)]
-    return [Finding(name="cuda", status="ok", detail=f"the driver supports CUDA {driver}")]
+    versions = f"the driver supports CUDA {found.driver}, the runtime is {found.runtime}"
+    if found.failure:
+        detail = f"{found.failure}; {versions}" if found.runtime else found.failure
+        remedy = cure(found.failure, "install a driver that fits: see nvidia-smi")
+        return [Finding(name="cuda", status="problem", detail=detail, remedy=remedy)]
+    return [Finding(name="cuda", status="ok", detail=versions)]
 
 
 def cure(failure: str, otherwise: str) -> str:
-    """The pip line that brings the library which a failure names, or `otherwise`."""
-    name = re.search(r"lib\w+\.so\.\d+", failure)
-    wheel = WHEELS.get(name.group()) if name else None
-    return otherwise if name is None or wheel is None else f"{name.group()} is missing: pip install {wheel}"
+    """The line that brings the libraries which a failure names, or `otherwise`."""
+    names = re.findall(r"lib\w+\.so\.\d+", failure)
+    wheels = list(dict.fromkeys(WHEELS[name] for name in names if name in WHEELS))
+    steps = ["install the NVIDIA driver"] if DRIVER in names else []
+    steps += [f"pip install {' '.join(wheels)}"] if wheels else []
+    return "; ".join(steps) or otherwise
 
 
 def _gpus(probe: Probe, torch: Finding, providers: list[Finding], tensorrt: Finding) -> Finding:
@@ -208,83 +217,9 @@ def _gpus(probe: Probe, torch: Finding, providers: list[Finding], tensorrt: Find
         return Finding(name="gpu", status="absent", detail="no NVIDIA GPU found; everything runs on the CPU")
     users = ["torch"] if seen else []
     users += ["onnxruntime"] if any(f.name == "provider CUDA" and f.status == "ok" for f in providers) else []
-    users += ["tensorrt"] if tensorrt.status == "ok" and not probe.cuda()[1] else []
+    users += ["tensorrt"] if tensorrt.status == "ok" and not probe.cuda().failure else []
     detail = ", ".join(gpus or seen)
     if not users:
         remedy = "install builds with CUDA: torch from pytorch.org, and onnxruntime-gpu instead of onnxruntime"
         return Finding(name="gpu", status="problem", detail=f"{detail}; nothing here can use it", remedy=remedy)
     return Finding(name="gpu", status="ok", detail=f"{detail}; used by {' and '.join(users)}")
-
-
-class Machine:
-    """The probe of this machine."""
-
-    def version(self, distribution: str) -> str | None:
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    def failure(self, module: str) -> str | None:
-        try:
-            importlib.import_module(module)
-        except Exception as e:  # a broken native library raises anything
-            return _first_line(e)
-        return None
-
-    def providers(self) -> list[str]:
-        import onnxruntime as ort
-
-        return list(ort.get_available_providers())
-
-    def provider_failure(self, provider: str) -> str | None:
-        import numpy as np
-        import onnxruntime as ort
-
-        from ncdeploy.backends.onnxruntime import load_libraries
-
-        if provider == "CUDAExecutionProvider":
-            load_libraries(ort)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        if provider != "CPUExecutionProvider":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        try:
-            session = ort.InferenceSession(TINY_MODEL, options, providers=[provider])
-            if provider not in session.get_providers():
-                return "it does not start; ONNX Runtime falls back to the CPU"
-            (two,) = session.run(["y"], {"x": np.ones(1, np.float32)})
-        except Exception as e:  # ONNX Runtime raises a dozen unrelated types
-            if "fallback to CPU EP has been explicitly disabled" in str(e):
-                return "it leaves even 1 + 1 to the CPU"
-            return _first_line(e)
-        return None if float(two[0]) == 2.0 else f"computes 1 + 1 = {float(two[0])}"
-
-    def gpus(self) -> list[str]:
-        tool = shutil.which("nvidia-smi")
-        if tool is None:
-            return []
-        query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        try:
-            answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return []
-        return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-
-    def torch_gpus(self) -> list[str]:
-        import torch
-
-        if not torch.cuda.is_available():
-            return []
-        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-
-    def cuda(self) -> tuple[str, str]:
-        from ncdeploy.tensorrt import cudart
-
-        gpu = cudart.probe()
-        return gpu.driver, gpu.failure
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line.removeprefix("[ONNXRuntimeError] : ")

@@ -14,6 +14,7 @@ from ncdeploy.bundle import open_bundle
 from ncdeploy.errors import DependencyError, FileError
 from ncdeploy.graphs.record import GRAPH_KEY, record_of
 from ncdeploy.modelinfo import METADATA_KEY, ErrorCurve, ModelInfo
+from ncdeploy.tensorrt.layers import Layer
 from ncdeploy.tensorrt.sidecar import digest, read_sidecar
 
 
@@ -40,9 +41,38 @@ class Inspection:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerTimes:
+    """The layers of an engine in calls of so many rows."""
+
+    rows: int
+    layers: tuple[Layer, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def time_layers(path: str | os.PathLike[str], rows: int | None = None) -> LayerTimes:
+    """Run a TensorRT engine here and time each of its layers.
+
+    rows: of a call; None = what the engine was tuned for
+
+    Raises what opening the engine raises without TensorRT or a GPU (see `TensorRTBackend`), InputError for more rows
+    than it takes.
+    """
+    from ncdeploy.backends.tensorrt import TensorRTBackend
+
+    engine = TensorRTBackend(path)
+    try:
+        rows = engine.sidecar.profiles[-1].best if rows is None else rows
+        return LayerTimes(rows=rows, layers=engine.layers(rows))
+    finally:
+        engine.close()
+
+
 def inspect_file(path: str | os.PathLike[str], *, allow_module: bool = False) -> Inspection:
-    """Look into model.pt, model.safetensors, model.onnx, model.plan, an .npz of samples or a bundle, which
-    is checked.
+    """Look into model.pt, model.safetensors, model.onnx, model.plan, an .npz of samples or a bundle, which is checked.
 
     allow_module: whether a model.pt may name Python code that makes its network, which is then imported and run
 

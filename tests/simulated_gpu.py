@@ -1,13 +1,14 @@
 """A GPU and a TensorRT made of host memory and ONNX Runtime, strict where the real ones are silent.
 
-Addresses must lie in memory that was allocated and not freed, copies must fit, contexts must be given profile, shapes
-and addresses before they run, a graph replays what was captured at the addresses of then. What is built is the ONNX
-file behind TensorRT's magic.
+Addresses must lie in memory that was allocated and not freed, copies must fit, contexts must be given profile, shapes,
+addresses and scratch memory of SCRATCH bytes a row before they run, a graph replays what was captured at the addresses
+of then. What is built is the ONNX file behind TensorRT's magic.
 """
 
+import contextlib
 import ctypes
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ncdeploy.export.precision import emulate
 from ncdeploy.tensorrt import adapter, cudart
 
 MAGIC = b"ftrt"
+SCRATCH = 100
 
 
 class Device:
@@ -41,6 +43,11 @@ class Device:
 
     def set_device(self, index: int) -> None:
         assert index == 0
+
+    @contextlib.contextmanager
+    def on_device(self, index: int) -> Iterator[None]:
+        assert index == 0
+        yield
 
     def malloc(self, size: int) -> int:
         if sum(map(ctypes.sizeof, self.memory.values())) + size > self.room:
@@ -116,6 +123,7 @@ class Engine:
     device: Device
     profiles: list[tuple[int, int]]
     contexts = 0
+    streaming = False
 
     def __init__(self, plan: bytes, *, host_code: bool = False, weights: Path | None = None) -> None:
         if not plan.startswith(MAGIC):
@@ -126,8 +134,8 @@ class Engine:
         self.session = ort.InferenceSession(runnable, providers=["CPUExecutionProvider"])
         self.memory = 12345
 
-    def inspect(self, rows: int, shapes: dict[str, tuple[int, ...]], profile: int, stream: int) -> str:
-        assert self.profiles[profile][0] <= rows <= self.profiles[profile][1]
+    def inspect(self, context: "Context") -> str:
+        assert context.rows is not None
         typed = onnx.shape_inference.infer_shapes(self.graph).graph
         names = {
             onnx.TensorProto.FLOAT: "Float",
@@ -159,6 +167,8 @@ class Context:
         self.rows: int | None = None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
+        self.scratch_size: int | None = None
+        self.on_layer: Callable[[str, float], None] | None = None
 
     def use_profile(self, index: int, stream: int) -> None:
         assert stream in self.engine.device.streams
@@ -172,6 +182,17 @@ class Context:
         assert set(shapes) == {i.name for i in self.engine.session.get_inputs()}
         self.rows, self.shapes = rows, shapes
 
+    def scratch(self) -> int:
+        assert self.rows is not None
+        return SCRATCH * self.rows
+
+    def use_scratch(self, address: int, size: int) -> None:
+        assert ctypes.sizeof(self.engine.device.memory[address]) == size
+        self.scratch_size = size
+
+    def time_layers(self, on_layer: Callable[[str, float], None]) -> None:
+        self.on_layer = on_layer
+
     def bind(self, addresses: dict[str, int]) -> None:
         self.addresses = dict(addresses)
 
@@ -179,6 +200,11 @@ class Context:
         device = self.engine.device
         assert self.rows is not None
         assert stream in device.streams
+        assert self.scratch_size is not None
+        assert self.scratch_size >= SCRATCH * self.rows
+        if self.on_layer is not None:
+            for i, node in enumerate(self.engine.graph.graph.node):
+                self.on_layer(f"__myl_{node.op_type}_{i}", 0.25)
         addresses, rows, shapes = dict(self.addresses), self.rows, dict(self.shapes)
 
         def work() -> None:
@@ -210,7 +236,9 @@ def install(monkeypatch: pytest.MonkeyPatch, *, room: int = 1 << 30, version: st
     def order(event: int, first: int, then: int) -> None:
         assert event in device.events
 
-    def build(onnx: Path, profiles: Any, options: Any, timing: bytes, on_progress: Any) -> tuple[bytes, bytes]:
+    def build(
+        onnx: Path, profiles: Any, options: Any, timing: bytes, on_progress: Any, cancelled: Any
+    ) -> tuple[bytes, bytes]:
         device.log.append(f"build {len(timing)}")
         Engine.profiles = [(p.least, p.most) for p in profiles]
         on_progress("building", 1, 1)

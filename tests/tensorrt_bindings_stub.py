@@ -20,6 +20,7 @@ WHEELS = {
     "10.16": "tensorrt_cu12_bindings==10.16.0.72",
     "11.4": "tensorrt_cu13_bindings==11.4.0.106",
 }
+LEAN = {"10.12": "tensorrt_lean_cu12_bindings==10.12.0.36", "11.4": "tensorrt_lean_cu13_bindings==11.4.0.106"}
 CUDART = "nvidia-cuda-runtime==13.0.96"  # the real library; without a driver its functions return an error
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 SYMBOLS = (
@@ -53,20 +54,24 @@ def unpacked(requirement: str) -> Path:
     return folder
 
 
-def run_with(version: str, code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """Run code in a new interpreter in which `import tensorrt` gives the bindings of this version."""
+def run_with(version: str, code: str, tmp_path: Path, *, lean: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run code in a new interpreter in which `import tensorrt` gives the bindings of this version.
+
+    lean: those of the lean runtime, and as `tensorrt_lean`; there is no `tensorrt` then
+    """
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("NOT TESTED: no C compiler for the empty libraries")
-    wheel = unpacked(WHEELS[version])
+    wheel = unpacked((LEAN if lean else WHEELS)[version])
     source = tmp_path / "empty.c"
     source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in SYMBOLS))
-    for library in LIBRARIES:
+    for library in ("nvinfer_lean",) if lean else LIBRARIES:
         name = f"lib{library}.so.{version.split('.')[0]}"
         subprocess.run(
             [compiler, "-shared", "-fPIC", str(source), "-o", str(tmp_path / name), f"-Wl,-soname,{name}"], check=True
         )
-    alias = "import sys, tensorrt_bindings\nsys.modules['tensorrt'] = tensorrt_bindings\n"
+    name = "tensorrt_lean" if lean else "tensorrt"
+    alias = f"import sys, {name}_bindings\nsys.modules[{name!r}] = {name}_bindings\n"
     root = Path(__file__).resolve().parents[1]
     environment = {
         **os.environ,

@@ -5,22 +5,35 @@ import json
 import onnx
 import pytest
 
-from ncdeploy.doctor import TINY_MODEL, Machine, cure, diagnose
+from ncdeploy.doctor import cure, diagnose
+from ncdeploy.machine import TINY_MODEL, Machine
+from ncdeploy.tensorrt.cudart import Gpu
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+WELL = Gpu(compute_capability=(9, 0), name="NVIDIA H200", driver="13.1", runtime="13.0")
+NONE = Gpu(failure="CUDA: no CUDA-capable device is detected (cudaGetDeviceCount)", driver="none", runtime="13.0")
 
 
 class Imagined:
     """A healthy CPU machine, unless told otherwise."""
 
     def __init__(
-        self, *, installed=None, failures=None, providers=None, broken=None, gpus=(), torch_gpus=(), cuda=("13.0", "")
+        self,
+        *,
+        installed=None,
+        failures=None,
+        providers=None,
+        broken=None,
+        gpus=(),
+        torch_gpus=(),
+        cuda=WELL,
+        lost=None,
     ):
         self.installed = {"torch": "2.13.0", "onnx": "1.23", "onnxscript": "0.7", "onnxruntime": "1.31"}
         self.installed |= installed or {}
         self.failures, self.broken = failures or {}, broken or {}
         self.compiled, self.boards, self.usable = providers or [CPU], list(gpus), list(torch_gpus)
-        self.runtime = cuda
+        self.runtime, self.lost = cuda, lost or {}
 
     def version(self, distribution):
         return self.installed.get(distribution)
@@ -33,6 +46,9 @@ class Imagined:
 
     def provider_failure(self, provider):
         return self.broken.get(provider)
+
+    def missing(self, provider):
+        return self.lost.get(provider, [])
 
     def gpus(self):
         return self.boards
@@ -107,9 +123,20 @@ def test_a_cuda_provider_that_does_not_start():
     assert "used by onnxruntime" in finding(diagnose(machine), "gpu").detail
 
 
-def test_the_library_that_is_missing_is_named_with_its_pip_line():
+def test_every_library_that_is_missing_is_named_with_its_pip_line():
     said = "libcublasLt.so.12: cannot open shared object file"
-    assert cure(said, "x") == "libcublasLt.so.12 is missing: pip install nvidia-cublas-cu12"
+    assert cure(said, "x") == "pip install nvidia-cublas-cu12"
+    lost = ["libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcuda.so.1"]
+    machine = Imagined(
+        installed={"onnxruntime": None, "onnxruntime-gpu": "1.31"}, providers=[TENSORRT, CUDA, CPU], cuda=NONE,
+        broken={CUDA: "it leaves even 1 + 1 to the CPU", TENSORRT: "x"},
+        lost={CUDA: lost, TENSORRT: ["libnvinfer.so.10", "libnvonnxparser.so.10"]},
+    )  # fmt: skip
+    cuda, tensorrt = (finding(diagnose(machine), f"provider {name}") for name in ("CUDA", "Tensorrt"))
+    assert cuda.detail == ", ".join(lost) + " missing"
+    assert cuda.remedy == "install the NVIDIA driver; pip install nvidia-cublas nvidia-curand"
+    assert (tensorrt.status, tensorrt.detail) == ("absent", "libnvinfer.so.10, libnvonnxparser.so.10 missing")
+    assert tensorrt.remedy == "only for --device tensorrt: pip install 'tensorrt-cu13>=10.13,<11'"
     assert cure("libcudart.so.13: cannot", "x").endswith("pip install nvidia-cuda-runtime")
     assert cure("libsomething.so.4: cannot", "x") == cure("no reason", "x") == "x"
 
@@ -120,14 +147,23 @@ def test_tensorrt():
     board = ["NVIDIA H200, 580.1"]
     well = diagnose(Imagined(installed={"tensorrt-cu13": "11.4.0.106"}, gpus=board))
     assert finding(well, "tensorrt").detail == "11.4.0.106"
-    assert finding(well, "cuda").detail == "the driver supports CUDA 13.0"
+    assert finding(well, "cuda").detail == "the driver supports CUDA 13.1, the runtime is 13.0"
     assert "used by tensorrt" in finding(well, "gpu").detail
     old = finding(diagnose(Imagined(installed={"tensorrt": "10.9.0.34"})), "tensorrt")
     assert (old.status, old.remedy) == ("problem", "pip install 'tensorrt>=10.12,<12'")
-    lost = ("", "no CUDA runtime: libcudart.so.13: cannot open shared object file")
+    lost = Gpu(failure="no CUDA runtime: libcudart.so.13: cannot open shared object file")
     ill = diagnose(Imagined(installed={"tensorrt-cu13": "11.4"}, gpus=board, cuda=lost))
     assert problems(ill) == ["cuda", "gpu"]
     assert finding(ill, "cuda").remedy.endswith("pip install nvidia-cuda-runtime")
+
+
+def test_driver_and_runtime_are_named_where_they_do_not_fit():
+    old = Gpu(failure="CUDA: CUDA driver version is insufficient (cudaGetDeviceCount)", driver="12.4", runtime="13.0")
+    found = finding(diagnose(Imagined(gpus=["NVIDIA L4, 550.1"], cuda=old)), "cuda")
+    assert (found.status, found.remedy) == ("problem", "install a driver that fits: see nvidia-smi")
+    assert found.detail.endswith("the driver supports CUDA 12.4, the runtime is 13.0")
+    without = diagnose(Imagined(cuda=NONE))  # no GPU: of no interest
+    assert all(f.name != "cuda" for f in without.findings)
 
 
 def test_a_cpu_provider_that_computes_wrongly_is_not_usable():
@@ -145,9 +181,7 @@ def test_every_problem_has_one_remedy():
     )
     found = [f for f in diagnose(ill).findings if f.status == "problem"]
     assert len(found) == 8
-    assert (
-        finding(diagnose(ill), "tensorrt").remedy == "libnvinfer.so.11 is missing: pip install 'tensorrt-cu13>=11,<12'"
-    )
+    assert finding(diagnose(ill), "tensorrt").remedy == "pip install 'tensorrt-cu13>=11,<12'"
     assert all(f.remedy and "\n" not in f.remedy for f in found)
 
 

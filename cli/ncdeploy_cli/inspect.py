@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ncdeploy.errors import BackendError, DependencyError, InputError
 from ncdeploy_cli import console
 
 if TYPE_CHECKING:
-    from ncdeploy.inspection import Inspection
+    from rich.table import Table
+
+    from ncdeploy.inspection import Inspection, LayerTimes
     from ncdeploy.modelinfo import ModelInfo
 
 
@@ -19,18 +22,45 @@ _SHOWN = ("shape", "num_classes", "unconditional", "sigma_min", "sigma_max", "si
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="model.pt, model.onnx, samples.npz or a bundle.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="model.pt, model.onnx, model.plan, samples.npz or a bundle.", show_default=False)
+    ],
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Of a TensorRT engine: every layer, its types and its time on this GPU.")
+    ] = False,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="With --layers: rows of a call.", show_default="the engine's best")
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the Python code that a model imported from module:function names.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with everything.")] = False,
 ) -> None:
-    """Show what a model says of itself: shape, noise range, classes, default plan, weights, operators, training."""
+    """Show what a model says of itself: shape, noise range, classes, default plan, weights, operators, training.
+
+    Of a TensorRT engine types, profiles, memory and the time of a call, as measured when it was built; that needs
+    neither TensorRT nor a GPU, and --layers needs both.
+    """
     from ncdeploy.inspection import inspect_file
 
+    if rows is not None and not layers:
+        raise InputError("--rows: goes with --layers")
     found = inspect_file(file, allow_module=trust)
+    if layers and found.kind != "model.plan":
+        raise InputError(f"--layers: {file} is a {found.kind}; layers are shown of a TensorRT engine, model.plan")
+    timed = missing = None
+    if layers:
+        from ncdeploy.inspection import time_layers
+
+        try:
+            timed = time_layers(file, rows)
+        except (DependencyError, BackendError) as e:
+            missing = str(e)
     if as_json:
-        console.print_json(found.to_dict())
+        record = found.to_dict()
+        if layers:
+            record["layers"], record["layers_missing"] = timed and timed.to_dict(), missing
+        console.print_json(record)
         return
     from rich.table import Table
     from rich.text import Text
@@ -43,6 +73,28 @@ def inspect(
     out = console.stdout()
     out.print(Text(f"{file}: {found.kind}, {found.size:,} bytes"))
     out.print(table)
+    if timed is not None:
+        out.print(_layers(timed))
+    if missing is not None:
+        console.warn(f"no layers: {missing}")
+
+
+def _layers(timed: "LayerTimes") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    total = sum(layer.milliseconds or 0.0 for layer in timed.layers)
+    table = Table(
+        box=None, title=f"{len(timed.layers)} layers, {total:.3f} ms for {timed.rows} rows, timed one by one",
+        title_justify="left", title_style="bold",
+    )  # fmt: skip
+    for heading in ("ms", "%", "types", "kind", "layer"):
+        table.add_column(heading, justify="right" if heading in ("ms", "%") else "left", overflow="fold")
+    for layer in timed.layers:
+        spent = layer.milliseconds
+        time = ("", "") if spent is None else (f"{spent:.4f}", f"{100 * spent / total:.1f}" if total else "")
+        table.add_row(*time, ", ".join(layer.types), layer.kind, Text(", ".join(layer.origins) or layer.name))
+    return table
 
 
 def _rows(found: "Inspection") -> Iterator[tuple[str, str]]:

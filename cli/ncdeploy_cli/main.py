@@ -43,6 +43,11 @@ class _Commands(TyperGroup):
                 raise
             console.error(str(e))
             raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            if ctx.params["debug"]:
+                raise
+            console.error("cancelled")
+            raise typer.Exit(130) from None
         except ModuleNotFoundError as e:
             package = (e.name or "").partition(".")[0]
             if ctx.params["debug"] or package not in _EXTRAS:

@@ -32,7 +32,8 @@ def open_engine(
     A bundle or its folder opens its engine; of a folder, every file is checked first.
 
     device:    "cpu", "cuda" or "cuda:N"; there is no fallback from one to the other. A .plan runs on CUDA alone, which
-               "cpu", the default, then means
+               "cpu", the default, then means. For an .onnx also "tensorrt" or "tensorrt:N", the TensorRT inside ONNX
+               Runtime, which needs the version that it was built for
     threads:   CPU threads inside one operator; None = the runtime's default
     providers: ONNX Runtime execution providers in order of preference, instead of `device`
     info:      what the model is, for an ONNX file that does not say so itself (see `info_from_flags`)

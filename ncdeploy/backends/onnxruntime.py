@@ -1,10 +1,7 @@
 """model.onnx on ONNX Runtime: NumPy arrays in and out, or torch tensors that stay where they are."""
 
-import contextlib
-import io
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +12,16 @@ from numpy.typing import NDArray
 from ncdeploy.backends.base import check_inputs, tensor_on
 from ncdeploy.backends.describe import check_graph, describe
 from ncdeploy.backends.onnxfile import read_onnx
+from ncdeploy.backends.providers import (
+    LOG_FATAL,
+    PROVIDERS,
+    choose_providers,
+    load_libraries,
+    missing_libraries,
+    quiet,
+)
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, OutOfMemoryError
 from ncdeploy.modelinfo import ModelInfo
-
-LOG_FATAL = 4
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Session:
@@ -47,27 +49,34 @@ class Session:
             import onnxruntime as ort
         except ImportError as e:
             raise DependencyError("ONNX files need ONNX Runtime: pip install 'ncdeploy[cpu]'") from e
-        wanted = choose_providers(device, providers, ort.get_available_providers(), tf32=info.precision == "tf32")
-        if any(name == PROVIDERS["cuda"] for name, _ in wanted):
-            load_libraries(ort)
-        self._stream = _torch_stream(device)
-        if self._stream is not None:  # its own, so that torch's tensors need not be waited for on the host
-            wanted[0][1]["user_compute_stream"] = str(self._stream.cuda_stream)
+        wanted = choose_providers(device, providers, ort.get_available_providers(), info)
+        self._stream: Any = None
+        if any(name != PROVIDERS["cpu"] for name, _ in wanted):
+            self._stream = _torch_stream(device)
+            load_libraries(ort, [name for name, _ in wanted])
+        for name, given in wanted if self._stream is not None else []:
+            if name != PROVIDERS["cpu"]:  # its own stream, so that torch's tensors need not be waited for on the host
+                given["user_compute_stream"] = str(self._stream.cuda_stream)
         options = ort.SessionOptions()
         options.log_severity_level = LOG_FATAL  # every failure is raised; the log would repeat it
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            with warnings.catch_warnings(action="ignore"):  # of a provider left out, which is an error below
-                session = ort.InferenceSession(str(Path(path).expanduser()), options, providers=wanted)
+            with quiet(ort):
+                # Without its fallback, which goes on with other providers when one fails, even in the midst of a run.
+                session = ort.InferenceSession(
+                    str(Path(path).expanduser()), options, providers=wanted, enable_fallback=0
+                )
         except Exception as e:  # ONNX Runtime raises a dozen unrelated types
             raise _load_error(path, e, info) from e
         started = session.get_providers()
-        missing = [name for name, _ in wanted if name not in started]
-        if missing:
+        lost = [name for name, _ in wanted if name not in started]
+        if lost:
+            lacking = [library for name in lost for library in missing_libraries(ort, name)]
+            why = f"missing here: {', '.join(lacking)}" if lacking else "its libraries or the driver do not fit"
             raise BackendError(
-                f"{path}: ONNX Runtime did not start {', '.join(missing)}, only {', '.join(started)}; "
-                "its CUDA or cuDNN libraries may be missing: see ncdeploy doctor"
+                f"{path}: ONNX Runtime did not start {', '.join(lost)}, only {', '.join(started)}; {why}; "
+                "ncdeploy doctor says what to install"
             )
         self._session = session
         self.name = f"onnxruntime {ort.__version__} ({wanted[0][0].removesuffix('ExecutionProvider')})"
@@ -97,6 +106,8 @@ class Session:
                 bind(name, tensor.device.type, tensor.device.index or 0, dtype, tuple(tensor.shape), tensor.data_ptr())
         try:
             if self._stream is None:
+                if next(iter(feeds.values())).device.type == "cuda":  # torch came later than this session
+                    sys.modules["torch"].cuda.current_stream().synchronize()
                 self._session.run_with_iobinding(binding, options)
                 return
             options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -137,7 +148,8 @@ class OnnxRuntimeBackend:
         file = read_onnx(path)
         self._info = describe(path, file, info)
         check_graph(path, file, self._info)
-        self._device, _, index = device.partition(":")
+        kind, _, index = device.partition(":")
+        self._device = "cpu" if kind == "cpu" else "cuda"
         self._index = int(index or 0)
         self._session = Session(path, self._info, device=device, threads=threads, providers=providers)
 
@@ -189,51 +201,11 @@ class OnnxRuntimeBackend:
 _OUTPUTS = ["denoised"]
 
 
-def choose_providers(
-    device: str, providers: Sequence[str] | None, available: Sequence[str], *, tf32: bool = False
-) -> list[tuple[str, dict[str, str]]]:
-    """The providers to ask ONNX Runtime for, each with its options, the CPU last.
-
-    tf32: whether CUDA may round the float32 inputs of matrix products
-
-    Raises BackendError for one that is not among `available`, InputError for a device that does not exist or
-    contradicts `providers`.
-    """
-    kind, _, index = device.partition(":")
-    if kind not in PROVIDERS or (index and not (kind == "cuda" and index.isdecimal())):
-        raise InputError(f"device: got {device!r}, expected cpu, cuda or cuda:N")
-    if providers is None:
-        chosen = [(PROVIDERS[kind], {"device_id": index or "0"} if kind == "cuda" else {})]
-    elif device != "cpu" or not providers:
-        raise InputError(f"providers: got {list(providers)} and device {device!r}; give one of the two")
-    else:
-        chosen = [(PROVIDERS.get(name.lower(), name), {}) for name in providers]
-    for name, options in chosen:
-        if name == PROVIDERS["cuda"]:
-            options["use_tf32"] = "1" if tf32 else "0"
-            # The default tries every algorithm at each new number of rows, and a parallel run has many of them.
-            options["cudnn_conv_algo_search"] = "HEURISTIC"
-        if name not in available:
-            remedy = "expected one of those"
-            if "CUDA" in name or "Tensorrt" in name:
-                remedy = "for a GPU: pip uninstall onnxruntime && pip install onnxruntime-gpu, then ncdeploy doctor"
-            raise BackendError(f"{name} is not in this ONNX Runtime, which has {', '.join(available)}; {remedy}")
-    cpu = PROVIDERS["cpu"]
-    return chosen if any(name == cpu for name, _ in chosen) else [*chosen, (cpu, {})]
-
-
-def load_libraries(ort: Any) -> None:
-    """Load the CUDA libraries of NVIDIA's wheels, which the loader does not find by itself."""
-    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # what is missing is said later
-        ort.preload_dlls()
-
-
 def _torch_stream(device: str) -> Any:
-    """A CUDA stream of torch's, where torch is in use with the session's GPU; None otherwise."""
-    torch = sys.modules.get("torch")
-    if not device.startswith("cuda") or torch is None or not torch.cuda.is_available():
-        return None
-    return torch.cuda.Stream(torch.device(device))
+    """A CUDA stream of torch's for the session's GPU, where torch is there to make one."""
+    kind, _, index = device.partition(":")
+    like = None if kind == "cpu" else tensor_on(f"cuda:{index or 0}")  # imports torch, and with it CUDA's libraries
+    return None if like is None else sys.modules["torch"].cuda.Stream(like.device)
 
 
 def _load_error(path: str | os.PathLike[str], error: Exception, info: ModelInfo) -> Exception:

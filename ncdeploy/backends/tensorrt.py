@@ -1,27 +1,29 @@
 """model.plan on TensorRT: NumPy arrays in and out, or CUDA tensors that never leave the device.
 
-Each thread has an execution context, a stream of its own and buffers that stay where they are, into which inputs are
-copied. A call of the same number of rows as the two before it is replayed as a CUDA graph, which costs the host one
-launch; another number of rows drops the graph, and two more calls make the next.
+Calls at the same time, from several threads, each take a runner of their own (see `ncdeploy.tensorrt.runner`): context,
+stream and memory. There are as many as there were calls at once.
 """
 
+import contextlib
 import os
 import sys
 import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ncdeploy.backends.base import check_inputs, tensor_on
 from ncdeploy.errors import BackendError, FileError, InputError
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.tensorrt import adapter, cudart
+from ncdeploy.tensorrt.layers import Layer, list_layers
 from ncdeploy.tensorrt.preflight import check_engine, this_machine
-from ncdeploy.tensorrt.profiles import choose
+from ncdeploy.tensorrt.runner import Runner
 from ncdeploy.tensorrt.sidecar import Sidecar, digest, read_sidecar
-
-WARM = 2  # calls of one shape before it is captured: TensorRT finishes its set-up in the first
 
 
 class TensorRTBackend:
@@ -43,16 +45,17 @@ class TensorRTBackend:
         self.sidecar: Sidecar = read_sidecar(path)
         machine = this_machine(self._index)
         check_engine(str(path), self.sidecar, digest(file), machine)
-        cudart.set_device(self._index)
         options = self.sidecar.options
         weights = _weights(file, self.sidecar) if options.stripped else None
-        self._engine: adapter.Engine | None = adapter.Engine(
-            file.read_bytes(), host_code=options.version_compatible, weights=weights
-        )
+        with cudart.on_device(self._index):
+            engine = adapter.Engine(file.read_bytes(), host_code=options.version_compatible, weights=weights)
         self._graphs = graphs
-        self._threads = threading.local()
-        self._runners: list[_Runner] = []
+        self._engines, self._runners = [engine], list[Runner]()
+        self._idle: list[Runner] = []
+        self._lock = threading.Lock()
         self._name = f"TensorRT {machine.tensorrt} ({machine.device})"
+        # Also at the end of the process, while CUDA is still there.
+        self._finalizer = weakref.finalize(self, _release, self._runners, self._engines, self._index)
 
     @property
     def info(self) -> ModelInfo:
@@ -82,8 +85,6 @@ class TensorRTBackend:
         check_inputs(self.info, x, sigma, labels, guidance)
         if len(x) > self.max_rows:
             return self._in_parts(x, sigma, labels, guidance)
-        if self._engine is None:
-            raise BackendError(f"{self._name}: the engine was closed; open it again")
         given = {"x": x, "sigma": sigma}
         if self.info.num_classes:
             given["labels"] = labels
@@ -97,22 +98,43 @@ class TensorRTBackend:
                 )
             if not on_host and (value.device.type != "cuda" or (value.device.index or 0) != self._index):
                 raise InputError(f"{name}: is on {value.device}; this engine runs on cuda:{self._index}")
-        runner = self._runner(self._engine)
-        if on_host:
-            arrays = {name: np.ascontiguousarray(value) for name, value in given.items()}
-            out = np.empty_like(arrays["x"])
-            runner({n: (a.ctypes.data, a.nbytes) for n, a in arrays.items()}, out.ctypes.data, len(x))
-            cudart.synchronize(runner.stream)
-            return out
-        tensors = {name: value.contiguous() for name, value in given.items()}
-        fresh = tensors["x"].new_empty(tuple(x.shape))
-        theirs = int(sys.modules["torch"].cuda.current_stream(x.device).cuda_stream)
-        cudart.order(runner.event, theirs, runner.stream)
-        runner(
-            {n: (t.data_ptr(), t.numel() * t.element_size()) for n, t in tensors.items()}, fresh.data_ptr(), len(x)
-        )  # fmt: skip
-        cudart.order(runner.event, runner.stream, theirs)
-        return fresh
+        with cudart.on_device(self._index), self._runner(len(x)) as runner:
+            if on_host:
+                return _run_on_arrays(runner, given)
+            tensors = {name: value.contiguous() for name, value in given.items()}
+            fresh = tensors["x"].new_empty(tuple(x.shape))
+            theirs = int(sys.modules["torch"].cuda.current_stream(x.device).cuda_stream)
+            inputs = {n: (t.data_ptr(), t.numel() * t.element_size()) for n, t in tensors.items()}
+            cudart.order(runner.event, theirs, runner.stream)
+            try:
+                runner(inputs, fresh.data_ptr(), len(x))
+            finally:  # torch may give the tensors' memory to others as soon as they are dropped
+                cudart.order(runner.event, runner.stream, theirs)
+            return fresh
+
+    def layers(self, rows: int, *, calls: int = 20) -> tuple[Layer, ...]:
+        """Every layer, and its mean time over some calls of this many rows, one after another without CUDA graphs.
+
+        Raises InputError for more rows than the engine takes.
+        """
+        info = self.info
+        given: dict[str, Any] = {"x": np.ones((rows, *info.shape), np.float32), "sigma": np.ones(rows, np.float32)}
+        if info.num_classes:
+            given["labels"] = np.full(rows, info.labels[0], np.int64)
+        if info.guidance:
+            given["guidance"] = np.ones(rows, np.float32)
+        spent: dict[str, float] = {}
+
+        def add(name: str, milliseconds: float) -> None:
+            spent[name] = spent.get(name, 0.0) + milliseconds / calls
+
+        engine = self._loaded()
+        with cudart.on_device(self._index), contextlib.closing(Runner(engine, self.sidecar, graphs=False)) as runner:
+            _run_on_arrays(runner, given)  # what a first call sets up is not what later ones take
+            runner.context.time_layers(add)
+            for _ in range(calls):
+                _run_on_arrays(runner, given)
+            return list_layers(engine.inspect(runner.context), spent)
 
     def _in_parts(self, *inputs: Any) -> Any:
         starts = range(0, len(inputs[0]), self.max_rows)
@@ -121,113 +143,47 @@ class TensorRTBackend:
 
     def close(self) -> None:
         """Release contexts, then the engine; calling the backend afterwards is an error."""
-        for runner in self._runners:
-            runner.close()
-        self._runners.clear()
-        self._threads = threading.local()
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        self._idle.clear()
+        self._finalizer()
 
-    def __del__(self) -> None:
-        if getattr(self, "_runners", None) is not None:  # nothing to release if opening failed early
-            self.close()
+    def _loaded(self) -> adapter.Engine:
+        if not self._engines:
+            raise BackendError(f"{self._name}: the engine was closed; open it again")
+        return self._engines[0]
 
-    def _runner(self, engine: adapter.Engine) -> "_Runner":
-        runner: _Runner | None = getattr(self._threads, "runner", None)
+    @contextlib.contextmanager
+    def _runner(self, rows: int) -> Iterator[Runner]:
+        """A runner that no other call uses; one that is prepared for so many rows, if there is one."""
+        engine = self._loaded()
+        with self._lock:
+            runner = next((r for r in self._idle if r.rows == rows), self._idle[-1] if self._idle else None)
+            if runner is not None:
+                self._idle.remove(runner)
         if runner is None:
-            cudart.set_device(self._index)
-            runner = self._threads.runner = _Runner(engine, self.sidecar, graphs=self._graphs)
+            runner = Runner(engine, self.sidecar, graphs=self._graphs)
             self._runners.append(runner)
-        return runner
-
-
-class _Runner:
-    """Context, stream and buffers of one thread."""
-
-    def __init__(self, engine: adapter.Engine, sidecar: Sidecar, *, graphs: bool) -> None:
-        self.sidecar, self.graphs = sidecar, graphs
-        self.context = engine.context()
-        self.stream = self.event = self.graph = 0
-        self.buffers: dict[str, int] = {}
-        self.capacity = self.rows = self.repeats = 0
         try:
-            self.stream = cudart.new_stream()
-            self.event = cudart.new_event()
-        except BackendError:
-            self.close()
-            raise
+            yield runner
+        finally:
+            self._idle.append(runner)
 
-    def __call__(self, inputs: dict[str, tuple[int, int]], output: int, rows: int) -> None:
-        """Copy inputs (address, bytes) in, run, copy D of `rows` rows to the address `output`; all in stream order."""
-        self._prepare(inputs, rows)
-        for name, (address, size) in inputs.items():
-            cudart.copy(self.buffers[name], address, size, self.stream)
-        if self.graph:
-            cudart.launch(self.graph, self.stream)
-        else:
-            self.context.enqueue(self.stream)
-            self.repeats += 1
-            if self.graphs and self.repeats == WARM:
-                self.graph = self._capture()
-        cudart.copy(output, self.buffers["denoised"], inputs["x"][1], self.stream)
 
-    def close(self) -> None:
-        """Release everything; the stream's work is awaited first."""
-        if self.stream:
-            cudart.synchronize(self.stream)
-        self._drop_graph()
-        self.context.close()
-        for address in self.buffers.values():
-            cudart.free(address)
-        self.buffers.clear()
-        if self.event:
-            cudart.destroy_event(self.event)
-        if self.stream:
-            cudart.destroy_stream(self.stream)
-        self.stream = self.event = 0
+def _run_on_arrays(runner: Runner, given: dict[str, Any]) -> NDArray[Any]:
+    arrays = {name: np.ascontiguousarray(value) for name, value in given.items()}
+    out = np.empty_like(arrays["x"])
+    runner({n: (a.ctypes.data, a.nbytes) for n, a in arrays.items()}, out.ctypes.data, len(out))
+    cudart.synchronize(runner.stream)
+    return out
 
-    def _prepare(self, inputs: dict[str, tuple[int, int]], rows: int) -> None:
-        """Profile, shapes and buffers for this many rows."""
-        if rows == self.rows:
-            return
-        self._drop_graph()
-        self.rows = 0  # until all of the below has worked
-        self.context.use_profile(choose(self.sidecar.profiles, rows), self.stream)
-        info = self.sidecar.model
-        self.context.shape(rows, {name: info.shape if name == "x" else () for name in inputs})
-        if rows > self.capacity:
-            self._allocate({name: size for name, (_, size) in inputs.items()})
-            self.capacity = rows
-        self.context.bind(self.buffers)
-        self.rows, self.repeats = rows, 0
 
-    def _allocate(self, sizes: dict[str, int]) -> None:
-        cudart.synchronize(self.stream)
-        for name in list(self.buffers):
-            cudart.free(self.buffers.pop(name))
-        self.capacity = 0
-        for name, size in {**sizes, "denoised": sizes["x"]}.items():
-            self.buffers[name] = cudart.malloc(size)
-
-    def _capture(self) -> int:
-        """The call as a CUDA graph, 0 if something in it cannot be captured: then calls go on one by one."""
-        try:
-            cudart.begin_capture(self.stream)
-            try:
-                self.context.enqueue(self.stream)
-            finally:
-                graph = cudart.end_capture(self.stream)
-        except BackendError:
-            self.graphs = False
-            return 0
-        return graph
-
-    def _drop_graph(self) -> None:
-        if self.graph:
-            cudart.synchronize(self.stream)  # it may still be running
-            cudart.destroy_graph(self.graph)
-            self.graph = 0
+def _release(runners: list[Runner], engines: list[adapter.Engine], index: int) -> None:
+    """Contexts go before their engine. Where CUDA cannot release them any more, there is nothing left to release."""
+    with contextlib.suppress(BackendError), cudart.on_device(index):
+        while runners:
+            with contextlib.suppress(BackendError):
+                runners.pop().close()
+    while engines:
+        engines.pop().close()
 
 
 def _weights(plan: Path, sidecar: Sidecar) -> Path:

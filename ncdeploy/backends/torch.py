@@ -98,25 +98,28 @@ class TorchBackend:
         given = [("x", x), ("sigma", sigma), ("labels", labels)] + [("guidance", guidance)] * self._info.guidance
         inputs = [self._tensor(name, a, numpy) for name, a in given]
         try:
-            with torch.inference_mode(), self._float32():
+            with torch.inference_mode(), self._on_device():
                 denoised = self._run(*inputs)
         except RuntimeError as e:
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]
             kind = OutOfMemoryError if isinstance(e, torch.OutOfMemoryError) else BackendError
             raise kind(f"{self._name} failed on a batch of {len(x)}: {reason}") from e
-        # A copy: models may return a view of their input, and inference tensors cannot be written to by the caller.
+        # A copy: models may return a view of their input, graphs write to the same place again, and inference tensors
+        # cannot be written to by the caller.
         owned = denoised.clone()
         return owned.cpu().numpy() if numpy else owned
 
     def close(self) -> None:
         self._model = self._run = None
 
-    def _float32(self) -> contextlib.AbstractContextManager[None]:
-        """Convolutions without TensorFloat-32, which PyTorch uses by default; matrix products are without it."""
-        if self._device.type != "cuda":
-            return contextlib.nullcontext()
-        flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        return flags
+    def _on_device(self) -> contextlib.AbstractContextManager[Any]:
+        """The device current, and convolutions without TensorFloat-32, which PyTorch uses by default; matrix products
+        are without it."""
+        context = contextlib.ExitStack()
+        if self._device.type == "cuda":
+            context.enter_context(torch.cuda.device(self._device))
+            context.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+        return context
 
     def _tensor(self, name: str, array: Any, numpy: bool) -> torch.Tensor | None:
         if array is None:

@@ -4,6 +4,7 @@ A graph holds the shapes it was captured with, and a parallel run asks for anoth
 So graphs are made for a few sizes only, 1, 2, 3, 4, 6, 8, 12, 16, 24 ..., and a batch is filled up to the next of them.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ Inputs = Sequence[Tensor | None]
 Replay = Callable[[], None]
 
 
-class GraphedModule:
-    """Calls a module on CUDA tensors that share their first axis; its rows must not depend on each other.
+class GraphedModule(threading.local):
+    """Calls a module on CUDA tensors that share their first axis; its rows must not depend on each other. Each thread
+    has graphs of its own, and a module whose work cannot be captured runs as it is.
 
     capture: capture(run, pool) -> (replay, output, pool), see `capture`
     """
@@ -26,14 +28,22 @@ class GraphedModule:
         self._module, self._capture = module, capture
         self._graphs: dict[tuple[Any, ...], tuple[list[Tensor | None], Replay, Tensor]] = {}
         self._pool: Any = None
+        self._refused = False
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
         """The module's output, [B, ...], in memory that the next call overwrites."""
         rows = max(len(a) for a in inputs if a is not None)
         size = padded(rows)
         key = (size, *(None if a is None else (a.dtype, a.shape[1:]) for a in inputs))
-        if key not in self._graphs:
-            self._graphs[key] = self._make(inputs, rows, size)
+        if key not in self._graphs and not self._refused:
+            try:
+                self._graphs[key] = self._make(inputs, rows, size)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                self._refused = True
+        if self._refused:
+            return self._module(*inputs)
         held, replay, output = self._graphs[key]
         for own, given in zip(held, inputs, strict=True):
             if own is not None and given is not None:

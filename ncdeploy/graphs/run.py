@@ -49,6 +49,8 @@ class GraphEngine:
         threads: int | None = None,
         providers: Sequence[str] | None = None,
     ) -> None:
+        if device.startswith("tensorrt"):
+            raise InputError(f"device: got {device!r}; a graph with the sampler inside runs on cpu, cuda or cuda:N")
         file = read_onnx(path)
         record = record_of(path, file.metadata)
         if record is None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError, NumericalError
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.sampling.arrays import device_of, namespace, to_host
+from ncdeploy.sampling.arrays import device_of, namespace, read_back, to_host
 
 Denoise = Callable[..., Any]
 
@@ -28,12 +28,15 @@ class Evaluator:
         self.calls = self.rows = 0
         self.per_row = evaluations_per_row(denoise)
         self.seconds = 0.0
+        self._unchecked: tuple[Callable[[], NDArray[Any]], Any, Any, Any, Any] | None = None
 
     def __call__(self, x: Any, sigma: NDArray[np.float64], node: NDArray[np.int64], sample: NDArray[np.int64]) -> Any:
         """D for rows x [B, d] at noise levels sigma [B]; `node` [B] and `sample` [B], or [1] of all, say what a row is.
 
-        Raises NumericalError when D is not finite, InputError when it has the wrong shape or dtype.
+        Raises InputError when D has the wrong shape or dtype, and what `check` raises: of this call for NumPy arrays,
+        of the one before for others, so that a GPU is not waited for.
         """
+        self.check()
         xp, device = self._xp, device_of(self._like)
         inputs = [xp.reshape(x, (-1, *self.shape)), xp.asarray(sigma, dtype=x.dtype, device=device)]
         if self._labels is not None:
@@ -49,13 +52,24 @@ class Evaluator:
                 f"denoiser: returned {found} for {x.dtype} {tuple(inputs[0].shape)}; D must match x in shape and dtype"
             )
         out = xp.reshape(out, tuple(x.shape))
-        if not bool(xp.isfinite(out.sum())) and not bool(xp.all(xp.isfinite(out))):
-            row = int(np.argmin(to_host(xp.all(xp.isfinite(out), axis=-1))))
-            raise NumericalError(
-                f"the network returned NaN or infinity at node {node[row]} (sigma = {sigma[row]:.6g}) of sample "
-                f"{sample[row if len(sample) > 1 else 0]}; check the model there (ncdeploy verify), or its precision"
-            )
+        self._unchecked = read_back(xp.isfinite(out.sum())), out, sigma, node, sample
+        if xp is np:
+            self.check()
         return out
+
+    def check(self) -> None:
+        """Raise NumericalError if the last call returned NaN or infinity, naming node and sigma."""
+        if self._unchecked is None:
+            return
+        (finite, out, sigma, node, sample), self._unchecked = self._unchecked, None
+        xp = self._xp
+        if finite() or bool(xp.all(xp.isfinite(out))):
+            return
+        row = int(np.argmin(to_host(xp.all(xp.isfinite(out), axis=-1))))
+        raise NumericalError(
+            f"the network returned NaN or infinity at node {node[row]} (sigma = {sigma[row]:.6g}) of sample "
+            f"{sample[row if len(sample) > 1 else 0]}; check the model there (ncdeploy verify), or its precision"
+        )
 
 
 def evaluations_per_row(denoise: Denoise) -> int:

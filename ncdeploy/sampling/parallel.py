@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.modelinfo import ErrorCurve
-from ncdeploy.sampling.arrays import device_of, namespace, to_host
+from ncdeploy.sampling.arrays import device_of, namespace, read_back
 from ncdeploy.sampling.evaluator import Evaluator
 from ncdeploy.sampling.jacobian import OnlineJacobian
 from ncdeploy.sampling.noise import normal
@@ -104,9 +104,11 @@ class ParallelRun:
         x_new = self._solve(inverse)
         D += g * x_new
         change = x_new - x_old
+        squares = read_back(xp.vecdot(change, change))
         self.x[:, reach:] = x_new
 
-        residual = np.sqrt(to_host(xp.vecdot(change, change))) * self.scale
+        residual = np.sqrt(squares()) * self.scale
+        self.evaluator.check()
         accepted = base + 1 + (self.behind | ~(residual <= self.tolerance)).argmax(axis=1)
         steady = None
         if not residual.max() <= JUMP:

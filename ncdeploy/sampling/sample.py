@@ -123,9 +123,9 @@ def iterate(
     if labels is not None and len(labels) != n:
         raise InputError(f"labels: got {len(labels)} for {n} seeds; give one per sample")
     if labels is not None and isinstance(info, ModelInfo) and info.num_classes:
-        strange = sorted({int(label) for label in labels} - set(info.labels))
-        if strange:
-            raise InputError(f"labels: got {strange[0]}; this model takes {info.describe_labels()}")
+        unknown = sorted(set(map(int, labels)) - set(info.labels))
+        if unknown:
+            raise InputError(f"labels: got {unknown}; this model takes {info.describe_labels()}")
     if not tolerance >= 0:
         raise InputError(f"tolerance: got {tolerance}; expected 0 or more")
     if not error_floor > 0:
@@ -172,6 +172,7 @@ def iterate(
             curve=error_curve, mean=center, lanes=lanes, like=like,
         )  # fmt: skip
     yield from run.run() if tuner is None or not isinstance(run, ParallelRun) else _steered(run, tuner)
+    evaluator.check()
     return Result(
         samples=namespace(like).reshape(run.samples, (n, *shape)),
         depth=evaluator.calls,

@@ -1,4 +1,4 @@
-"""The only module that speaks to TensorRT, from 10.12 up to, but without, 12.
+"""The only module, with `callbacks`, that speaks to TensorRT, from 10.12 up to, but without, 12.
 
 Precision is that of the graph: networks are strongly typed, which 10.12 must be told and 11 always does. TF32 is on
 unless it is switched off, so it is set either way. TensorRT answers failures with None or false and explains itself in
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ncdeploy.errors import BackendError, DependencyError, OutOfMemoryError
+from ncdeploy.tensorrt.callbacks import new_log, new_monitor, new_profiler
 from ncdeploy.tensorrt.profiles import Profile
 from ncdeploy.tensorrt.sidecar import Options
 
@@ -45,57 +46,18 @@ def module(*, lean: bool = False) -> Any:
     raise DependencyError("TensorRT is not installed: pip install tensorrt-cu13, or tensorrt-cu12")
 
 
-def new_log(trt: Any) -> Any:
-    """A logger that keeps the last error instead of printing."""
-
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.said = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.said = " ".join(message.split())[:300]
-
-    return Log()
-
-
-def new_monitor(trt: Any, on_progress: Callable[[str, int, int], None]) -> Any:
-    """Reports (phase, step, steps) of the outermost phase; called from TensorRT's own threads."""
-
-    class Monitor(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if parent_phase is None:
-                self.steps[phase_name] = num_steps
-                on_progress(phase_name, 0, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            if phase_name in self.steps:
-                on_progress(phase_name, step + 1, self.steps[phase_name])
-            return True
-
-        def phase_finish(self, phase_name: str) -> None:
-            steps = self.steps.pop(phase_name, None)
-            if steps is not None:
-                on_progress(phase_name, steps, steps)
-
-    return Monitor()
-
-
 def build(
     onnx: Path,
     profiles: Sequence[Profile],
     options: Options,
     timing: bytes,
     on_progress: Callable[[str, int, int], None],
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[bytes, bytes]:
     """Build an engine: the plan, and the timing cache with what was learnt.
 
-    timing: an earlier cache, b"" for none; one of another GPU or version is left unused
+    timing:    an earlier cache, b"" for none; one of another GPU or version, or damaged, is left unused
+    cancelled: asked after every step; once it says so, TensorRT gives up, which is a BackendError
 
     Raises BackendError with TensorRT's reason.
     """
@@ -112,10 +74,11 @@ def build(
     for rows in profiles:
         _add_profile(builder, network, config, rows)
     cache: api.ITimingCache = config.create_timing_cache(timing)
-    if not config.set_timing_cache(cache, False):
+    if cache is None or not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
-    monitor = new_monitor(trt, on_progress)  # TensorRT keeps no reference to it, and it must outlive the build
+    # TensorRT keeps no reference to it, and it must outlive the build.
+    monitor = new_monitor(trt, on_progress, cancelled)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -130,6 +93,7 @@ def _configure(trt: Any, config: "api.IBuilderConfig", options: Options) -> None
         flag.TF32: options.tf32,
         flag.VERSION_COMPATIBLE: options.version_compatible,
         flag.STRIP_PLAN: options.stripped,
+        flag.REFIT_IDENTICAL: options.stripped and not options.refittable,  # or there is nothing that may be stripped
         flag.REFIT: options.refittable,
         flag.WEIGHT_STREAMING: options.weight_streaming,
     }
@@ -169,7 +133,7 @@ class Engine:
     """
 
     def __init__(self, plan: bytes, *, host_code: bool = False, weights: Path | None = None) -> None:
-        self.trt = trt = module(lean=host_code)
+        self.trt = trt = module(lean=host_code and weights is None)  # the lean runtime reads no graphs
         self.log = log = new_log(trt)
         self.runtime: api.Runtime = _started(lambda: trt.Runtime(log), log)
         self.runtime.engine_host_code_allowed = host_code
@@ -178,28 +142,31 @@ class Engine:
             raise BackendError(f"TensorRT cannot load the engine: {log.said or 'it gave no reason'}")
         if weights is not None:
             self._refit(weights)
-        if self.cuda_engine.streamable_weights_size:
-            self.cuda_engine.weight_streaming_budget_v2 = self.cuda_engine.get_weight_streaming_automatic_budget()
+        self.streaming = False  # whether some weights stay on the host and are sent in every call
+        streamable = self.cuda_engine.streamable_weights_size
+        if streamable:
+            budget = self.cuda_engine.get_weight_streaming_automatic_budget()
+            self.cuda_engine.weight_streaming_budget_v2 = budget
+            self.streaming = budget < streamable
 
     @property
     def memory(self) -> int:
-        """Bytes on the device that one context takes."""
+        """Bytes on the device that a context takes for its largest call."""
         return int(self.cuda_engine.device_memory_size_v2)
 
-    def inspect(self, rows: int, shapes: dict[str, tuple[int, ...]], profile: int, stream: int) -> str:
-        """The layers as JSON, for calls of this many rows; without a context most types would be unknown.
+    def inspect(self, context: "Context") -> str:
+        """The layers as JSON, for calls as the context was last prepared for; without one most types are unknown.
 
-        shapes: of one row of each input
+        Raises DependencyError with the lean runtime, which cannot tell.
         """
-        context = self.context()
-        context.use_profile(profile, stream)
-        context.shape(rows, shapes)
+        if not hasattr(self.trt, "EngineInspector"):
+            raise DependencyError("TensorRT's lean runtime does not describe layers: pip install tensorrt-cu13")
         inspector: api.EngineInspector = self.cuda_engine.create_engine_inspector()
         inspector.execution_context = context.execution
         return str(inspector.get_engine_information(self.trt.LayerInformationFormat.JSON))
 
     def context(self) -> "Context":
-        """A new execution context, for one thread. Raises OutOfMemoryError."""
+        """A new execution context, for one call at a time. Raises OutOfMemoryError."""
         return Context(self)
 
     def close(self) -> None:
@@ -214,13 +181,14 @@ class Engine:
 
 
 class Context:
-    """What one thread needs to run an engine."""
+    """What runs one call at a time. Its scratch memory is the caller's, so that smaller calls take less of it."""
 
     def __init__(self, engine: Engine) -> None:
-        self.log = engine.log
-        self.execution: api.IExecutionContext = engine.cuda_engine.create_execution_context()
+        self.trt, self.log, self._most = engine.trt, engine.log, engine.memory
+        managed = engine.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self.execution: api.IExecutionContext = engine.cuda_engine.create_execution_context(managed)
         if self.execution is None:
-            raise OutOfMemoryError(f"TensorRT has no memory for a context of {engine.memory} bytes: {engine.log.said}")
+            raise OutOfMemoryError(f"TensorRT has no memory for a context: {engine.log.said}")
 
     def use_profile(self, index: int, stream: int) -> None:
         """Later calls are within this profile."""
@@ -233,6 +201,19 @@ class Context:
             self._check(self.execution.set_input_shape(name, (rows, *rest)), f"take {name} of {rows} rows")
         missing = self.execution.infer_shapes()
         self._check(not missing, f"infer the shapes of {', '.join(missing)}")
+
+    def scratch(self) -> int:
+        """Bytes of memory that calls of the shapes given need beside inputs and outputs."""
+        return int(self.execution.update_device_memory_size_for_shapes()) or self._most
+
+    def use_scratch(self, address: int, size: int) -> None:
+        """Later calls use this memory."""
+        self.execution.set_device_memory(address, size)
+
+    def time_layers(self, on_layer: Callable[[str, float], None]) -> None:
+        """Later calls are awaited and report (layer, milliseconds)."""
+        self._profiler = new_profiler(self.trt, on_layer)  # TensorRT keeps no reference to it
+        self.execution.profiler = self._profiler
 
     def bind(self, addresses: dict[str, int]) -> None:
         """Where inputs and outputs lie on the device."""

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from ncdeploy.tensorrt.sidecar import Options, Sidecar, digest, read_sidecar, si
 
 if TYPE_CHECKING:
     from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend
+
+Plan = tuple[bytes, bytes]  # and what was learnt of kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,8 @@ def build_engine(
                  compared counts only without `verify`. A cache folder that cannot be written is no error
     on_progress: called with (phase, step, steps) while TensorRT works, from its threads
 
+    Ctrl-C ends the build at TensorRT's next step, and nothing is written.
+
     Raises DependencyError without TensorRT, BackendError without a GPU, or if TensorRT refuses the graph or did not
     keep its precision, ParityError if the engine computes something else, FileError for files.
     """
@@ -77,7 +82,8 @@ def build_engine(
     stage("building the engine")
     timings = timing_file(machine)
     known = timings.read_bytes() if timings.is_file() else b""
-    plan, learnt = adapter.build(graph, profiles, options, known, on_progress or (lambda phase, step, steps: None))
+    progress = on_progress or (lambda phase, step, steps: None)
+    plan, learnt = _cancellable(lambda c: adapter.build(graph, profiles, options, known, progress, c), device)
     with contextlib.suppress(OSError, FileError):
         timings.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(timings) as temporary:
@@ -114,6 +120,38 @@ def build_engine(
             kept.parent.mkdir(parents=True, exist_ok=True)
             _place(trial, kept, command)
         return Built(path=target, sidecar=_place(trial, target, command), reused=False)
+
+
+def _cancellable(build: Callable[[Callable[[], bool]], Plan], device: int) -> Plan:
+    """build(cancelled) in a thread of its own, since Python sees no Ctrl-C while TensorRT has the main one.
+
+    KeyboardInterrupt goes on when TensorRT has stopped, which it is asked to.
+    """
+    stop, ended = threading.Event(), threading.Event()
+    results: list[Plan] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            cudart.set_device(device)
+            results.append(build(stop.is_set))
+        except BaseException as e:  # raised again below
+            failures.append(e)
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=work, name="TensorRT build")
+    try:
+        thread.start()
+        while not ended.wait(0.2):  # not for ever: Ctrl-C may reach another thread, and is then seen between two waits
+            pass
+    except KeyboardInterrupt:
+        stop.set()
+        thread.join()
+        raise
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def low_products(graph: Path, precision: str) -> list[str]:
@@ -153,8 +191,13 @@ def _read_back(
     engine = adapter.Engine(plan, host_code=options.version_compatible, weights=weights)
     stream = cudart.new_stream()
     try:
+        context = engine.context()
         at = len(profiles) - 1
-        inspected = engine.inspect(profiles[at].best, row_shapes(info), at, stream)
+        context.use_profile(at, stream)
+        context.shape(profiles[at].best, row_shapes(info))
+        inspected = engine.inspect(context)
+        cudart.synchronize(stream)
+        context.close()
         return check_layers(inspected, info.precision, low_products(graph, info.precision)), engine.memory
     finally:
         engine.close()

@@ -3,11 +3,12 @@
 Every function raises BackendError with CUDA's own words; running out of device memory is OutOfMemoryError.
 """
 
+import contextlib
 import ctypes
-import ctypes.util
 import functools
 import site
 import sys
+from collections.abc import Iterator
 from ctypes import byref, c_char, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,12 @@ CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # cudaDevAttrComputeCapability...
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One device, or why there is none. driver: the CUDA version it supports, "13.0"."""
+    """One device, or why there is none. driver, runtime: the CUDA versions they support and are, "13.0"."""
 
     compute_capability: tuple[int, int] | None = None
     name: str = ""
     driver: str = ""
+    runtime: str = ""
     failure: str = ""
 
 
@@ -70,6 +72,21 @@ def call(function: str, *arguments: Any) -> None:
 def set_device(index: int) -> None:
     """Make a device current in this thread."""
     call("cudaSetDevice", c_int(index))
+
+
+@contextlib.contextmanager
+def on_device(index: int) -> Iterator[None]:
+    """A device is current in this thread for the block; the one before it afterwards."""
+    before = c_int()
+    call("cudaGetDevice", byref(before))
+    if before.value == index:
+        yield
+        return
+    set_device(index)
+    try:
+        yield
+    finally:
+        set_device(before.value)
 
 
 def malloc(size: int) -> int:
@@ -145,18 +162,27 @@ def destroy_graph(graph: int) -> None:
 
 def probe(device: int = 0) -> Gpu:
     """Look at a device; nothing is raised."""
+    driver = runtime = ""
     try:
-        number, count, major, minor = c_int(), c_int(), c_int(), c_int()
-        call("cudaDriverGetVersion", byref(number))
-        driver = f"{number.value // 1000}.{number.value % 1000 // 10}" if number.value else ""
+        driver, runtime = _version("cudaDriverGetVersion"), _version("cudaRuntimeGetVersion")
+        count, major, minor = c_int(), c_int(), c_int()
         call("cudaGetDeviceCount", byref(count))
         if device >= count.value:
-            return Gpu(driver=driver, failure=f"there are {count.value} CUDA devices, asked for number {device}")
+            said = f"there are {count.value} CUDA devices, asked for number {device}"
+            return Gpu(driver=driver, runtime=runtime, failure=said)
         call("cudaDeviceGetAttribute", byref(major), c_int(CAPABILITY_MAJOR), c_int(device))
         call("cudaDeviceGetAttribute", byref(minor), c_int(CAPABILITY_MINOR), c_int(device))
-        return Gpu(compute_capability=(major.value, minor.value), name=_name(device), driver=driver)
+        capability = major.value, minor.value
+        return Gpu(compute_capability=capability, name=_name(device), driver=driver, runtime=runtime)
     except (BackendError, AttributeError) as e:
-        return Gpu(failure=str(e))
+        return Gpu(driver=driver, runtime=runtime, failure=str(e))
+
+
+def _version(function: str) -> str:
+    """ "13.0" of 13000; "none" where there is none."""
+    number = c_int()
+    call(function, byref(number))
+    return f"{number.value // 1000}.{number.value % 1000 // 10}" if number.value else "none"
 
 
 def _name(device: int) -> str:

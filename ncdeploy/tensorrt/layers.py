@@ -1,14 +1,16 @@
 """Which types an engine really computes in, from the JSON of TensorRT's inspector.
 
-The known records of TensorRT 8 to 10 differ: `"Format/Datatype": "Row major linear FP16 format"`, later "Half", also
-`"Datatype": "BFloat16"`; with a dynamic batch and no execution context "N/A due to dynamic shapes". A fused layer names
-the operators of the graph it came from in Metadata, "[ONNX Layer: network.inner/conv2d]".
+The known records differ. TensorRT 8 to 10 have `"Format/Datatype": "Row major linear FP16 format"`, for fused layers
+"Half"; with a dynamic batch and no execution context "N/A due to dynamic shapes". TensorRT 11 says it in two fields,
+`"Format": ..., "Datatype": "Half"`, written "DataType" where it lists the engine's inputs and outputs. A fused layer
+names the operators of the graph it came from in Metadata, "[ONNX Layer: network.inner/conv2d]".
 """
 
 import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ncdeploy.errors import BackendError
@@ -18,10 +20,22 @@ MATRIX = re.compile(r"conv|gemm|matrixmultiply|matmul|fullyconnected|\bfc\b", re
 SHARE = 0.5  # fused kernels may hide their casts inside, so not every layer needs to show the type
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer of an engine. types: of its floating inputs and outputs; origins: the operators of the graph it computes;
+    milliseconds: of one call, None if TensorRT did not say."""
+
+    name: str
+    kind: str
+    types: tuple[str, ...]
+    origins: tuple[str, ...]
+    milliseconds: float | None
+
+
 def layer_types(layer: Mapping[str, Any]) -> set[str]:
     """The floating types among the inputs and outputs of a layer, of "fp32", "fp16", "bf16"."""
     tensors = [t for side in ("Inputs", "Outputs") for t in layer.get(side, ()) if isinstance(t, Mapping)]
-    texts = [str(t.get("Format/Datatype", t.get("Datatype", ""))) for t in tensors]
+    texts = [str(value) for t in tensors for key, value in t.items() if key.lower().endswith("datatype")]
     return {name for text in texts for name, pattern in NAMES.items() if re.search(pattern, text, re.IGNORECASE)}
 
 
@@ -38,10 +52,7 @@ def check_layers(inspected: str, precision: str, products: Collection[str]) -> d
 
     Raises BackendError if the types cannot be read, or the precision asked for is not there.
     """
-    try:
-        layers = [entry for entry in json.loads(inspected)["Layers"] if isinstance(entry, dict)]
-    except (ValueError, KeyError, TypeError) as e:
-        raise BackendError(f"the engine's layers cannot be read back: {e}") from e
+    layers = _entries(inspected)
     wanted = set(products)
     matched = [entry for entry in layers if wanted & set(origins(entry))]
     matched = matched or [entry for entry in layers if MATRIX.search(f"{entry.get('LayerType')} {entry.get('Name')}")]
@@ -60,3 +71,27 @@ def check_layers(inspected: str, precision: str, products: Collection[str]) -> d
             + ", ".join(f"{count} compute in {name}" for name, count in sorted(found.items()))
         )
     return dict(sorted(found.items()))
+
+
+def list_layers(inspected: str, milliseconds: Mapping[str, float]) -> tuple[Layer, ...]:
+    """The layers in the order of the engine; milliseconds: of one call, by name.
+
+    Raises BackendError if the inspector's JSON cannot be read.
+    """
+    return tuple(
+        Layer(
+            name=str(entry.get("Name", "")),
+            kind=str(entry.get("LayerType", "")),
+            types=tuple(sorted(layer_types(entry))),
+            origins=tuple(origins(entry)),
+            milliseconds=milliseconds.get(str(entry.get("Name", ""))),
+        )
+        for entry in _entries(inspected)
+    )
+
+
+def _entries(inspected: str) -> list[dict[str, Any]]:
+    try:
+        return [entry for entry in json.loads(inspected)["Layers"] if isinstance(entry, dict)]
+    except (ValueError, KeyError, TypeError) as e:
+        raise BackendError(f"the engine's layers cannot be read back: {e}") from e

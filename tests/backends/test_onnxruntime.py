@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend, choose_providers
+from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError
 from oracle import GaussianMixture
 from tiny_models import IMAGES, write_mixture
@@ -140,17 +140,24 @@ def test_a_provider_that_falls_back_is_an_error(path, monkeypatch):
         OnnxRuntimeBackend(path, device="cuda:99")
 
 
-def test_choice_of_providers():
-    assert choose_providers("cpu", None, [CPU]) == [(CPU, {})]
-    exact = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}  # its own defaults are "1" and "EXHAUSTIVE"
-    assert choose_providers("cuda:1", None, [CUDA, CPU]) == [(CUDA, {"device_id": "1", **exact}), (CPU, {})]
-    assert choose_providers("cpu", ["cuda", "cpu"], [CUDA, CPU]) == [(CUDA, exact), (CPU, {})]
-    assert choose_providers("cuda", None, [CUDA, CPU], tf32=True)[0][1]["use_tf32"] == "1"
-    for device in ("tpu", "cpu:0", "cuda:x", ""):
-        with pytest.raises(InputError, match="device"):
-            choose_providers(device, None, [CUDA, CPU])
-    with pytest.raises(InputError, match="one of the two"):
-        choose_providers("cuda", ["CPUExecutionProvider"], [CUDA, CPU])
+def test_a_provider_that_fails_in_a_run_is_an_error(path, monkeypatch):
+    """ONNX Runtime would print a line and go on with other providers."""
+    engine = OnnxRuntimeBackend(path)
+    session = engine._session._session
+    runs, real = [], session._sess
+
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def run(self, *given):
+            runs.append(given)
+            raise onnxruntime.capi.onnxruntime_pybind11_state.EPFail("CUDA failure 700")
+
+    monkeypatch.setattr(session, "_sess", Failing())
+    with pytest.raises(BackendError, match="failed on a batch of 4: CUDA failure 700"):
+        engine(X, SIGMA)
+    assert len(runs) == 1
 
 
 def test_cuda_libraries_of_wheels_are_loaded_without_a_word(path, monkeypatch, capsys):

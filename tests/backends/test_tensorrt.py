@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import signal
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -136,7 +138,11 @@ def test_everything_is_released(device, plan, monkeypatch):
 
 def test_too_little_memory_is_said_and_the_engine_goes_on(device, plan):
     engine = TensorRTBackend(plan)
-    device.room = 3000
+    device.room = 3500  # 4 rows take 4 x (2 x 256 + 4 + 100) bytes
+    with pytest.raises(OutOfMemoryError):
+        engine(*inputs(20))
+    np.testing.assert_allclose(engine(*inputs(4)), EXACT(*inputs(4)), atol=2e-4)
+    device.room = 20 * (2 * 256 + 4) + 4 * 100 + 1  # for the buffers of 20 rows, not for TensorRT's own memory
     with pytest.raises(OutOfMemoryError):
         engine(*inputs(20))
     np.testing.assert_allclose(engine(*inputs(4)), EXACT(*inputs(4)), atol=2e-4)
@@ -144,22 +150,86 @@ def test_too_little_memory_is_said_and_the_engine_goes_on(device, plan):
     assert device.held == 0
 
 
-def test_each_thread_has_its_own_context(device, plan):
+def test_calls_at_once_have_contexts_of_their_own_and_later_ones_use_them_again(device, plan, monkeypatch):
     engine = TensorRTBackend(plan)
-    results = {}
+    results, together = {}, threading.Barrier(2, timeout=20)
 
     def work(seed):
-        for _ in range(4):
-            results[seed] = engine(*inputs(3 + seed, seed))
+        results[seed] = engine(*inputs(3 + seed, seed))
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
-    for thread in threads:
-        thread.start()
-        thread.join()
+    def run(count):
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    meet, enqueue = True, simulated_gpu.Context.enqueue
+
+    def slow(context, stream):
+        if meet:
+            together.wait()
+        enqueue(context, stream)
+
+    monkeypatch.setattr(simulated_gpu.Context, "enqueue", slow)
+    run(2)
+    assert simulated_gpu.Engine.contexts == 2
+    meet = False
+    for _ in range(3):
+        run(1)
     assert simulated_gpu.Engine.contexts == 2
     for seed, result in results.items():
         np.testing.assert_allclose(result, EXACT(*inputs(3 + seed, seed)), atol=2e-4)
+    device.log.clear()
+    for rows in (3, 4, 3, 4):  # each finds the one that is prepared for it
+        engine(*inputs(rows))
+    assert "profile 0" not in device.log
     engine.close()
+    assert device.held == 0
+
+
+def test_an_engine_that_streams_its_weights_is_never_captured(device, plan, monkeypatch):
+    monkeypatch.setattr(simulated_gpu.Engine, "streaming", True)
+    engine = TensorRTBackend(plan)
+    for seed in range(4):
+        engine(*inputs(3, seed))
+    assert set(device.log) == {"profile 0", "enqueue"}
+    engine.close()
+
+
+def test_layers_and_their_times(device, plan):
+    engine = TensorRTBackend(plan)
+    layers = engine.layers(4, calls=5)
+    products = [layer for layer in layers if layer.kind == "gemm"]
+    assert len(products) == 2
+    assert {(layer.types, round(layer.milliseconds, 6)) for layer in products} == {(("fp32",), 0.25)}
+    assert len(device.memory) == 0  # the context for it is gone
+    with pytest.raises(InputError, match="takes 1 to 32"):
+        engine.layers(33)
+    engine.close()
+    with pytest.raises(BackendError, match="closed"):
+        engine.layers(1)
+
+
+def test_ctrl_c_ends_a_build_and_writes_nothing(device, graph, monkeypatch):
+    """TensorRT has the thread that builds; the main one sees Ctrl-C, asks it to stop, and waits until it has."""
+    seen = []
+
+    def build(onnx, profiles, options, timing, on_progress, cancelled):
+        time.sleep(0.3)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        deadline = time.monotonic() + 20
+        while not cancelled() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(cancelled())
+        raise BackendError("TensorRT did not build an engine")
+
+    monkeypatch.setattr(adapter, "build", build)
+    before = sorted(graph.parent.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        make(graph)
+    assert seen == [True]
+    assert sorted(graph.parent.iterdir()) == before
     assert device.held == 0
 
 
@@ -269,7 +339,7 @@ def test_preflight_before_tensorrt_sees_the_file(device, plan, monkeypatch):
 def test_host_code_only_for_plans_that_need_it(device, graph):
     for compatible in (False, True):
         engine = TensorRTBackend(make(graph, options=Options(version_compatible=compatible)).path)
-        assert engine._engine.host_code is compatible
+        assert engine._engines[0].host_code is compatible
         engine.close()
 
 

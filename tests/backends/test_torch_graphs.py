@@ -1,6 +1,8 @@
 """CUDA graphs of a module: few sizes, batches filled up, the right rows back. A capture is played here by a function
 that is run again on the same memory."""
 
+from threading import Thread
+
 import pytest
 import torch
 
@@ -59,3 +61,28 @@ def test_rows_that_fill_up_are_sound():
     x, sigma = seen[-1]
     assert x.shape == (6, 2)
     assert sigma.tolist() == [1, 2, 3, 4, 5, 5]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError])
+def test_what_cannot_be_captured_runs_as_it_is_and_lack_of_memory_is_said(error):
+    def refuse(run, pool):
+        raise error("no")
+
+    graphed = GraphedModule(module, refuse)
+    x, sigma = torch.randn(5, 3), torch.rand(5)
+    if error is RuntimeError:
+        assert torch.equal(graphed(x, sigma, None), module(x, sigma, None))
+    else:
+        with pytest.raises(error):
+            graphed(x, sigma, None)
+
+
+def test_each_thread_has_graphs_of_its_own():
+    tape = Tape()
+    graphed = GraphedModule(module, tape)
+    x, sigma = torch.randn(5, 3), torch.rand(5)
+    graphed(x, sigma, None)
+    thread = Thread(target=lambda: graphed(x, sigma, None))
+    thread.start()
+    thread.join()
+    assert tape.captures == 2

@@ -69,6 +69,40 @@ def test_build_inspect_sample_verify(run, device, tmp_path):
     assert device.held == 0
 
 
+def test_the_layers_of_an_engine(run, device, monkeypatch, tmp_path):
+    run("build", "model.onnx", *SMALL)
+    shown = run("inspect", "model.plan", "--layers").stdout
+    assert "ms for 32 rows" in shown
+    assert "gemm" in shown
+    record = json.loads(run("inspect", "model.plan", "--layers", "--rows", 3, "--json").stdout)
+    assert record["layers"]["rows"] == 3
+    products = [layer for layer in record["layers"]["layers"] if layer["kind"] == "gemm"]
+    assert [(layer["types"], round(layer["milliseconds"], 6)) for layer in products] == [(["fp32"], 0.25)] * 2
+    assert device.held == 0
+    assert "takes 1 to 32" in run("inspect", "model.plan", "--layers", "--rows", 99, code=1).stderr
+    assert "layers are shown of a TensorRT engine" in run("inspect", "model.onnx", "--layers", code=1).stderr
+    assert "goes with --layers" in run("inspect", "model.plan", "--rows", 3, code=1).stderr
+    monkeypatch.undo()  # no TensorRT, no GPU: what is recorded, and one line
+    without = run("inspect", tmp_path / "model.plan", "--layers")
+    assert "convolutions and matrix products" in without.stdout
+    assert "fp32 2" in " ".join(without.stdout.split())
+    assert without.stderr.startswith("warning: no layers: TensorRT is not installed")
+    assert without.stderr.count("\n") == 1
+    record = json.loads(run("inspect", tmp_path / "model.plan", "--layers", "--json").stdout)
+    assert record["layers"] is None
+    assert "pip install" in record["layers_missing"]
+
+
+def test_ctrl_c_is_one_line_and_writes_nothing(run, device, monkeypatch, tmp_path):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulated_gpu.adapter, "build", interrupted)
+    done = run("build", "model.onnx", *SMALL, code=130)
+    assert done.stderr == "error: cancelled\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx"]
+
+
 def test_too_little_memory_halves_the_window_and_says_so(run, device):
     run("build", "model.onnx", *SMALL)
     device.room = 4 * (2 * 256 + 4) * 4 // 2  # for 8 rows or so

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from ncdeploy.errors import BackendError
-from ncdeploy.tensorrt import adapter, cudart
-from tensorrt_bindings_stub import CUDART, WHEELS, run_with, unpacked
+from ncdeploy.tensorrt import adapter, callbacks, cudart
+from tensorrt_bindings_stub import CUDART, LEAN, WHEELS, run_with, unpacked
 from tensorrt_names import used_names
 
 ADAPTER = Path(adapter.__file__).read_text()
+CALLBACKS = Path(callbacks.__file__).read_text()
+NAMES = used_names(ADAPTER) | used_names(CALLBACKS)
 MISSING = """
 import json, sys
 import tensorrt
@@ -37,12 +39,12 @@ def missing(version, names, tmp_path):
 
 @pytest.mark.parametrize("version", WHEELS)
 def test_every_name_is_there(version, tmp_path):
-    assert missing(version, used_names(ADAPTER), tmp_path) == []
+    assert missing(version, NAMES, tmp_path) == []
 
 
 def test_the_collector_sees_what_the_adapter_uses():
-    names = used_names(ADAPTER)
-    assert len(names) > 60
+    names = NAMES
+    assert len(names) > 70
     assert {
         "BuilderFlag.TF32", "IBuilderConfig.clear_flag", "IExecutionContext.execute_async_v3", "ITensor.shape",
         "ICudaEngine.create_execution_context", "ICudaEngine.device_memory_size_v2", "Runtime.engine_host_code_allowed",
@@ -62,14 +64,15 @@ def test_the_collector_sees_what_the_adapter_uses():
 )
 def test_a_wrong_name_is_found(right, wrong, name, tmp_path):
     assert right in ADAPTER
-    assert missing("11.4", used_names(ADAPTER.replace(right, wrong)), tmp_path) == [name]
+    planted = used_names(ADAPTER.replace(right, wrong)) | used_names(CALLBACKS)
+    assert missing("11.4", planted, tmp_path) == [name]
 
 
 def test_what_11_removed_is_in_10_and_unused(tmp_path):
     gone = {"BuilderFlag.FP16", "BuilderFlag.BF16", "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"}
     assert missing("10.12", gone, tmp_path) == []
     assert set(missing("11.4", gone, tmp_path)) == gone
-    assert not gone & used_names(ADAPTER)
+    assert not gone & NAMES
 
 
 RUN = """
@@ -87,13 +90,22 @@ assert log.said == ""
 log.log(tensorrt.ILogger.ERROR, "a\\n b")
 assert log.said == "a b"
 seen = []
-monitor = adapter.new_monitor(tensorrt, lambda *step: seen.append(step))
+stop = []
+monitor = adapter.new_monitor(tensorrt, lambda *step: seen.append(step), lambda: bool(stop))
 monitor.phase_start("building", None, 3)
 monitor.phase_start("inner", "building", 9)
 assert monitor.step_complete("inner", 4) and monitor.step_complete("building", 0)
 monitor.phase_finish("inner")
 monitor.phase_finish("building")
 assert seen == [("building", 0, 3), ("building", 1, 3), ("building", 3, 3)], seen
+monitor.phase_start("building", None, 3)
+stop.append(1)
+assert monitor.step_complete("building", 0) is False  # the build ends here
+times = []
+profiler = adapter.new_profiler(tensorrt, lambda *time: times.append(time))
+assert isinstance(profiler, tensorrt.IProfiler)
+profiler.report_layer_time("gemm", 0.5)
+assert times == [("gemm", 0.5)]
 for use in (
     lambda: adapter.build(Path("m.onnx"), [], Options(), b"", lambda *step: None),
     lambda: adapter.Engine(b"ftrt"),
@@ -111,6 +123,40 @@ def test_the_adapter_runs_to_where_tensorrt_starts(version, tmp_path):
     done = run_with(version, RUN, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["TensorRT does not start: is there an NVIDIA driver?"] * 2
+
+
+RUN_LEAN = """
+import tensorrt_lean
+from ncdeploy.errors import BackendError, DependencyError
+from ncdeploy.tensorrt import adapter
+def there(name):
+    at = tensorrt_lean
+    for part in name.split("."):
+        at = getattr(at, part, None)
+    return at is not None
+assert adapter.installed() == (tensorrt_lean.__version__, "")
+print([name for name in NAMES if not there(name)])
+for host_code in (True, False):
+    try:
+        adapter.Engine(b"ftrt", host_code=host_code)
+    except (BackendError, DependencyError) as e:
+        print(e)
+"""
+
+
+@pytest.mark.parametrize("version", LEAN)
+def test_the_lean_runtime_runs_version_compatible_plans_and_no_others(version, tmp_path):
+    running = ADAPTER[ADAPTER.index("class Engine:") : ADAPTER.index("def _why")]
+    profiler = CALLBACKS[CALLBACKS.index("def new_profiler") :]
+    names = used_names(running) | used_names(profiler)
+    assert {"Runtime.deserialize_cuda_engine", "IExecutionContext.execute_async_v3", "IProfiler.__init__"} <= names
+    done = run_with(version, f"NAMES = {sorted(names)!r}\n{RUN_LEAN}", tmp_path, lean=True)
+    assert done.returncode == 0, done.stderr
+    absent, with_host_code, without = done.stdout.splitlines()
+    unused = {name.partition(".")[0] for name in json.loads(absent.replace("'", '"'))}
+    assert unused == {"EngineInspector", "OnnxParserRefitter"}  # neither is asked of it
+    assert with_host_code == "TensorRT does not start: is there an NVIDIA driver?"
+    assert without.startswith("TensorRT is not installed: pip install tensorrt-cu13")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError
 from ncdeploy.tensorrt.cache import engine_file, engine_key, timing_file
-from ncdeploy.tensorrt.layers import check_layers, layer_types
+from ncdeploy.tensorrt.layers import check_layers, layer_types, list_layers
 from ncdeploy.tensorrt.preflight import Machine, check_engine, check_machine, mismatch, parse_version, platform_name
 from ncdeploy.tensorrt.profiles import Profile, choose, profiles_for
 from ncdeploy.tensorrt.sidecar import Options, Sidecar, digest, read_sidecar, sidecar_path, write_sidecar
@@ -184,8 +184,55 @@ def layer(origin, *types, kind="gemm", key="Format/Datatype", name=""):
     ],
 )  # fmt: skip
 def test_the_inspectors_words(text, name):
-    for key in ("Format/Datatype", "Datatype"):
+    for key in ("Format/Datatype", "Datatype", "DataType"):
         assert layer_types(layer("a", text, text, key=key)) == ({name} if name else set())
+
+
+# The same two layers in the words of TensorRT 10 (as in github.com/NVIDIA/TensorRT/issues/4397: a product of Myelin's
+# and a fused kernel) and of 11 (docs.nvidia.com, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x": the
+# bindings became I/O Tensors, and Format/Datatype was split). Names, shapes and tactics are made up.
+TENSORRT_10 = """{"Layers": [{
+  "Name": "network_inner/linear_myl0_7", "LayerType": "gemm",
+  "Inputs": [{"Name": "__mye12'.1_11", "Dimensions": [16,64], "Format/Datatype": "Half"}],
+  "Outputs": [{"Name": "__myln_k_arg__bb1_12", "Dimensions": [16,64], "Format/Datatype": "Half"}],
+  "TacticName": "sm80_xmma_gemm_f16f16_f16f32_f32_nn_n_tilesize32x32x64", "StreamId": 0,
+  "Metadata": "[ONNX Layer: network.inner/linear][ONNX Layer: network.inner/add]"
+},{
+  "Name": "__myl_CastMeanSubMulMeanAddSqrtDivMul_myl0_8", "LayerType": "kgen",
+  "Inputs": [{"Name": "__myln_k_arg__bb1_12", "Dimensions": [16,64], "Format/Datatype": "Half"}],
+  "Outputs": [{"Name": "__mye56_13", "Dimensions": [16,64], "Format/Datatype": "Float"}],
+  "TacticName": "__myl_CastMeanSubMulMeanAddSqrtDivMul_0xf2", "StreamId": 0,
+  "Metadata": "[ONNX Layer: network.norm/layer_norm]"
+}],
+"Bindings": ["x", "sigma", "denoised"]}"""
+TENSORRT_11 = """{"Layers": [{
+  "Name": "network_inner/linear_myl0_7", "LayerType": "gemm",
+  "Inputs": [{"Name": "__mye12'.1_11", "Dimensions": [16,64], "Format": "Linear", "Datatype": "Half"}],
+  "Outputs": [{"Name": "__myln_k_arg__bb1_12", "Dimensions": [16,64], "Format": "Linear", "Datatype": "Half"}],
+  "TacticName": "sm90_xmma_gemm_f16f16_f16f32_f32_nn_n_tilesize32x32x64", "StreamId": 0,
+  "Metadata": "[ONNX Layer: network.inner/linear][ONNX Layer: network.inner/add]"
+},{
+  "Name": "__myl_CastMeanSubMulMeanAddSqrtDivMul_myl0_8", "LayerType": "kgen",
+  "Inputs": [{"Name": "__myln_k_arg__bb1_12", "Dimensions": [16,64], "Datatype": "Half"}],
+  "Outputs": [{"Name": "__mye56_13", "Dimensions": [16,64], "Datatype": "Float"}],
+  "TacticName": "__myl_CastMeanSubMulMeanAddSqrtDivMul_0xf2", "StreamId": 0,
+  "Metadata": "[ONNX Layer: network.norm/layer_norm]"
+}],
+"I/O Tensors": [{"Name": "x", "IOMode": "Input", "DataType": "Float", "Dimensions": [-1,64], "Location": "Device",
+  "IsShapeInferenceIO": false, "ProfileInfo": [{"MinShape": [1,64], "OptShape": [16,64], "MaxShape": [16,64],
+  "Format": "Row major linear FP32 format (kLINEAR)"}]}]}"""
+
+
+@pytest.mark.parametrize("text", [TENSORRT_10, TENSORRT_11], ids=["10", "11"])
+def test_both_ways_in_which_tensorrt_describes_its_layers(text):
+    assert check_layers(text, "fp16", ["network.inner/linear"]) == {"fp16": 1}
+    assert check_layers(text, "fp16", []) == {"fp16": 1}  # by the kind of layer, where no operator's name survived
+    with pytest.raises(BackendError, match=r"not fp16: of 1 layers .* 1 compute in fp32"):
+        check_layers(text.replace('"Half"', '"Float"'), "fp16", ["network.inner/linear"])
+    product, norm = list_layers(text, {"network_inner/linear_myl0_7": 0.02})
+    assert (product.kind, product.types, product.milliseconds) == ("gemm", ("fp16",), 0.02)
+    assert product.origins == ("network.inner/linear", "network.inner/add")
+    assert (norm.types, norm.milliseconds) == (("fp16", "fp32"), None)
 
 
 def inspected(*layers):
