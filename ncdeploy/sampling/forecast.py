@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ncdeploy.sampling.plan import Plan
+from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.rehearsal import Rehearsal, rehearse
 
 _ANCHORS = (16, 64, 256, 1024)  # windows that are rehearsed from the start, as far as they fit
@@ -29,10 +29,14 @@ class Forecast:
         count = max(2, round(math.log(last) / math.log(_STEP)))
         self.windows = np.unique(np.geomspace(1, last, count).round().astype(np.int64))
 
-    def rehearse(self, window: int) -> Rehearsal:
-        """The rehearsal at a window, which from now on supports the others."""
-        run = self._runs[window] = rehearse(self._plan, window, *self._settings)
-        return run
+    def rehearse(self, window: int) -> None:
+        """Have a rehearsal at a window, which from now on supports the others."""
+        self._runs[window] = rehearse(self._plan, window, *self._settings)
+
+    def course(self, window: int) -> Floats:
+        """Calls until each of the parts `PARTS` of the nodes are accepted."""
+        nearest = self._nearest(window)
+        return np.asarray(nearest.course) * (self.at(window)[1] / nearest.sweeps)
 
     def at(self, window: int) -> tuple[float, float, tuple[float, ...]]:
         """Evaluations of a node, sweeps, and how the rows of the calls lie about their mean."""
@@ -41,7 +45,10 @@ class Forecast:
         runs = [self._runs[w] for w in known]
         evaluations = _between(window, [1, *known], [1.0, *(run.nfe / k for run in runs)])
         sweeps = _between(window, [1, *known], [float(k), *(run.sweeps for run in runs)])
-        return evaluations, sweeps, self._runs[min(known, key=lambda w: abs(math.log(w / window)))].spread
+        return evaluations, sweeps, self._nearest(window).spread
+
+    def _nearest(self, window: int) -> Rehearsal:
+        return self._runs[min(self._runs, key=lambda w: abs(math.log(w / window)))]
 
 
 def _between(at: float, known: Any, values: Any) -> float:

@@ -19,7 +19,7 @@ from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.posterior import Posterior
 
 PARTS = np.linspace(0, 1, 21)
-_COMPONENTS, _DIM, _SAMPLES = 32, 16, 4
+_COMPONENTS, _DIM, _SAMPLES = 32, 16, 3
 _RIPPLES, _WAVES = 0.4, 4.0  # height over the data's standard deviation, and radians over the width of the noised data
 
 

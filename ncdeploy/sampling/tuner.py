@@ -21,6 +21,8 @@ from ncdeploy.sampling.result import Choice
 
 HARDNESS = 1.1
 _WORTH = 0.95  # of the time without it: a change that is predicted to gain less is not made
+_CHANGE = 0.2  # seconds that another window has to save: it needs tables of its own
+_MOOD = 3.0  # a busy machine's calls vary by such a factor from one second to the next, whatever their rows
 _SEQUENTIAL_DRIVER = 0.15  # what the sequential driver takes for a call, relative to the parallel one
 
 
@@ -72,17 +74,17 @@ class Tuner:
 
         parts: [n], the part of its nodes that each sample has accepted. What they took beside the rehearsal makes the
         hardness, and counts the more the further the run has come.
-        rows, seconds: of a call, lately, the driver's time included; they correct the latency
+        rows, seconds: of a call, lately, the driver's time included; they correct a latency that is far off
         """
-        per_row, driver = self.job.per_row, self._forecast.driver
-        self._latency = self._latency.corrected(rows * per_row, max(seconds - driver, 0.0))
-        run = self._forecast.rehearse(window)
-        e = run.nfe / self.job.plan.evaluations
-        slower = calls * lanes / max(float(np.interp(parts, PARTS, run.course).sum()), 1.0)
-        seen = min(max((slower * e - 1) / max(e - 1, 0.02), 0.25), 6.0)
-        self.hardness = HARDNESS + float(parts.mean()) * (seen - HARDNESS)
-        best = self._best([lanes])
-        worth = best.seconds < _WORTH * self._parallel(window, lanes).seconds
+        seen = max(seconds - self._forecast.driver, 0.0)
+        if not 1 / _MOOD < seen / self._seconds(rows) < _MOOD:
+            self._latency = self._latency.corrected(rows * self.job.per_row, seen)
+        e, part = self._forecast.at(window)[0], float(parts.mean())
+        slower = calls * lanes / max(float(np.interp(parts, PARTS, self._forecast.course(window)).sum()), 1.0)
+        seen_hardness = min(max((slower * e - 1) / max(e - 1, 0.02), 0.25), 6.0)
+        self.hardness = HARDNESS + part * (seen_hardness - HARDNESS)
+        best, now = self._best([lanes]), self._parallel(window, lanes).seconds
+        worth = best.seconds < _WORTH * now and (1 - part) * (now - best.seconds) > _CHANGE
         return best.window if worth and best.window is not None else window
 
     def _best(self, lanes: list[int]) -> Choice:
