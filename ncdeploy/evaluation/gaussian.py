@@ -69,6 +69,14 @@ class Gaussian:
         out = offset if self.basis is None else offset @ self.basis.T
         return np.asarray((out + self.mean).reshape(array.shape))
 
+    def mean_square(self, x: ArrayLike, tau: Floats, s: float, scale: float) -> Floats:
+        """E_n |e|^2 at one point x [*shape], of tau's shape; e with its n, s and scale is that of `likelihood`."""
+        offset = self._into(scale * np.asarray(x, np.float64)[None])[0]
+        own = (scale * tau)[..., None]
+        variance = own**2 + s**2
+        slope = (s**2 + own**2 * self.variances / (self.variances + variance)) / variance
+        return np.asarray((slope**2 + (own * offset / (self.variances + variance)) ** 2).sum(axis=-1))
+
     def _into(self, x: Floats) -> Floats:
         offset = x.reshape(len(x), -1) - self.mean
         return offset if self.basis is None else offset @ self.basis

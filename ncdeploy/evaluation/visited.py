@@ -62,11 +62,12 @@ class Visited:
 
 
 def visited_error(
-    denoise: Callable[..., Any], info: ModelInfo, plan: Plan, posterior: Posterior, data: NDArray[Any], *, window: int,
-    seeds: Sequence[int], tolerance: float, edges: Sequence[float] = (0.1, 1.0, 10.0), most: int = 256,
-    labels: NDArray[np.int64] | None = None, max_rows: int | None = None,
+    denoise: Callable[..., Any], info: ModelInfo, plan: Plan, posterior: Posterior, data: NDArray[Any], *,
+    window: int | None, seeds: Sequence[int], tolerance: float, edges: Sequence[float] = (0.1, 1.0, 10.0),
+    most: int = 256, labels: NDArray[np.int64] | None = None, max_rows: int | None = None,
 ) -> Visited:  # fmt: skip
-    """Run the plan in parallel and compare the model with the posterior mean on what was asked.
+    """Run the plan in parallel, or with window=None one evaluation after the other, and compare the model with the
+    posterior mean on what was asked.
 
     data: [n, *shape], where training states come from; edges: between groups of sigma; most: states kept per call;
     labels: one for each seed; the posterior knows nothing of them, so compare conditional models with each other only

@@ -45,6 +45,17 @@ def test_denoiser_is_tweedies() -> None:
     np.testing.assert_allclose(fitted(x, sigma), x + sigma[:, None] ** 2 * gradient, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("s", "scale"), [(0.0, 1.0), (0.5, 1.0), (0.5, 1.3)])
+def test_mean_square_is_that_of_draws(s: float, scale: float) -> None:
+    fitted, x, tau = Gaussian.fitted(data(), least_std=1e-3), data(1)[0], 0.7
+    n = np.random.default_rng(2).standard_normal((200_000, 3))
+    variance = (scale * tau) ** 2 + s**2
+    D = fitted(scale * (x + tau * n), np.sqrt(variance))
+    squares = (((s**2 * n - scale * tau * (scale * x - D)) / variance) ** 2).sum(axis=1)
+    found = float(fitted.mean_square(x, np.array([tau]), s, scale)[0])
+    assert abs(found - squares.mean()) < 4 * squares.std() / np.sqrt(len(n))
+
+
 def test_few_samples_give_variances_alone_and_constant_values_a_least_spread() -> None:
     flat = np.zeros((5, 3))
     flat[:, 0] = np.arange(5)

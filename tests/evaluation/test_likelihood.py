@@ -5,7 +5,7 @@ import pytest
 
 from ncdeploy.errors import InputError, NumericalError
 from ncdeploy.evaluation.gaussian import Gaussian
-from ncdeploy.evaluation.likelihood import Budget, Estimate, Estimator
+from ncdeploy.evaluation.likelihood import Budget, Estimate, Estimator, shares
 from ncdeploy.modelinfo import ModelInfo
 from oracle import digits
 
@@ -41,20 +41,21 @@ def test_gaussians(dim: int, far: float) -> None:
     gaussian = exact_gaussian(dim)
     data = draw(gaussian, 4000)
     x = data[:8] + far * np.random.default_rng(2).standard_normal((8, dim)) / np.sqrt(dim)
-    found = estimator(gaussian, data)
+    found = [estimator(gaussian, data, seed=seed) for seed in range(7)]  # noise of its own for each quantity
     p, p_s = gaussian.log_prob(x), gaussian.log_prob(x, 0.5)
-    off = [distances(found.nll(x), -p, dim), distances(found.nll(x, s=0.5), -p_s, dim)]
-    for s in (0.1, 1.0):
-        off.append(distances(found.ratio(x, s), gaussian.log_prob(x, s) - p, dim))
+    off = [distances(found[0].nll(x), -p, dim), distances(found[1].nll(x, s=0.5), -p_s, dim)]
+    for s, plain, scaled in ((0.1, *found[2:4]), (1.0, *found[4:6])):
+        off.append(distances(plain.ratio(x, s), gaussian.log_prob(x, s) - p, dim))
         r = np.sqrt(1 + s**2)
-        off.append(distances(found.ratio(x, s, scale=r), gaussian.log_prob(r * x, s) + dim * np.log(r) - p, dim))
-    off.append(distances(found.ratio(x, 0.8, base=0.5), gaussian.log_prob(x, 0.8) - p_s, dim))
+        exact = gaussian.log_prob(r * x, s) + dim * np.log(r) - p
+        off.append(distances(scaled.ratio(x, s, scale=r), exact, dim))
+    off.append(distances(found[6].ratio(x, 0.8, base=0.5), gaussian.log_prob(x, 0.8) - p_s, dim))
     # A standard error out of 32 repeats is uncertain itself: one value in a hundred lies beyond three.
     assert np.mean(np.stack(off) < 3) >= 0.95
     assert np.median(np.stack(off)) < 1
 
 
-@pytest.mark.parametrize("far", [0.0, 0.5], ids=["data", "outside"])
+@pytest.mark.parametrize("far", [0.0, 0.5, 0.8], ids=["data", "outside", "far outside"])
 def test_digits(far: float) -> None:
     """A mixture of 1797 components in 64 dimensions, which no Gaussian resembles."""
     mixture = digits()
@@ -71,6 +72,17 @@ def test_digits(far: float) -> None:
     for estimate, exact in checks:
         assert (np.abs(estimate.value - exact) / estimate.error).max() < 3
         assert estimate.error.max() <= 0.01 * 64
+
+
+def test_shares_leave_less_variance_and_no_bias() -> None:
+    """On a control that is in the gap to a share that varies over the levels."""
+    rng = np.random.default_rng(0)
+    share = np.linspace(-0.5, 1.5, 16)
+    rest = rng.standard_normal((400, 32, 16))
+    gap = 3.0 + share * rest + 0.1 * rng.standard_normal(rest.shape)
+    left = np.stack([one - shares(one, control) * control for one, control in zip(gap, rest, strict=True)])
+    assert left.std() < 0.3 * gap.std()
+    assert abs(left.mean() - 3) < 4 * left.std() / np.sqrt(left.size)
 
 
 def test_a_wrong_denoiser_shows() -> None:

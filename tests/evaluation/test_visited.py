@@ -38,14 +38,14 @@ def test_posterior_is_the_mixtures_denoiser() -> None:
         Posterior(np.zeros((0, 2)))
 
 
-def run(denoise):
+def run(denoise, *, window: int | None = 50):
     return visited_error(
         denoise,
         INFO,
         make_plan("ddpm", 200),
         Posterior(MEANS, std=STD),
         DATA,
-        window=50,
+        window=window,
         seeds=range(8),
         tolerance=1e-2,
     )
@@ -61,6 +61,14 @@ def test_errors_are_found_where_they_are() -> None:
     for group in right.groups:
         assert 0 < group.sweeps[0] <= group.sweeps[1]
         assert group.sigma[0] < group.sigma[1] < 160.2
+
+
+def test_sequential_states_are_judged_too() -> None:
+    right, wrong = run(exact, window=None), run(careless, window=None)
+    assert right.visited < 1e-4
+    assert wrong.visited > 1e-3
+    assert wrong.groups[-1].sweeps[1] == 200
+    assert sum(g.states for g in right.groups) == 200 * 8
 
 
 def test_quality_of_an_exact_model_is_that_of_data() -> None:
