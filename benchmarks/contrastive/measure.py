@@ -11,7 +11,7 @@ from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.evaluation.classification import log_losses
 from ncdeploy.evaluation.distances import energy_distance, mmd
 from ncdeploy.evaluation.likelihood import Budget, Estimator
-from ncdeploy.evaluation.visited import visited_error
+from ncdeploy.evaluation.visited import Visited, visited_error
 from ncdeploy.sampling.posterior import Posterior
 
 BANDWIDTH = math.sqrt(0.03)  # the paper's kernel exp(-|x - y|^2 / (2 * 0.03)), for standardised points of a plane
@@ -28,7 +28,7 @@ def measure(engine: TorchBackend, study: Study, *, samples: int) -> dict[str, An
     nll = estimator.nll(points).value
     found: dict[str, Any] = {"nll": float(nll.mean())}
     rng = np.random.default_rng(0)
-    tested = data.held_out[: 1000 if plane else 192].astype(np.float64)
+    tested = data.held_out[: 1000 if plane else 400].astype(np.float64)
     s = data.sigma_data * np.exp(np.log(LEVELS[0]) + np.log(LEVELS[1] / LEVELS[0]) * rng.random(len(tested)))
     noised = np.arange(len(tested)) % 2 == 1
     wide = np.where(noised, s, 0.0).reshape(-1, *[1] * (tested.ndim - 1))
@@ -39,11 +39,16 @@ def measure(engine: TorchBackend, study: Study, *, samples: int) -> dict[str, An
         found["log_loss_bayes"] = float(log_losses(exact, noised).mean())
 
     long = make_plan("ddpm", 1000)
-    visited = visited_error(
-        engine, engine.info, long, Posterior(study.means, std=study.jitter), data.held_out, window=100,
-        seeds=range(max(8, samples // 5)), tolerance=1e-2, edges=EDGES, most=1024,
+    posterior, seeds = Posterior(study.means, std=study.jitter), range(max(8, samples // 5))
+    visited, alone = (
+        visited_error(
+            engine, engine.info, long, posterior, data.held_out, window=window, seeds=seeds, tolerance=1e-2,
+            edges=EDGES, most=most,
+        )
+        for window, most in ((100, 1024), (None, 16))
     )  # fmt: skip
     found["visited"], found["training"] = visited.visited, visited.training
+    found["visited_sequential"] = _at_levels_of(visited, alone)
     found["groups"] = [[*g.sweeps, *g.sigma, g.states, g.visited, g.training] for g in visited.groups]
 
     runs = {
@@ -70,3 +75,14 @@ def measure(engine: TorchBackend, study: Study, *, samples: int) -> dict[str, An
         "mmd": mmd(floor, reference, bandwidth=width),
     }
     return found
+
+
+def _at_levels_of(mix: Visited, other: Visited) -> float:
+    """The error on what `other` visited, every range of noise levels counted as often as in `mix`."""
+    total, count = 0.0, 0
+    for level in dict.fromkeys(g.sigma for g in mix.groups):
+        own = [g for g in other.groups if g.sigma == level]
+        states = sum(g.states for g in mix.groups if g.sigma == level)
+        total += states * sum(g.states * g.visited**2 for g in own) / sum(g.states for g in own)
+        count += states
+    return math.sqrt(total / count)

@@ -14,7 +14,6 @@ import torch
 
 from ncdeploy.denoisers import Mixture
 from ncdeploy.training import ContrastiveConfig
-from ncdeploy.training.contrastive import balanced_signs
 
 POINTS = 2000
 
@@ -39,7 +38,7 @@ def _slope(mixture: Mixture, gap: float) -> float:
     spread = torch.rand(POINTS, generator=generator, dtype=torch.float64)
     s = unit * torch.exp(math.log(options.s_min) + math.log(options.s_max / options.s_min) * spread)
     base = options.base_share(dim) * s
-    sign = balanced_signs(POINTS, generator).double()
+    sign = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(POINTS // 2)
     noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
     w = x0 + torch.where(sign < 0, s, base)[:, None] * noise
     ratio = mixture.log_prob(w, s) - mixture.log_prob(w, base)

@@ -14,6 +14,8 @@ from ncdeploy.training.arrays import read_csv
 Floats = NDArray[np.float64]
 
 JITTER = 0.03
+DIGIT_JITTER, COPIES = 0.05, 20
+RING = math.sqrt(2 / 1.02)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,20 +44,39 @@ class Study:
 
 
 def load(spec: str, *, steps: int | None) -> Study:
-    """A name or file that `ncdeploy train --data` takes. A table of points is standardised, and every draw of it gets
-    jitter, so that its density is a mixture of Gaussians that is known."""
+    """A name or file that `ncdeploy train --data` takes, or "ring". A table of points is standardised, and every draw
+    of it gets jitter, so that its density is a mixture of Gaussians that is known."""
     if Path(spec).suffix == ".csv":
         return jittered(Path(spec), steps=steps or 6000)
+    if spec == "ring":
+        return ring(steps=steps or 2000)
     data = load_data(spec)
     if spec == "digits":
-        network = {"kind": "mlp", "width": 256, "blocks": 3}
-        means = np.concatenate([data.x, data.held_out])
-        return Study(
-            name=spec, data=data, means=means, jitter=0.0, jittered=False, network=network, steps=steps or 4000
-        )
+        return digits(data, steps=steps or 1500)
     network = {"kind": "mlp", "width": 64, "blocks": 3}
     return Study(
         name=spec, data=data, means=data.x, jitter=0.05, jittered=False, network=network, steps=steps or 4000
+    )  # fmt: skip
+
+
+def digits(data: Dataset, *, steps: int) -> Study:
+    """The digits with Gaussian jitter, several draws of each: as they come, they have no density.
+
+    Their values are multiples of 1/8, and some pixels of the corners are never set in the training part. A model of
+    such data is surprised without bound by a held-out digit that sets one: a single digit in 192 made up all of the
+    log-loss, 2,100 nats. The jitter is a little wider than the rounding, 1/8/sqrt(12) = 0.036.
+    """
+    rng = np.random.default_rng(0)
+
+    def draws(x: NDArray[Any], copies: int) -> NDArray[np.float32]:
+        repeated = np.concatenate([x] * copies)
+        return (repeated + DIGIT_JITTER * rng.standard_normal(repeated.shape)).astype(np.float32)
+
+    return Study(
+        name="digits",
+        data=Dataset(name="digits", x=draws(data.x, COPIES), held_out=draws(data.held_out, 2)),
+        means=np.concatenate([data.x, data.held_out]), jitter=DIGIT_JITTER, jittered=False,
+        network={"kind": "mlp", "width": 256, "blocks": 3}, steps=steps,
     )  # fmt: skip
 
 
@@ -63,11 +84,21 @@ def jittered(path: Path, *, steps: int) -> Study:
     """The rows of a CSV, standardised by column, with Gaussian jitter."""
     raw = read_csv(path)
     points = (raw - raw.mean(axis=0)) / raw.std(axis=0)
+    return mixture(path.stem, points, JITTER, steps=steps)
+
+
+def ring(*, steps: int) -> Study:
+    """Eight Gaussians on a circle, of unit variance on either axis: a density that a small network can learn."""
+    angle = np.pi / 4 * np.arange(8)
+    return mixture("ring", RING * np.stack([np.cos(angle), np.sin(angle)], axis=1), RING / 10, steps=steps)
+
+
+def mixture(name: str, means: Floats, std: float, *, steps: int) -> Study:
+    """Draws from Gaussians of one width around means [n, d]; 50,000 to train on and 4,000 to judge by."""
     rng = np.random.default_rng(0)
-    draws = points[rng.integers(len(points), size=54_000)]
-    draws = (draws + JITTER * rng.standard_normal(draws.shape)).astype(np.float32)
-    data = Dataset(name=path.stem, x=draws[:50_000], held_out=draws[50_000:])
-    network = {"kind": "mlp", "width": 64, "blocks": 3}
+    draws = means[rng.integers(len(means), size=54_000)]
+    draws = (draws + std * rng.standard_normal(draws.shape)).astype(np.float32)
     return Study(
-        name=path.stem, data=data, means=points, jitter=JITTER, jittered=True, network=network, steps=steps
+        name=name, data=Dataset(name=name, x=draws[:50_000], held_out=draws[50_000:]), means=means, jitter=std,
+        jittered=True, network={"kind": "mlp", "width": 64, "blocks": 3}, steps=steps,
     )  # fmt: skip

@@ -5,6 +5,7 @@ Every figure is a mean over seeds with the smallest and the largest; pictures sh
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,21 @@ from PIL import Image, ImageDraw, ImageFont
 
 Record = dict[str, Any]
 
+
+def _above(record: Record, column: int) -> float:
+    """Error on states with noise levels of 0.3 and more; column of a group: 5 visited, 6 training."""
+    groups = [g for g in record["groups"] if g[2] >= 0.3]
+    return math.sqrt(sum(g[4] * g[column] ** 2 for g in groups) / sum(g[4] for g in groups))
+
+
 FIGURES: tuple[tuple[str, Callable[[Record], float]], ...] = (
     ("noise log-loss", lambda r: float(r["log_loss"])),
     ("-log p, nats", lambda r: float(r["nll"])),
     ("error, visited", lambda r: float(r["visited"])),
+    ("error, visited, σ ≥ 0.3", lambda r: _above(r, 5)),
+    ("error, visited sequentially", lambda r: float(r["visited_sequential"])),
     ("error, training", lambda r: float(r["training"])),
+    ("error, training, σ ≥ 0.3", lambda r: _above(r, 6)),
     ("MMD, ddpm-1000 parallel", lambda r: float(r["ddpm-1000 parallel 1e-2"]["mmd"])),
     ("energy, ddpm-1000 parallel", lambda r: float(r["ddpm-1000 parallel 1e-2"]["energy"])),
     ("energy, ddpm-1000 loose", lambda r: float(r["ddpm-1000 parallel 0.1"]["energy"])),

@@ -89,9 +89,11 @@ def train(
     contrastive_gap: Annotated[
         float | None, _contrastive("Data get noise exp(-gap / sqrt(d)) s themselves; 0: they stay clean.", "1.0")
     ] = None,
-    contrastive_fraction: Annotated[float | None, _contrastive("Share of each batch that it sees.", "0.02")] = None,
+    contrastive_fraction: Annotated[
+        float | None, _contrastive("Points it tells apart, as a share of the batch.", "0.02")
+    ] = None,
     contrastive_warmup: Annotated[int | None, _contrastive("Steps over which its weight rises.", "0")] = None,
-    contrastive_terms: Annotated[int | None, _contrastive("Noise levels averaged for each.", "16")] = None,
+    contrastive_terms: Annotated[int | None, _contrastive("Draws averaged for each, an even number.", "16")] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the Python code that the model of --init-from or --resume names.")
     ] = False,

@@ -21,8 +21,9 @@ class ContrastiveConfig:
 
     weight:           of the loss *per dimension*, beside the denoising loss, which is per dimension too
     contrast:         ve: the alternative is x0 + s n; vp: (x0 + s n) / sqrt(1 + s^2), the paper's
-    fraction, terms:  share of the batch (at least one sample), and stratified noise levels averaged for each before
-                      the softplus; one step costs 2 * fraction * batch * terms rows more
+    fraction, terms:  points to tell apart as a share of the batch, half of them samples (at least one) and half the
+                      same with noise; draws averaged for each point before the softplus, half of them of noise and
+                      half of its negative, an even number; one step costs 2 * fraction * batch * terms rows more
     warmup:           steps over which the weight rises linearly from 0
     s_min, s_max:     noise that tells the alternative from the data, drawn uniformly in ln s
     gap:              how far below s the noise on the data themselves is, exp(-gap / sqrt(d)) s in d dimensions;
@@ -52,8 +53,8 @@ class ContrastiveConfig:
             raise InputError(f"contrast: got {self.contrast!r}, expected {' or '.join(CONTRASTS)}")
         if not 0 < self.fraction <= 1:
             raise InputError(f"contrastive fraction: got {self.fraction}, expected above 0, at most 1")
-        if self.terms < 2:
-            raise InputError(f"contrastive terms: got {self.terms}, expected at least 2 noise levels to average")
+        if self.terms < 2 or self.terms % 2:
+            raise InputError(f"contrastive terms: got {self.terms}, expected an even number of draws, at least 2")
         if self.warmup < 0:
             raise InputError(f"contrastive warmup: got {self.warmup}, expected 0 or more steps")
         if not 0 <= self.gap < math.inf:
@@ -61,6 +62,10 @@ class ContrastiveConfig:
         for name, low, high in (("s", self.s_min, self.s_max), ("tau", self.tau_min, self.tau_max)):
             if not 0 < low < high < math.inf:
                 raise InputError(f"contrastive {name} range: got {low} .. {high}, expected 0 < min < max")
+
+    def points(self, batch: int) -> int:
+        """How many points of a batch the loss tells apart, an even number."""
+        return 2 * max(1, round(self.fraction * batch / 2))
 
     def base_share(self, dim: int) -> float:
         """The noise on the data themselves, as a share of s."""

@@ -10,9 +10,11 @@ variance-exploding form: with noise n, y = w + tau n, sigma' = sqrt(tau^2 + s^2)
 and the loss asks that this ratio tells noised points w = x0 + s n from data: softplus(label * ratio), label +1
 for data. It trains D where a parallel sampler's iterates lie: at points noisier than the claimed sigma.
 
-Three choices make a good estimate out of few network calls:
+These choices make a good estimate, and above all a good gradient, out of few network calls:
 - the same tau and the same n in both terms (common random numbers): their differences cancel most of the noise;
 - alpha is stratified and drawn by importance (logistic), so that K draws cover the integral evenly;
+- n comes with -n, which takes out what is linear in it: that is noise, and most of it lies in the gradient;
+- a sample is shown both ways, with noise and without, under the same draws: what the two have in common tells nothing;
 - the K terms are averaged *before* the softplus: softplus of a noisy ratio punishes its variance (Jensen), not
   wrong classification.
 """
@@ -42,16 +44,22 @@ class Draws:
         """The same draws on another device."""
         return Draws(tau=self.tau.to(device), weight=self.weight.to(device), noise=self.noise.to(device))
 
+    def twice(self) -> "Draws":
+        """For the same points once more, after themselves."""
+        tau, weight, noise = (torch.cat([v, v]) for v in (self.tau, self.weight, self.noise))
+        return Draws(tau=tau, weight=weight, noise=noise)
+
 
 def draw(
     alphas: LogisticAlphas, points: int, terms: int, shape: tuple[int, ...], generator: torch.Generator, *,
     dtype: torch.dtype = torch.float32,
 ) -> Draws:  # fmt: skip
-    """K = terms stratified alphas for each point, and one noise for each alpha."""
-    u = torch.rand(points, terms, generator=generator, dtype=torch.float64)
-    tau, weight = alphas.at((torch.arange(terms) + u) / terms)
-    noise = torch.randn(points, terms, *shape, generator=generator, dtype=dtype)
-    return Draws(tau=tau.to(dtype), weight=weight.to(dtype), noise=noise)
+    """K = terms, an even number: K/2 stratified alphas for each point, each with one noise and its negative."""
+    levels = terms // 2
+    u = torch.rand(points, levels, generator=generator, dtype=torch.float64)
+    tau, weight = (v.repeat_interleave(2, dim=1).to(dtype) for v in alphas.at((torch.arange(levels) + u) / levels))
+    noise = torch.randn(points, levels, *shape, generator=generator, dtype=dtype)
+    return Draws(tau=tau, weight=weight, noise=torch.stack([noise, -noise], dim=2).flatten(1, 2))
 
 
 def llr(
@@ -128,9 +136,3 @@ def contrastive_loss(
     w = torch.where(sign.reshape(wide) < 0, noised, clean)
     loss: Tensor = softplus(sign * llr(denoise, w, s, draws, labels, scale=scale, base=base)).mean()
     return loss
-
-
-def balanced_signs(count: int, generator: torch.Generator) -> Tensor:
-    """+1 and -1 in turn from a random start: each is as likely in every place, and they balance in the batch."""
-    start = torch.randint(2, (1,), generator=generator)
-    return 1.0 - 2.0 * ((torch.arange(count) + start) % 2)

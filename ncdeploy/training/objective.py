@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ncdeploy.training.alphas import LogisticAlphas
 from ncdeploy.training.config import ContrastiveConfig, TrainConfig
-from ncdeploy.training.contrastive import balanced_signs, contrastive_loss, draw, vp_scale
+from ncdeploy.training.contrastive import contrastive_loss, draw, vp_scale
 from ncdeploy.training.data import Dataset
 from ncdeploy.training.denoising import Denoise, denoising_loss, draw_levels
 
@@ -72,9 +72,9 @@ class Objective:
         options = self.config.contrastive
         if options is None:
             return Loss(total=denoising, denoising=denoising.detach(), contrastive=None)
-        points = max(1, round(options.fraction * self.batch))
-        first = None if labels is None else labels[:points]
-        contrastive = self._contrastive(denoise, x0[:points], first, options, generator)
+        samples = options.points(self.batch) // 2
+        first = None if labels is None else labels[:samples]
+        contrastive = self._contrastive(denoise, x0[:samples], first, options, generator)
         total = denoising + options.weight_at(step) * contrastive / x0[0].numel()
         return Loss(total=total, denoising=denoising.detach(), contrastive=contrastive.detach())
 
@@ -86,16 +86,18 @@ class Objective:
         options: ContrastiveConfig,
         generator: torch.Generator,
     ) -> Tensor:
-        points, unit, to = len(x0), self.sigma_data, self.device
+        samples, unit, to = len(x0), self.sigma_data, self.device
         low, high = math.log(options.s_min * unit), math.log(options.s_max * unit)
-        s = torch.exp(low + (high - low) * torch.rand(points, generator=generator)).to(to)
-        noise = torch.randn(x0.shape, generator=generator)
-        sign = balanced_signs(points, generator)
+        s = torch.exp(low + (high - low) * torch.rand(samples, generator=generator)).to(to)
+        noise = torch.randn(x0.shape, generator=generator).to(to)
         alphas = LogisticAlphas.within(options.tau_min * unit, options.tau_max * unit)
-        draws = draw(alphas, points, options.terms, tuple(x0.shape[1:]), generator).to(to)
+        draws = draw(alphas, samples, options.terms, tuple(x0.shape[1:]), generator).to(to)
+        sign = torch.tensor([1.0, -1.0], device=to).repeat_interleave(samples)
+        x0, s, noise = (torch.cat([v, v]) for v in (x0, s, noise))
+        labels = None if labels is None else torch.cat([labels, labels])
         base = options.base_share(x0[0].numel()) * s
         scale = vp_scale(s, unit) / vp_scale(base, unit) if options.contrast == "vp" else None
-        return contrastive_loss(denoise, x0, s, noise.to(to), sign.to(to), draws, labels, scale=scale, base=base)
+        return contrastive_loss(denoise, x0, s, noise, sign, draws.twice(), labels, scale=scale, base=base)
 
     def _draw_labels(self, rows: Tensor, generator: torch.Generator) -> Tensor | None:
         if self.labels is None:

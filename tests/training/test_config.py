@@ -52,7 +52,8 @@ def test_bad_settings_are_named(name: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "text"),
-    [("weight", 0.0, "weight"), ("fraction", 0.0, "fraction"), ("terms", 1, "terms"), ("s_min", 9.0, "s range"),
+    [("weight", 0.0, "weight"), ("fraction", 0.0, "fraction"), ("terms", 1, "terms"), ("terms", 7, "even"),
+     ("s_min", 9.0, "s range"),
      ("tau_max", math.inf, "tau range"), ("contrast", "vq", "ve or vp"), ("gap", -1.0, "gap"),
      ("warmup", -1, "warmup")],
 )  # fmt: skip

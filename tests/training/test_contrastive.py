@@ -11,9 +11,13 @@ from torch.nn.functional import softplus
 from ncdeploy.denoisers import Mixture, build, default_config
 from ncdeploy.errors import InputError
 from ncdeploy.training.alphas import LogisticAlphas
-from ncdeploy.training.contrastive import Draws, balanced_signs, contrastive_loss, draw, llr, vp_scale
+from ncdeploy.training.config import ContrastiveConfig, TrainConfig
+from ncdeploy.training.contrastive import Draws, contrastive_loss, draw, llr, vp_scale
+from ncdeploy.training.data import Dataset
+from ncdeploy.training.objective import Objective
 
 WIDE = LogisticAlphas.within(1e-3, 300.0)
+SIGNS = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(100)
 DIM = 6
 
 
@@ -123,7 +127,7 @@ def test_gradient_is_that_of_finite_differences(contrast: str) -> None:
     x0 = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     s, labels = torch.tensor([0.1, 0.2, 0.5, 0.3], dtype=torch.float64), torch.tensor([0, 1, 2, 0])
-    sign = balanced_signs(4, generator).double()
+    sign = SIGNS[:4]
     draws = draw(LogisticAlphas.within(0.05, 10), 4, 6, (3,), generator, dtype=torch.float64)
     parameters = list(denoiser.parameters())
     options = {"ve": {}, "vp": {"scale": vp_scale(s, 0.8)}, "base": {"base": 0.5 * s}}[contrast]
@@ -189,7 +193,7 @@ def test_exact_model_tells_noise_from_data_and_a_wrong_one_does_worse(mixture: M
     generator = torch.Generator().manual_seed(9)
     x0 = mixture.sample(200, generator).double()
     noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
-    s, sign = torch.full((200,), 0.25, dtype=torch.float64), balanced_signs(200, generator).double()
+    s, sign = torch.full((200,), 0.25, dtype=torch.float64), SIGNS
     draws = draw(WIDE, 200, 64, (DIM,), generator, dtype=torch.float64)
     exact = float(contrastive_loss(mixture, x0, s, noise, sign, draws))
     wrong = float(contrastive_loss(lambda x, sigma, labels: x * 0, x0, s, noise, sign, draws))
@@ -199,7 +203,7 @@ def test_exact_model_tells_noise_from_data_and_a_wrong_one_does_worse(mixture: M
 def test_alphas_are_importance_weighted() -> None:
     """The weights make any integral over alpha come out: here that of a Gaussian bump."""
     alphas = LogisticAlphas.within(0.01, 20.0)
-    draws = draw(alphas, 50, 32, (1,), torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = draw(alphas, 50, 64, (1,), torch.Generator().manual_seed(0), dtype=torch.float64)
     assert float(draws.tau.min()) >= 0.01
     assert float(draws.tau.max()) <= 20.0
     alpha = -2 * draws.tau.log()
@@ -207,12 +211,62 @@ def test_alphas_are_importance_weighted() -> None:
     assert float(integral) == pytest.approx(math.sqrt(2 * math.pi), rel=0.01)
 
 
-def test_signs_balance() -> None:
-    generator = torch.Generator().manual_seed(0)
-    firsts = [float(balanced_signs(2, generator)[0]) for _ in range(200)]
-    assert {abs(v) for v in firsts} == {1.0}
-    assert abs(sum(firsts)) < 50
-    assert float(balanced_signs(6, generator).sum()) == 0
+def test_noise_comes_with_its_negative() -> None:
+    draws = draw(WIDE, 3, 8, (2,), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(draws.noise[:, ::2], -draws.noise[:, 1::2])
+    torch.testing.assert_close(draws.tau[:, ::2], draws.tau[:, 1::2])
+    assert len(draws.tau.unique()) == 3 * 4
+    twice = draws.twice()
+    torch.testing.assert_close(twice.noise[3:], draws.noise)
+
+
+def test_training_shows_every_sample_both_ways_under_the_same_draws() -> None:
+    data = Dataset(name="two", x=np.array([[1.0, 0.0], [-1.0, 0.5]] * 8, np.float32), held_out=np.zeros((1, 2), "f4"))
+    options = ContrastiveConfig(fraction=0.5, terms=4, gap=0.0)
+    config = TrainConfig(batch=8, device="cpu", contrastive=options)
+    objective = Objective(data, config, null_label=None, batch=8, process=0, device=torch.device("cpu"))
+    seen: list[Tensor] = []
+
+    def record(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    objective(record, 0)
+    assert options.points(8) == 4
+    first = seen[1][:16].reshape(4, 4, 2)  # the first density of 4 points: 2 samples, and the same with noise
+    clean, noised = (first[k : k + 2, ::2] + first[k : k + 2, 1::2] for k in (0, 2))  # + and - cancel: twice w
+    for row in clean / 2:
+        torch.testing.assert_close(row, row[:1].expand_as(row), atol=1e-4, rtol=0)
+        assert min(float((row[0] - torch.from_numpy(x)).abs().max()) for x in data.x[:2]) < 1e-4
+    assert float((noised - clean).abs().amax(dim=(1, 2)).min()) > 1e-3
+    torch.testing.assert_close(first[:2] - clean[:, :1] / 2, first[2:] - noised[:, :1] / 2, atol=1e-3, rtol=1e-3)
+
+
+def test_pairs_and_negatives_take_noise_out_of_the_gradient(mixture: Mixture) -> None:
+    """With as many network rows: of a weight that scales the exact denoiser."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    alphas = LogisticAlphas.within(0.01, 20.0)
+
+    def slope(sign: Tensor, x0: Tensor, s: Tensor, noise: Tensor, draws: Draws) -> float:
+        loss = contrastive_loss(lambda x, sigma, labels: weight * mixture(x, sigma), x0, s, noise, sign, draws)
+        return float(torch.autograd.grad(loss, weight)[0])
+
+    ours, independent = [], []
+    for _ in range(200):
+        x0 = mixture.sample(4, generator).double()
+        s = 0.2 + 0.2 * torch.rand(4, generator=generator, dtype=torch.float64)
+        noise = torch.randn(4, DIM, generator=generator, dtype=torch.float64)
+        pair, draws = [torch.cat([v[:2], v[:2]]) for v in (x0, s, noise)], draw(alphas, 2, 16, (DIM,), generator)
+        ours.append(slope(torch.tensor([1.0, 1.0, -1.0, -1.0]).double(), *pair, _double(draws).twice()))
+        single = draw(alphas, 4, 32, (DIM,), generator)  # every second one: noise without its negative
+        apart = Draws(tau=single.tau[:, ::2], weight=single.weight[:, ::2], noise=single.noise[:, ::2])
+        independent.append(slope(SIGNS[:4], x0, s, noise, _double(apart)))
+    assert np.std(ours) < 0.6 * np.std(independent)
+
+
+def _double(draws: Draws) -> Draws:
+    return Draws(tau=draws.tau.double(), weight=draws.weight.double(), noise=draws.noise.double())
 
 
 def test_bad_ranges() -> None:
