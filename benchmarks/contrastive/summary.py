@@ -26,10 +26,10 @@ FIGURES: tuple[tuple[str, Callable[[Record], float]], ...] = (
     ("noise log-loss", lambda r: float(r["log_loss"])),
     ("-log p, nats", lambda r: float(r["nll"])),
     ("error, visited", lambda r: float(r["visited"])),
-    ("error, visited, σ ≥ 0.3", lambda r: _above(r, 5)),
-    ("error, visited sequentially", lambda r: float(r["visited_sequential"])),
+    ("error, visited, sigma from 0.3", lambda r: _above(r, 5)),
+    ("error, visited sequentially", lambda r: float(r.get("visited_sequential", math.nan))),
     ("error, training", lambda r: float(r["training"])),
-    ("error, training, σ ≥ 0.3", lambda r: _above(r, 6)),
+    ("error, training, sigma from 0.3", lambda r: _above(r, 6)),
     ("MMD, ddpm-1000 parallel", lambda r: float(r["ddpm-1000 parallel 1e-2"]["mmd"])),
     ("energy, ddpm-1000 parallel", lambda r: float(r["ddpm-1000 parallel 1e-2"]["energy"])),
     ("energy, ddpm-1000 loose", lambda r: float(r["ddpm-1000 parallel 0.1"]["energy"])),
@@ -50,7 +50,7 @@ def table(records: list[Record]) -> Iterator[str]:
         cells = []
         for arm in arms:
             values = [figure(r) for r in records if r["arm"] == arm]
-            cells.append(f"{np.mean(values):.3g} ({min(values):.3g} … {max(values):.3g})")
+            cells.append(_cell(values, ".3g"))
         yield f"| {name} | " + " | ".join(cells) + " |"
     floor = records[0]["floor"]
     yield f"\nData against data: MMD {floor['mmd']:.3g}, energy distance {floor['energy']:.3g}."
@@ -58,38 +58,57 @@ def table(records: list[Record]) -> Iterator[str]:
         yield f"The exact density scores a noise log-loss of {records[0]['log_loss_bayes']:.4f} on the same points."
 
 
-def ratios(records: list[Record], arm: str, reference: str) -> Iterator[str]:
-    """Arm over reference, seed by seed: the two began alike and met the same batches."""
-    mine, other = ({r["seed"]: r for r in records if r["arm"] == name} for name in (arm, reference))
-    seeds = sorted(set(mine) & set(other))
-    if not seeds:
+def pairs(records: list[Record]) -> list[tuple[str, str]]:
+    """Which arms to compare: one with the contrastive loss with the same without it, others with plain; and what the
+    published comparison sets against each other, with its parts."""
+    arms = list(dict.fromkeys(r["arm"] for r in records))
+    found = [(arm, arm.partition("+")[0] if "+" in arm else "plain") for arm in arms]
+    extra = [("contrastive", "plain-long"), ("likelihood", "ddpm"), ("likelihood+contrastive", "ddpm")]
+    return [(a, b) for a, b in [*found, *extra] if a != b and a in arms and b in arms]
+
+
+def ratios(records: list[Record]) -> Iterator[str]:
+    """A Markdown table of one arm over another, seed by seed: the two began alike and met the same batches."""
+    columns = []
+    for arm, reference in pairs(records):
+        mine, other = ({r["seed"]: r for r in records if r["arm"] == name} for name in (arm, reference))
+        columns.append((f"{arm} / {reference}", [(mine[s], other[s]) for s in sorted(set(mine) & set(other))]))
+    columns = [(title, both) for title, both in columns if both]
+    if not columns:
         return
-    yield f"\n{arm} / {reference}, seed by seed: mean (smallest … largest)\n"
-    yield "| figure | ratio |"
-    yield "| --- | --- |"
+    yield "\nOne arm over another, seed by seed:\n"
+    yield "| | " + " | ".join(f"{title} (seeds: {len(both)})" for title, both in columns) + " |"
+    yield "| --- |" + " --- |" * len(columns)
     for name, figure in FIGURES:
-        if name == "-log p, nats":
-            values = [figure(mine[s]) - figure(other[s]) for s in seeds]
-            yield f"| {name}, difference | {np.mean(values):+.3f} ({min(values):+.3f} … {max(values):+.3f}) |"
-            continue
-        values = [figure(mine[s]) / figure(other[s]) for s in seeds]
-        yield f"| {name} | {np.mean(values):.3f} ({min(values):.3f} … {max(values):.3f}) |"
+        nats = name == "-log p, nats"
+        cells = []
+        for _, both in columns:
+            values = [figure(a) - figure(b) if nats else figure(a) / figure(b) for a, b in both]
+            cells.append(_cell(values, "+.2f" if nats else ".3f"))
+        yield f"| {name}{', difference' if nats else ''} | " + " | ".join(cells) + " |"
+
+
+def _cell(values: list[float], form: str) -> str:
+    """mean (smallest … largest); – where nothing was measured."""
+    known = [v for v in values if not math.isnan(v)]
+    return f"{np.mean(known):{form}} ({min(known):{form}} … {max(known):{form}})" if known else "–"
 
 
 def picture(records: list[Record], title: str) -> Image.Image:
     """Dots: one row for each figure, relative to the mean of the first arm, one dot per seed and colour per arm."""
     arms = list(dict.fromkeys(r["arm"] for r in records))
-    shown = [(name, figure) for name, figure in FIGURES if not name.startswith("-log p")]
+    shown = [f for f in FIGURES if not f[0].startswith("-log p") and not any(math.isnan(f[1](r)) for r in records)]
     width, left, right, top, line = 900, 250, 40, 70, 34
     height = top + line * len(shown) + 50
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
     font, small = ImageFont.load_default(15), ImageFont.load_default(13)
     pen.text((left, 12), title, fill="#1d2129", font=font)
+    x = 24.0
     for i, arm in enumerate(arms):
-        x = left + i * (width - left - right) / len(arms)
         pen.ellipse((x, 42, x + 9, 51), fill=COLOURS[i % len(COLOURS)])
         pen.text((x + 14, 38), arm, fill="#5b6472", font=small)
+        x += 30 + pen.textlength(arm, font=small)
     scaled = []
     for _, figure in shown:
         unit = float(np.mean([figure(r) for r in records if r["arm"] == arms[0]]))
@@ -131,11 +150,8 @@ def main() -> None:
         print(f"\n### {name}, {steps} steps\n")
         for line in table(chosen):
             print(line)
-        for arm in dict.fromkeys(r["arm"] for r in chosen):
-            reference = arm.partition("+")[0] if "+" in arm else "plain"
-            if arm != reference:
-                for line in ratios(chosen, arm, reference):
-                    print(line)
+        for line in ratios(chosen):
+            print(line)
         if given.output is not None:
             given.output.mkdir(parents=True, exist_ok=True)
             picture(chosen, f"{name}, {steps} steps").save(given.output / f"{name}-{steps}.png", optimize=True)

@@ -50,8 +50,9 @@ class Budget:
     """How much to spend on one point: `repeats` independent grids of `levels` noise levels, two signs of noise each.
 
     A point costs 2 * repeats * levels rows of the network, for a ratio twice that; `rows` is the most in one call. The
-    repeats give the standard error. The default reaches 1 % of a nat per dimension at a single point, also far outside
-    the data; for a mean over many points, far less will do. Up to 64 dimensions, 64 levels have noise in all of them.
+    repeats give the standard error. The default reaches 1 % of a nat per dimension at a single point, far outside the
+    data with few exceptions; for a mean over many points, far less will do. Up to 64 dimensions, 64 levels have noise
+    in all of them.
     """
 
     repeats: int = 32
