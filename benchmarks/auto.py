@@ -39,9 +39,10 @@ _LONG = 3.0  # seconds of a sequential run, beyond which it is repeated less oft
 def table(model: Path, repetitions: int = 5) -> Iterator[str]:
     """Lines of a Markdown table."""
     engine = open_engine(model)
-    latency = measure_latency(engine, shape=engine.info.shape, max_rows=max(1, AUTO_VALUES // engine.info.dim))
+    rows = max(1, AUTO_VALUES // engine.info.dim)
+    latency = measure_latency(engine, shape=engine.info.shape, max_rows=rows, budget=5.0)  # as ncdeploy tune does
     one = latency.seconds[0]
-    curve = ", ".join(f"{rows}: {rows * one / s:.2f}" for rows, s in zip(latency.rows, latency.seconds, strict=True))
+    curve = ", ".join(f"{b}: {b * one / s:.2f}" for b, s in zip(latency.rows, latency.seconds, strict=True))
     yield f"A batch of so many rows over its rows one by one, {engine.name}: {curve}."
     yield ""
     yield "| plan | samples | chosen | auto | best fixed window | auto / best | allowed by t(B) |"

@@ -18,7 +18,7 @@ from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result, Sweep
 from ncdeploy.sampling.sequential import SequentialRun
-from ncdeploy.sampling.tuner import Job, Tuner, choose
+from ncdeploy.sampling.tuner import CHANGE, Job, Tuner, choose
 
 TOLERANCE = 1e-3
 ERROR_FLOOR = 0.1
@@ -190,17 +190,20 @@ def _steered(run: ParallelRun, tuner: Tuner) -> Iterator[Sweep]:
     """The run, its window corrected on the way by how the samples get on and what the calls take."""
     checks, steps = iter(_CHECKS), run.run()
     check = next(checks)
-    calls, rows, seconds = 0, 0, 0.0
+    calls, rows, seconds, elapsed = 0, 0, 0.0, 0.0
     while True:
         begin = time.perf_counter()
         sweep = next(steps, None)
         if sweep is None:
             return
-        calls, rows, seconds = calls + 1, rows + sweep.rows, seconds + time.perf_counter() - begin
+        took = time.perf_counter() - begin
+        calls, rows, seconds, elapsed = calls + 1, rows + sweep.rows, seconds + took, elapsed + took
         yield sweep
         parts = np.minimum(sweep.accepted / sweep.nodes, 1.0)
-        if parts.mean() < check:
+        part = float(parts.mean())
+        if part < check:
             continue
-        check = next((c for c in checks if c > parts.mean()), 2.0)
-        run.window = tuner.correct(run.window, run.capacity, sweep.calls, parts, rows / calls, seconds / calls)
-        calls, rows, seconds = 0, 0, 0.0
+        check = next((c for c in checks if c > part), 2.0)
+        if elapsed * (1 - part) > CHANGE * part:  # else too little is left to save a change's cost
+            run.window = tuner.correct(run.window, run.capacity, sweep.calls, parts, rows / calls, seconds / calls)
+            calls, rows, seconds = 0, 0, 0.0

@@ -21,7 +21,7 @@ from ncdeploy.sampling.result import Choice
 
 HARDNESS = 1.1
 _WORTH = 0.95  # of the time without it: a change that is predicted to gain less is not made
-_CHANGE = 0.2  # seconds that another window has to save: it needs tables of its own
+CHANGE = 0.2  # seconds that another window has to save: it needs tables of its own
 _MOOD = 3.0  # a busy machine's calls vary by such a factor from one second to the next, whatever their rows
 _SEQUENTIAL_DRIVER = 0.15  # what the sequential driver takes for a call, relative to the parallel one
 
@@ -55,14 +55,14 @@ class Tuner:
         """The fastest way by the formulas above."""
         job, k, t = self.job, self.job.plan.evaluations, self._seconds
         lanes = _doublings(min(job.n, job.max_rows))
-        alone = min((self._sequential(m, 0.0) for m in lanes), key=_seconds)
+        alone = self._alone(lanes, 0.0)
         # A window that converged at once would cost this; where even that is not worth it, nothing is rehearsed.
         if job.n * k * min(t(b) / b for b in _doublings(min(job.max_rows, job.n * k))) > _WORTH * alone.seconds:
             return alone
         best = self._best(lanes)
         self._forecast.rehearse(best.window or 1)  # a second look, now at the window itself
         best = self._best(lanes)
-        alone = min((self._sequential(m, self._forecast.driver) for m in lanes), key=_seconds)
+        alone = self._alone(lanes, self._forecast.driver)
         if best.seconds > _WORTH * alone.seconds:
             return alone
         return Choice(
@@ -84,12 +84,18 @@ class Tuner:
         seen_hardness = min(max((slower * e - 1) / max(e - 1, 0.02), 0.25), 6.0)
         self.hardness = HARDNESS + part * (seen_hardness - HARDNESS)
         best, now = self._best([lanes]), self._parallel(window, lanes).seconds
-        worth = best.seconds < _WORTH * now and (1 - part) * (now - best.seconds) > _CHANGE
+        worth = best.seconds < _WORTH * now and (1 - part) * (now - best.seconds) > CHANGE
         return best.window if worth and best.window is not None else window
 
     def _best(self, lanes: list[int]) -> Choice:
         fitting = [(int(w), m) for w in self._forecast.windows for m in lanes if w * m <= self.job.max_rows]
         return min((self._parallel(w, m) for w, m in fitting), key=_seconds)
+
+    def _alone(self, lanes: list[int], driver: float) -> Choice:
+        """Sequential, with all samples at once unless fewer are clearly faster."""
+        whole = self._sequential(lanes[-1], driver)
+        best = min((self._sequential(m, driver) for m in lanes), key=_seconds)
+        return best if best.seconds < _WORTH * whole.seconds else whole
 
     def _sequential(self, lanes: int, driver: float) -> Choice:
         k = self.job.plan.evaluations
