@@ -1,7 +1,7 @@
 # ncdeploy on CPUs. As it stands it samples .onnx files and bundles, with NumPy and ONNX Runtime alone.
 #
 #   docker build -f engines/docker/cpu.Dockerfile -t ncdeploy:cpu .
-#   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" ncdeploy:cpu sample --engine model.onnx --parallel
+#   docker run --rm -v "$PWD:/data" --user "$(id -u):$(id -g)" ncdeploy:cpu sample --engine model.onnx --parallel
 #
 # With EXTRAS=torch,cpu it also trains, imports and exports.
 FROM python:3.11-slim AS build
@@ -21,6 +21,6 @@ RUN useradd --create-home --uid 10001 ncdeploy
 COPY --from=build /opt/ncdeploy /opt/ncdeploy
 ENV PATH=/opt/ncdeploy/bin:$PATH
 USER 10001
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["ncdeploy"]
 CMD ["--help"]
