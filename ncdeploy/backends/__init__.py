@@ -12,7 +12,7 @@ from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
 
 if TYPE_CHECKING:
-    from ncdeploy.bundle import Bundle
+    from ncdeploy.bundle.reader import Bundle
 
 __all__ = ["Backend", "open_engine"]
 
@@ -76,7 +76,7 @@ def _bundle_engine(
     bundle: "str | os.PathLike[str] | Bundle", info: ModelInfo | None
 ) -> tuple[Path, ModelInfo | None]:  # fmt: skip
     """The engine of a bundle, and its description where the file has none."""
-    from ncdeploy.bundle import open_bundle
+    from ncdeploy.bundle.reader import open_bundle
 
     if isinstance(bundle, str | os.PathLike):
         bundle = open_bundle(bundle)
