@@ -12,11 +12,18 @@ from ncdeploy.evaluation.classification import log_losses
 from ncdeploy.evaluation.distances import energy_distance, mmd
 from ncdeploy.evaluation.likelihood import Budget, Estimator
 from ncdeploy.evaluation.visited import Visited, visited_error
+from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.posterior import Posterior
 
 BANDWIDTH = math.sqrt(0.03)  # the paper's kernel exp(-|x - y|^2 / (2 * 0.03)), for standardised points of a plane
 EDGES = (0.03, 0.1, 0.3, 1.0, 10.0)
 LEVELS = (0.05, 5.0)
+WINDOWS, TOLERANCES = (64, 256), (0.01, 0.1, 1.0)
+
+
+def run_name(plan: str, window: int, tolerance: float) -> str:
+    """The key of a parallel run in a record."""
+    return f"{plan}, window {window}, tolerance {tolerance:g}"
 
 
 def measure(engine: TorchBackend, study: Study, *, samples: int) -> dict[str, Any]:
@@ -51,13 +58,14 @@ def measure(engine: TorchBackend, study: Study, *, samples: int) -> dict[str, An
     found["visited_sequential"] = _at_levels_of(visited, alone)
     found["groups"] = [[*g.sweeps, *g.sigma, g.states, g.visited, g.training] for g in visited.groups]
 
-    runs = {
-        "ddpm-1000 parallel 1e-2": (long, 100, 1e-2),
-        "ddpm-1000 parallel 0.1": (long, 256, 0.1),
-        "ddim-100 parallel 1e-2": (make_plan("ddim", 100), 100, 1e-2),
-        "dpmpp_2m-25 parallel 1e-2": (make_plan("dpmpp_2m", 25), 25, 1e-2),
-        "dpmpp_2m-25": (make_plan("dpmpp_2m", 25), None, 0.0),
+    runs: dict[str, tuple[Plan, int | None, float]] = {
+        run_name("ddpm-1000", window, tolerance): (long, window, tolerance)
+        for window in WINDOWS
+        for tolerance in TOLERANCES
     }
+    runs["ddim-100 parallel"] = make_plan("ddim", 100), 100, 1e-2
+    runs["dpmpp_2m-25 parallel"] = make_plan("dpmpp_2m", 25), 25, 1e-2
+    runs["dpmpp_2m-25"] = make_plan("dpmpp_2m", 25), None, 0.0
     reference = data.held_out[:4000]
     width = BANDWIDTH if plane else None
     for name, (plan, window, tolerance) in runs.items():

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.contrastive.measure import TOLERANCES, WINDOWS, run_name
+
 Record = dict[str, Any]
 
 
@@ -22,6 +24,7 @@ def _above(record: Record, column: int) -> float:
     return math.sqrt(sum(g[4] * g[column] ** 2 for g in groups) / sum(g[4] for g in groups))
 
 
+STRICT = run_name("ddpm-1000", WINDOWS[-1], TOLERANCES[0])
 FIGURES: tuple[tuple[str, Callable[[Record], float]], ...] = (
     ("noise log-loss", lambda r: float(r["log_loss"])),
     ("-log p, nats", lambda r: float(r["nll"])),
@@ -30,12 +33,14 @@ FIGURES: tuple[tuple[str, Callable[[Record], float]], ...] = (
     ("error, visited sequentially", lambda r: float(r.get("visited_sequential", math.nan))),
     ("error, training", lambda r: float(r["training"])),
     ("error, training, sigma from 0.3", lambda r: _above(r, 6)),
-    ("MMD, ddpm-1000 parallel", lambda r: float(r["ddpm-1000 parallel 1e-2"]["mmd"])),
-    ("energy, ddpm-1000 parallel", lambda r: float(r["ddpm-1000 parallel 1e-2"]["energy"])),
-    ("energy, ddpm-1000 loose", lambda r: float(r["ddpm-1000 parallel 0.1"]["energy"])),
-    ("energy, ddim-100 parallel", lambda r: float(r["ddim-100 parallel 1e-2"]["energy"])),
+    ("MMD, ddpm-1000", lambda r: float(r[STRICT]["mmd"])),
+    *(
+        (f"energy, {run}", lambda r, run=run: float(r[run]["energy"]))
+        for run in (run_name("ddpm-1000", w, t) for w in WINDOWS for t in TOLERANCES)
+    ),
+    ("energy, ddim-100 parallel", lambda r: float(r["ddim-100 parallel"]["energy"])),
     ("energy, dpmpp_2m-25", lambda r: float(r["dpmpp_2m-25"]["energy"])),
-    ("sweeps, ddpm-1000", lambda r: float(r["ddpm-1000 parallel 1e-2"]["sweeps"])),
+    ("sweeps, ddpm-1000", lambda r: float(r[STRICT]["sweeps"])),
 )
 COLOURS = ("#0b6e75", "#b4532a", "#5b6472", "#7a5195", "#3b7d3a", "#a63d5d", "#8a6d1d", "#34568b")
 

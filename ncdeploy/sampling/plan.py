@@ -10,6 +10,7 @@ x_0 = noise[0] xi_0; the last node is the sample. Whoever runs a plan needs no s
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class Plan:
         """Denoiser calls of one sequential run: its depth and its NFE."""
         return int(self.evaluated.sum())
 
-    @property
+    @cached_property
     def stochastic(self) -> bool:
         """Whether any node after the first draws noise."""
         return bool(np.any(self.noise[1:]))
