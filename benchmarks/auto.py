@@ -1,14 +1,15 @@
 """window="auto" against sequential sampling and against every fixed window, in turn in one process.
 
     python -m benchmarks.auto demo/model.onnx
+    python -m benchmarks.unet32 build/unet32 && python -m benchmarks.auto build/unet32/model.onnx --longest 600
 
 auto:    wall time of sequential sampling over that of window="auto", median of pairs (least … largest)
 best:    the same for the fastest of the fixed windows WINDOWS, each run in turn with the others
 allowed: what the engine's measured latency t(B) allows for the calls that auto made: K t(n) over the sum of t(rows)
-A run that would take longer than LONGEST seconds is not timed: the table then shows what auto chose.
+A run that would take longer than --longest seconds is not timed: the table then shows what auto chose.
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,11 +34,11 @@ PLANS = (  # and how many samples
 )
 WINDOWS = (4, 8, 12, 16, 24, 32, 64)
 LONGEST = 40.0
-_LONG = 3.0  # seconds of a sequential run, beyond which it is repeated less often, beside fewer windows
+_LONG, _VERY_LONG = 3.0, 30.0  # seconds of a sequential run, beyond which it is repeated less, beside fewer windows
 
 
-def table(model: Path, repetitions: int = 5) -> Iterator[str]:
-    """Lines of a Markdown table."""
+def table(model: Path, repetitions: int = 5, *, longest: float = LONGEST) -> Iterator[str]:
+    """Lines of a Markdown table; longest: seconds of a run that is still timed."""
     engine = open_engine(model)
     rows = max(1, AUTO_VALUES // engine.info.dim)
     latency = measure_latency(engine, shape=engine.info.shape, max_rows=rows, budget=5.0)  # as ncdeploy tune does
@@ -49,22 +50,24 @@ def table(model: Path, repetitions: int = 5) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for solver, steps, sizes in PLANS:
         for n in sizes:
-            yield _row(engine, latency, make_plan(solver, steps), n, repetitions)
+            yield _row(engine, latency, make_plan(solver, steps), n, repetitions, longest)
     engine.close()
 
 
-def _row(engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int) -> str:
+def _row(engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int, longest: float) -> str:
     alone = plan.evaluations * latency(n)
-    if alone > LONGEST:
+    if alone > longest:
         job = Job(
             plan=plan, latency=latency, n=n, tolerance=TOLERANCE, floor=ERROR_FLOOR, scale=engine.info.sigma_data,
             max_rows=latency.asked,
         )  # fmt: skip
         return f"| {plan.name} | {n} | {choose(job).window or 'sequential'} | not timed | | | |"
     long = alone > _LONG
-    windows = [w for w in WINDOWS[:: 3 if long else 1] if w < plan.evaluations]
+    shown = WINDOWS[:1] if alone > _VERY_LONG else WINDOWS[::3] if long else WINDOWS
+    windows = [w for w in shown if w < plan.evaluations]
     autos, bounds, fixed = [], [], {w: list[float]() for w in windows}
-    _run(engine, plan, range(n), "auto", latency)  # what a first run sets up is kept for the next ones
+    if not long:
+        _run(engine, plan, range(n), "auto", latency)  # what a first run sets up is kept for the next ones
     for repetition in range(2 if long else repetitions):
         seeds = range(n * repetition, n * (repetition + 1))
         # Each pair begins with the other one: what the first of a pair finds (clocks, caches) then favours neither.
@@ -100,6 +103,11 @@ def _run(
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:] or ["demo/model.onnx"]):
-        for line in table(path):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*", type=Path, default=[Path("demo/model.onnx")])
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--longest", type=float, default=LONGEST)
+    given = parser.parse_args()
+    for path in given.models:
+        for line in table(path, given.repetitions, longest=given.longest):
             print(line, flush=True)
