@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from ncdeploy.denoisers import Mixture
+from ncdeploy.evaluation.budget import Budget
 from ncdeploy.evaluation.gaussian import Gaussian
-from ncdeploy.evaluation.likelihood import Budget, Denoise, Estimator
+from ncdeploy.evaluation.likelihood import Denoise, Estimator
 
 Floats = NDArray[np.float64]
 
-BUDGET = Budget()
+BUDGET = Budget(goal=None)  # as many rows for either
 POINTS = 4
 
 
@@ -30,7 +31,7 @@ def table() -> Iterator[str]:
         dim = data[0].size
         reference = Gaussian.fitted(data, least_std=1e-3)
         estimator = Estimator(
-            denoise=denoise, reference=reference, sigma_min=0.002, sigma_max=160.0, dtype=np.float64
+            denoise=denoise, reference=reference, sigma_min=0.002, sigma_max=160.0, dtype=np.float64, budget=BUDGET
         )  # fmt: skip
         rows = 2 * BUDGET.repeats * BUDGET.levels
         for what, s in (("-log p", None), ("log p_s - log p, s = 0.2", 0.2)):

@@ -8,9 +8,10 @@ import numpy as np
 from benchmarks.contrastive.sets import Study
 from ncdeploy import make_plan, sample
 from ncdeploy.backends.torch import TorchBackend
+from ncdeploy.evaluation.budget import Budget
 from ncdeploy.evaluation.classification import log_losses
 from ncdeploy.evaluation.distances import energy_distance, mmd
-from ncdeploy.evaluation.likelihood import Budget, Estimator
+from ncdeploy.evaluation.likelihood import Estimator
 from ncdeploy.evaluation.visited import Visited, visited_error
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.posterior import Posterior
@@ -30,7 +31,7 @@ def measure(engine: TorchBackend, study: Study, *, samples: int) -> dict[str, An
     """JSON-able; every model of a study meets the same points, noise and seeds."""
     data, plane = study.data, study.data.shape == (2,)
     points = data.held_out[: 400 if plane else 96]
-    budget = Budget(repeats=4, levels=32)
+    budget = Budget(repeats=4, levels=32, goal=None)
     estimator = Estimator.of(engine, engine.info, data.x[:5000], budget=budget)
     nll = estimator.nll(points).value
     found: dict[str, Any] = {"nll": float(nll.mean())}

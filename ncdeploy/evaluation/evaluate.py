@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from ncdeploy.backends.base import Backend
 from ncdeploy.errors import InputError
+from ncdeploy.evaluation.budget import Budget
 from ncdeploy.evaluation.classification import Classification, classify
-from ncdeploy.evaluation.likelihood import Budget, Estimator
+from ncdeploy.evaluation.likelihood import Estimator
 from ncdeploy.evaluation.quality import Quality, measure_quality
 from ncdeploy.evaluation.visited import Visited, visited_error
 from ncdeploy.modelinfo import ModelInfo
@@ -44,7 +45,7 @@ class Settings:
     tolerances: tuple[float, ...] = (1e-3, 1e-2)
     contrast: str = "ve"
     levels: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-    budget: Budget = field(default_factory=lambda: Budget(repeats=4, levels=16))
+    budget: Budget = field(default_factory=lambda: Budget(repeats=4, levels=16, goal=None))
     bandwidth: float | None = None
     jitter: float = 0.0
     rows: int = 4096

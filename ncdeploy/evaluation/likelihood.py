@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ncdeploy.errors import InputError, NumericalError
+from ncdeploy.evaluation.budget import FEWEST, Budget
 from ncdeploy.evaluation.draws import shifted_grid, spread_noise
 from ncdeploy.evaluation.gaussian import Gaussian
 from ncdeploy.modelinfo import ModelInfo
@@ -43,28 +44,7 @@ Floats = NDArray[np.float64]
 Denoise = Callable[..., Any]
 
 _VALUES = 1 << 22  # of x in one network call, 32 MiB in float64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How much to spend on one point: `repeats` independent grids of `levels` noise levels, two signs of noise each.
-
-    A point costs 2 * repeats * levels rows of the network, for a ratio twice that; `rows` is the most in one call. The
-    repeats give the standard error. The default reaches 1 % of a nat per dimension at a single point, far outside the
-    data with few exceptions; for a mean over many points, far less will do. Up to 64 dimensions, 64 levels have noise
-    in all of them.
-    """
-
-    repeats: int = 32
-    levels: int = 64
-    rows: int = 4096
-
-    def __post_init__(self) -> None:
-        if self.repeats < 2 or self.levels < 2 or self.rows < 1:
-            raise InputError(
-                f"budget: got {self.repeats} repeats of {self.levels} levels, {self.rows} rows a call; expected at "
-                "least 2, 2 and 1"
-            )
+_NEAR = 2  # noise levels on either side whose draws the share of the Gaussian is fitted to, too
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,10 +74,6 @@ class Density:
         """Its exact logarithm for Gaussian data, at x [B, *shape]."""
         scale = self.scale.reshape(-1, *[1] * (x.ndim - 1))
         return np.asarray(gaussian.log_prob(scale * x, self.s) + x[0].size * np.log(self.scale))
-
-
-_NEAR = 2  # noise levels on either side whose draws the share of the Gaussian is fitted to, too
-_FEWEST = 16  # repeats that such a fit takes to be worth it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -206,29 +182,40 @@ class Estimator:
         sigma_max = math.sqrt(self.sigma_max**2 - top**2) / stretch
         classes = None if labels is None else np.asarray(labels, np.int64)
         rng = np.random.default_rng(self.seed)
-        values = np.zeros((budget.repeats, len(points)))
-        together = max(1, min(budget.rows, _VALUES // dim) // (2 * budget.levels))
+        value, error = np.zeros((2, len(points)))
         for i, x in enumerate(points):
             at, label = [density.at(i) for density in densities], None if classes is None else classes[i]
-            gap, rest, weights = (np.zeros((budget.repeats, budget.levels)) for _ in range(3))
-            for start in range(0, budget.repeats, together):
-                part = slice(start, min(start + together, budget.repeats))
-                u = shifted_grid(rng, part.stop - start, budget.levels)
-                tau, weights[part] = self.alphas(u, sigma_max)
-                noise = spread_noise(rng, *u.shape, dim=dim)[:, :, None, :] * np.array([1.0, -1.0])[:, None]
-                model, known = (
-                    [self._error(denoise, x, density, tau[..., None, None], noise, label) for density in at]
-                    for denoise in (self.denoise, self.reference)
-                )
-                if second is None:
-                    gap[part] = _less(model[0], known[0])
-                    rest[part] = _less(known[0], 0.0) - self.reference.mean_square(x, tau, *at[0])
-                else:
-                    gap[part] = _less(*model) - _less(*known)
-            if second is None and budget.repeats >= _FEWEST:
-                gap -= shares(gap, rest) * rest
-            values[:, i] = 0.5 * (weights * gap).mean(axis=1)
-        return Estimate(value=values.mean(axis=0), error=values.std(axis=0, ddof=1) / math.sqrt(budget.repeats))
+            found = self._repeat(rng, budget.repeats, x, at, label, sigma_max)
+            while further := budget.further(len(found), _standard_error(found), dim):
+                found = np.append(found, self._repeat(rng, further, x, at, label, sigma_max))
+            value[i], error[i] = found.mean(), _standard_error(found)
+        return Estimate(value=value, error=error)
+
+    def _repeat(
+        self, rng: np.random.Generator, repeats: int, x: Floats, at: list[tuple[float, float]], label: Any,
+        sigma_max: float,
+    ) -> Floats:  # fmt: skip
+        """So many independent estimates of the integral of `_integrate` at one point, between the densities `at`."""
+        levels, dim = self.budget.levels, x.size
+        together = max(1, min(self.budget.rows, _VALUES // dim) // (2 * levels))
+        gap, rest, weights = (np.zeros((repeats, levels)) for _ in range(3))
+        for start in range(0, repeats, together):
+            part = slice(start, min(start + together, repeats))
+            u = shifted_grid(rng, part.stop - start, levels)
+            tau, weights[part] = self.alphas(u, sigma_max)
+            noise = spread_noise(rng, *u.shape, dim=dim)[:, :, None, :] * np.array([1.0, -1.0])[:, None]
+            model, known = (
+                [self._error(denoise, x, density, tau[..., None, None], noise, label) for density in at]
+                for denoise in (self.denoise, self.reference)
+            )
+            if len(at) == 1:
+                gap[part] = _less(model[0], known[0])
+                rest[part] = _less(known[0], 0.0) - self.reference.mean_square(x, tau, *at[0])
+            else:
+                gap[part] = _less(*model) - _less(*known)
+        if len(at) == 1 and repeats >= FEWEST:
+            gap -= shares(gap, rest) * rest
+        return np.asarray(0.5 * (weights * gap).mean(axis=1))
 
     def _error(
         self, denoise: Denoise, x: Floats, density: tuple[float, float], tau: Floats, noise: Floats, label: Any
@@ -268,6 +255,10 @@ def shares(gap: Floats, rest: Floats) -> Floats:
         )
         out[half::2] = both / np.maximum(square, np.finfo(float).tiny)
     return out
+
+
+def _standard_error(values: Floats) -> float:
+    return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def _less(a: Floats, b: Floats | float) -> Floats:

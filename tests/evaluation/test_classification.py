@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ncdeploy.errors import InputError
+from ncdeploy.evaluation.budget import Budget
 from ncdeploy.evaluation.classification import area, calibration, classify, log_losses
 from ncdeploy.evaluation.gaussian import Gaussian
-from ncdeploy.evaluation.likelihood import Budget, Estimator
+from ncdeploy.evaluation.likelihood import Estimator
 
 
 def test_area_is_the_share_of_pairs_in_order() -> None:

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from ncdeploy.backends import open_engine
 from ncdeploy.errors import InputError
+from ncdeploy.evaluation.budget import Budget
 from ncdeploy.evaluation.evaluate import STAGES, Evaluation, Settings, _plan, evaluate
-from ncdeploy.evaluation.likelihood import Budget
 from ncdeploy_cli.main import app
 from oracle import GaussianMixture
 from test_boundaries import HEAVY, run_without

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ncdeploy.errors import InputError, NumericalError
+from ncdeploy.evaluation.budget import Budget
 from ncdeploy.evaluation.gaussian import Gaussian
-from ncdeploy.evaluation.likelihood import Budget, Estimate, Estimator, shares
+from ncdeploy.evaluation.likelihood import Estimate, Estimator, shares
 from ncdeploy.modelinfo import ModelInfo
 from oracle import digits
 
@@ -59,7 +60,7 @@ def test_gaussians(dim: int, far: float) -> None:
 def test_digits(far: float) -> None:
     """A mixture of 1797 components in 64 dimensions, which no Gaussian resembles."""
     mixture = digits()
-    x = mixture.sample(2, seed=5) + far * np.random.default_rng(2).standard_normal((2, 64))
+    x = mixture.sample(2, seed=11) + far * np.random.default_rng(5).standard_normal((8, 64))[:2]
     found = estimator(mixture, mixture.sample(2000, seed=3), seed=2)
     checks = [
         (found.nll(x), -mixture.log_prob(x)),
@@ -72,6 +73,27 @@ def test_digits(far: float) -> None:
     for estimate, exact in checks:
         assert (np.abs(estimate.value - exact) / estimate.error).max() < 3
         assert estimate.error.max() <= 0.01 * 64
+
+
+def test_hard_points_get_more_repeats() -> None:
+    """Far outside the digits a few draws decide, which the first repeats may not hold."""
+    mixture = digits()
+    x = mixture.sample(4, seed=11)[3:] + 0.8 * np.random.default_rng(5).standard_normal((8, 64))[3:4]
+    data, exact = mixture.sample(2000, seed=3), -mixture.log_prob(x)
+    once = estimator(mixture, data, seed=4, budget=Budget(goal=None)).nll(x)
+    more = estimator(mixture, data, seed=4).nll(x)
+    assert once.error > 0.01 * 64 > more.error
+    assert np.abs(more.value - exact) < 3 * more.error
+
+
+def test_a_goal_asks_for_what_is_missing_and_no_more() -> None:
+    budget = Budget(repeats=32, goal=0.01)
+    assert budget.further(32, 0.64, 64) == 0  # reached
+    assert budget.further(32, 2 * 0.64, 64) == 128  # four times the draws, and a quarter more to be sure
+    assert budget.further(32, 0.65, 64) == 16
+    assert budget.further(32, 100.0, 64) == 15 * 32
+    assert budget.further(16 * 32, 100.0, 64) == 0
+    assert Budget(goal=None).further(32, 100.0, 64) == 0
 
 
 def test_shares_leave_less_variance_and_no_bias() -> None:
