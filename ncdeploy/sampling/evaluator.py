@@ -52,7 +52,8 @@ class Evaluator:
                 f"denoiser: returned {found} for {x.dtype} {tuple(inputs[0].shape)}; D must match x in shape and dtype"
             )
         out = xp.reshape(out, tuple(x.shape))
-        self._unchecked = read_back(xp.isfinite(out.sum())), out, sigma, node, sample
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
+            self._unchecked = read_back(xp.isfinite(out.sum())), out, sigma, node, sample
         if xp is np:
             self.check()
         return out

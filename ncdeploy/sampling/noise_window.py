@@ -23,6 +23,7 @@ class NoiseWindow:
 
     def __init__(self, tables: WindowTables, plan: Plan, seeds: list[int], dim: int, xp: Any, like: Any) -> None:
         self._tables, self._seeds, self._dim, self._xp, self._like = tables, seeds, dim, xp, like
+        self._nodes = len(plan)
         self._length = min(_WINDOWS * tables.span, len(plan) - 1 + tables.span)
         self._first = np.zeros(0, np.int64)
         self._block = self.now = self._empty(0)
@@ -40,12 +41,14 @@ class NoiseWindow:
         short = np.flatnonzero(base + 1 + span > first + self._length)
         if short.size:
             first[short] = base[short] + 1
-            node = first[short][:, None] + np.arange(self._length)
+            # Nodes behind the plan's end have coefficient 0, so that any draw does: blocks end there, where all do.
+            drawn = min(self._length, self._nodes - int(first[short].min()))
+            node = first[short][:, None] + np.arange(drawn)
             draws = normal(xp, [self._seeds[i] for i in lanes[short]], node, self._dim, device=device)
-            # Nodes behind the plan's end have coefficient 0; the table is padded by one span only.
-            node = np.minimum(node, len(self._tables.sigmas) - 1)
-            scale = self._tables.noise[xp.asarray(node, device=device)]
-            block[xp.asarray(short, device=device)] = scale[..., None] * xp.astype(draws, self._like.dtype)
+            scale = self._tables.noise[xp.asarray(np.minimum(node, self._nodes), device=device)]
+            at = xp.asarray(short, device=device)
+            block[at, :drawn] = scale[..., None] * xp.astype(draws, self._like.dtype)
+            block[at, drawn:] = 0.0
         self._block, self._first = block, first
         if n == 1:
             begin = int(base[0] + 1 - first[0])

@@ -177,7 +177,7 @@ class ParallelRun:
             known = np.minimum(known, accepted + self._resize(t.reach + t.span))
         self.base, self.stop = accepted, t.stop[accepted]
         if steady is not None:
-            self.stop = np.minimum(self.stop, t.next[steady])
+            self.stop = np.minimum(self.stop, steady)
         if self.waiting:
             known = np.concatenate([known, np.full(self._admit(), -1)])
         if not self.lanes.size:

@@ -32,6 +32,8 @@ class Plan:
     noise:     float64 [n], coefficient of a fresh standard normal draw
     evaluated: bool [n], whether the denoiser is called at the node
 
+    Plans of the same name and coefficients are equal, so that what was worked out for one is found again for the other.
+
     Raises InputError when the arrays do not form a plan that can be run forward.
     """
 
@@ -73,6 +75,16 @@ class Plan:
 
     def __len__(self) -> int:
         return int(self.sigmas.size)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Plan) and self._content == other._content)
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    @cached_property
+    def _content(self) -> tuple[str, int, bytes]:
+        return self.name, self.reach, b"".join(getattr(self, field).tobytes() for field in _DTYPES)
 
     @property
     def reach(self) -> int:

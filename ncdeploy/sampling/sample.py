@@ -118,6 +118,8 @@ def iterate(
         mean = info.mean if mean is None else mean
     if shape is None:
         raise InputError("shape: not given, and the denoiser has no info that tells it; give shape=(...)")
+    if min(shape, default=1) < 1:
+        raise InputError(f"shape: got {tuple(shape)}; expected positive integers")
     names = check_seeds(seeds)
     n, dim = len(names), int(np.prod(shape))
     if labels is not None and len(labels) != n:
@@ -132,6 +134,7 @@ def iterate(
         raise InputError(f"error_floor: got {error_floor}; expected a positive number")
     if latency is not None and window != "auto":
         raise InputError('latency: only window="auto" uses it; leave it out')
+    window = int(window) if isinstance(window, np.integer) else window
     if not (window is None or window == "auto" or isinstance(window, int)):
         raise InputError(f'window: got {window!r}; expected a number, "auto" or None')
     width = window if isinstance(window, int) else 1

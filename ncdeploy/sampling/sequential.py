@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,12 @@ class SequentialRun:
             outputs.appendleft(None)
             if plan.evaluated[k]:
                 full = np.full(len(lanes), k)
-                outputs[0] = self.evaluator(x, plan.sigmas[full], full, lanes)
+                outputs[0] = D = self.evaluator(x, plan.sigmas[full], full, lanes)
                 accepted[lanes] = k + 1
                 yield Sweep(
                     calls=self.evaluator.calls, rows=len(lanes), accepted=accepted.copy(), nodes=len(plan),
                     lanes=lanes, base=full, residual=np.zeros((len(lanes), 1)),
-                    _estimate=lambda: self._estimate(lanes, outputs[0]),
+                    _estimate=partial(self._estimate, lanes, D),
                 )  # fmt: skip
         self.samples[lanes[0] : lanes[-1] + 1] = x
         self.sweeps[lanes] = plan.evaluations

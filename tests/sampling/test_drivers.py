@@ -1,5 +1,6 @@
 """Both drivers on the exact denoiser: the same samples, however they are computed."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from ncdeploy import InputError, ModelInfo, NumericalError, Plan, iterate, make_plan, sample
+from ncdeploy.sampling import noise_window
+from ncdeploy.sampling.noise import normal
 from ncdeploy.sampling.result import Result
 from ncdeploy.sampling.window import WindowTables
 from oracle import digits, error_curve
@@ -184,6 +187,7 @@ def test_every_sweep_is_reported(window: int | None) -> None:
     else:
         # The last D of a plan that ends at sigma = 0 is the sample.
         np.testing.assert_allclose(final, result.samples, atol=1e-12)
+    np.testing.assert_array_equal(sweep.estimate(), final)  # there is no next sweep
 
 
 def test_a_backend_supplies_shape_and_curve() -> None:
@@ -216,6 +220,48 @@ def test_nan_names_node_sigma_and_sample(window: int | None) -> None:
         sample(denoise, plan, shape=SHAPE, seeds=range(2), window=window, like=DOUBLE)
 
 
+def test_infinities_that_cancel_are_an_error_like_any_other() -> None:
+    def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        D = digits()(x, sigma)
+        D[..., 0], D[..., 1] = np.inf, -np.inf
+        return D
+
+    with pytest.raises(NumericalError, match="node 0"):
+        sample(denoise, PLANS["euler"](), shape=SHAPE, seeds=range(2), like=DOUBLE)
+
+
+def test_a_window_may_be_a_number_of_numpy() -> None:
+    result = run(PLANS["ddim"](), window=np.int64(8))
+    assert result.depth == run(PLANS["ddim"](), window=8).depth
+    assert type(result.window) is int
+
+
+def test_plans_of_the_same_coefficients_are_equal() -> None:
+    plan, same, other = make_plan("heun", 9), make_plan("heun", 9), make_plan("heun", 10)
+    assert plan == same
+    assert hash(plan) == hash(same)
+    assert plan != other
+    assert plan != "heun-9"
+    sigmas = plan.sigmas.copy()
+    sigmas[3] *= 1 + 1e-15
+    assert plan != replace(plan, sigmas=sigmas)
+
+
+@pytest.mark.parametrize("window", [20, 60])
+def test_no_noise_is_drawn_behind_the_last_node(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = 0
+
+    def counted(xp: Any, seeds: Any, nodes: Any, *args: Any, **options: Any) -> Any:
+        nonlocal last
+        last = max(last, int(nodes.max()))
+        return normal(xp, seeds, nodes, *args, **options)
+
+    monkeypatch.setattr(noise_window, "normal", counted)
+    plan = PLANS["ddpm"]()
+    run(plan, 1, window=window)
+    assert last == len(plan) - 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -229,6 +275,7 @@ def test_nan_names_node_sigma_and_sample(window: int | None) -> None:
         ({"seeds": []}, "seeds"),
         ({"mean": np.zeros(3), "window": 5}, "mean: got 3 values for samples of 64"),
         ({"shape": None}, "shape"),
+        ({"shape": (0, 8)}, r"shape: got \(0, 8\)"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
