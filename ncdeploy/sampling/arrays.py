@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SAME = [
-    "all", "arange", "asarray", "broadcast_to", "clip", "concat", "cos", "empty_like", "float32", "float64", "full",
-    "full_like", "int64", "isfinite", "log", "matmul", "moveaxis", "ones", "ones_like", "reshape", "sin", "sqrt",
-    "stack", "sum", "where", "zeros",
+    "all", "arange", "asarray", "broadcast_to", "clip", "concat", "cos", "empty_like", "finfo", "float32", "float64",
+    "full", "full_like", "int64", "isfinite", "log", "matmul", "moveaxis", "ones", "ones_like", "reshape", "sin",
+    "sqrt", "stack", "sum", "where", "zeros",
 ]  # fmt: skip
 
 

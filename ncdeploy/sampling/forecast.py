@@ -19,8 +19,8 @@ class Forecast:
     driver:  seconds that the parallel driver takes for a call
     """
 
-    def __init__(self, plan: Plan, *, most: int, tolerance: float, floor: float, scale: float) -> None:
-        self._plan, self._settings = plan, (tolerance, floor, scale)
+    def __init__(self, plan: Plan, *, most: int, tolerance: float, floor: float, scale: float, online: bool) -> None:
+        self._plan, self._settings = plan, (tolerance, floor, scale, online)
         self._runs: dict[int, Rehearsal] = {}
         last = min(most, _ANCHORS[-1])
         for window in (*(w for w in _ANCHORS if w < most), last):

@@ -31,8 +31,9 @@ class Latency:
 
     def __post_init__(self) -> None:
         rows, seconds = np.asarray(self.rows), np.asarray(self.seconds, float)
-        sound = rows.ndim == 1 and rows.shape == seconds.shape and rows.size > 0 and rows[0] == 1
-        if not (sound and np.all(np.diff(rows) > 0) and np.all(np.diff(seconds) >= 0) and np.all(seconds > 0)):
+        sound = rows.ndim == 1 and rows.shape == seconds.shape and rows.size > 0 and np.all(np.isfinite(seconds))
+        rising = sound and np.all(np.diff(rows) > 0) and np.all(np.diff(seconds) >= 0)
+        if not (rising and rows[0] == 1 and seconds[0] > 0):
             raise InputError("latency: expected increasing rows from 1 and as many positive seconds that do not fall")
 
     def __call__(self, rows: float) -> float:
@@ -50,9 +51,10 @@ class Latency:
         """The curve after a run's calls on about so many rows took so long: there as seen, at eight times more or
         fewer rows as measured, in between blended. One look changes it by a factor of four at most."""
         factor = min(max(seconds / self(rows), 0.25), 4.0)
-        weights = np.maximum(0.0, 1 - np.abs(np.log2(np.asarray(self.rows) / rows)) / 3)
-        new = np.maximum.accumulate(np.asarray(self.seconds) * factor**weights)
-        return replace(self, seconds=tuple(map(float, new)))
+        sizes = sorted({*self.rows, max(1, round(rows))})  # with the one that was seen
+        weights = np.maximum(0.0, 1 - np.abs(np.log2(np.asarray(sizes) / rows)) / 3)
+        new = np.maximum.accumulate(np.array([self(size) for size in sizes]) * factor**weights)
+        return replace(self, rows=tuple(sizes), seconds=tuple(map(float, new)))
 
     def to_json(self) -> str:
         """The curve as a JSON object."""

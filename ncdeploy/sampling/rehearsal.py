@@ -40,27 +40,27 @@ class Rehearsal:
 
 
 @lru_cache(maxsize=64)
-def rehearse(plan: Plan, window: int, tolerance: float, floor: float, scale: float) -> Rehearsal:
-    """Run `plan` with `window` on data of standard deviation `scale` and mean 0."""
+def rehearse(plan: Plan, window: int, tolerance: float, floor: float, scale: float, online: bool = False) -> Rehearsal:
+    """Run `plan` with `window` on data of standard deviation `scale` and mean 0; `online`: without an error curve."""
     denoise, curve = _denoiser(scale)
     like = np.zeros((), np.float64)
     evaluator = Evaluator(denoise, (_DIM,), None, like)
     start = time.perf_counter()
     run = ParallelRun(
         evaluator, plan, seeds=list(range(_SAMPLES)), dim=_DIM, window=window, tolerance=tolerance, floor=floor,
-        curve=curve, mean=None, lanes=_SAMPLES, like=like,
+        curve=None if online else curve, mean=None, lanes=_SAMPLES, like=like,
     )  # fmt: skip
     sweeps = list(run.run())
     accepted = np.array([np.zeros(_SAMPLES), *(sweep.accepted / len(plan) for sweep in sweeps)])
     rows = np.quantile([sweep.rows / len(sweep.lanes) for sweep in sweeps], np.arange(1, 16, 2) / 16)
-    course = np.mean([np.interp(PARTS, accepted[:, i], np.arange(len(accepted))) for i in range(_SAMPLES)], axis=0)
+    courses = [np.interp(PARTS, accepted[: s + 1, i], np.arange(s + 1)) for i, s in enumerate(run.sweeps)]
     driver = (time.perf_counter() - start - evaluator.seconds) / evaluator.calls
     return Rehearsal(
         sweeps=float(run.sweeps.mean()),
         nfe=evaluator.rows / _SAMPLES,
         driver=driver,
         spread=tuple(rows / rows.mean()),
-        course=tuple(course),
+        course=tuple(np.mean(courses, axis=0)),
     )
 
 

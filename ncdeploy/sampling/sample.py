@@ -106,7 +106,6 @@ def iterate(
 ) -> Generator[Sweep, None, Result]:
     """The generator form of `sample`: yields a Sweep after every network call and returns the Result."""
     like = np.zeros((), np.float32) if like is None else like
-    engine = denoise
     if guidance is not None:
         if labels is None:
             raise InputError("guidance: needs labels, one class per sample")
@@ -149,14 +148,16 @@ def iterate(
     classes = None if labels is None else np.asarray(labels, np.int64)
     tuner = choice = None
     if window == "auto":
-        rows = max(needed, AUTO_VALUES // dim if max_rows is None else max_rows)
+        rows = max(needed, AUTO_VALUES // dim if max_rows is None else max_rows) // per_row
+        timed_rows = denoise.calls_rows if isinstance(denoise, Guided) else 1
         if latency is None:
-            label = None if classes is None else int(classes[0])
-            latency = measure_latency(engine, shape=tuple(shape), max_rows=rows, label=label, like=like)
+            label, timed_rows = None if classes is None else int(classes[0]), 1
+            latency = measure_latency(denoise, shape=tuple(shape), max_rows=rows, label=label, like=like)
         scale = info.sigma_data if isinstance(info, ModelInfo) else SCALE
         job = Job(
             plan=plan, latency=latency, n=n, tolerance=tolerance, floor=error_floor, scale=scale,
-            max_rows=rows // per_row, per_row=denoise.calls_rows if isinstance(denoise, Guided) else 1,
+            max_rows=rows, per_row=timed_rows, online=error_curve is None,
+            eps=float(namespace(like).finfo(like.dtype).eps),
         )  # fmt: skip
         choice, tuner = choose(job), Tuner(job)
         window, lanes = choice.window, choice.lanes
@@ -208,5 +209,7 @@ def _steered(run: ParallelRun, tuner: Tuner) -> Iterator[Sweep]:
             continue
         check = next((c for c in checks if c > part), 2.0)
         if elapsed * (1 - part) > CHANGE * part:  # else too little is left to save a change's cost
-            run.window = tuner.correct(run.window, run.capacity, sweep.calls, parts, rows / calls, seconds / calls)
+            run.window = tuner.correct(
+                run.window, run.capacity, int(run.sweeps.sum()), parts, rows / calls, seconds / calls
+            )
             calls, rows, seconds = 0, 0, 0.0

@@ -1,13 +1,15 @@
 """window="auto": which window, if any, and how many samples at once, make a run shortest.
 
-    sequential:  ceil(n / m) K (t(m) + o_1)                        m samples at once, K evaluations of the plan
-    parallel:    (n / m) S (t(m r) + o),   r = NFE / S             S sweeps of r rows for each sample
+    sequential:  K (t(m) + o_1)                         for m samples at once, K evaluations of the plan
+    parallel:    S (t(m r) + o),   r = NFE / S          S sweeps of r rows for each sample
 
-t(B) is the engine's latency, averaged over the spread of r, and o what the driver takes for a call. S and NFE come from
-rehearsals of the plan; where these evaluate each node e times, a network takes 1 + hardness (e - 1).
+and so for every m of the n samples, and for those that are left in the end. t(B) is the engine's latency, averaged
+over the spread of r, and o what the driver takes for a call. S and NFE come from rehearsals of the plan; where these
+evaluate each node e times, a network takes 1 + hardness (e - 1).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -23,6 +25,7 @@ HARDNESS = 1.1
 _WORTH = 0.95  # of the time without it: a change that is predicted to gain less is not made
 CHANGE = 0.2  # seconds that another window has to save: it needs tables of its own
 _MOOD = 3.0  # a busy machine's calls vary by such a factor from one second to the next, whatever their rows
+_ROUNDING = 4.0  # units of it: iterates that may differ by less settle about as slowly as sequential sampling goes
 _SEQUENTIAL_DRIVER = 0.15  # what the sequential driver takes for a call, relative to the parallel one
 
 
@@ -32,6 +35,8 @@ class Job:
 
     latency: seconds of a call, by the rows that the engine is given; per_row: of those for one row of x
     scale:   standard deviation of the data; tolerance, floor: as for `sample`
+    online:  whether the run estimates the scalar Jacobian, for want of an error curve
+    eps:     relative rounding of the run's numbers
     """
 
     plan: Plan
@@ -42,6 +47,8 @@ class Job:
     scale: float
     max_rows: int
     per_row: int = 1
+    online: bool = False
+    eps: float = float(np.finfo(np.float32).eps)
 
 
 class Tuner:
@@ -50,12 +57,15 @@ class Tuner:
     def __init__(self, job: Job) -> None:
         self.job, self.hardness = job, HARDNESS
         self._latency = job.latency
+        self._parts, self._expected = np.zeros(job.n), 0.0
 
     def choose(self) -> Choice:
         """The fastest way by the formulas above."""
         job, k, t = self.job, self.job.plan.evaluations, self._seconds
         lanes = _doublings(min(job.n, job.max_rows))
         alone = self._alone(lanes, 0.0)
+        if job.tolerance < _ROUNDING * job.eps:
+            return alone
         # A window that converged at once would cost this; where even that is not worth it, nothing is rehearsed.
         if job.n * k * min(t(b) / b for b in _doublings(min(job.max_rows, job.n * k))) > _WORTH * alone.seconds:
             return alone
@@ -69,18 +79,22 @@ class Tuner:
             window=best.window, lanes=best.lanes, sweeps=best.sweeps, seconds=best.seconds, sequential=alone.seconds
         )
 
-    def correct(self, window: int, lanes: int, calls: int, parts: Floats, rows: float, seconds: float) -> int:
-        """The window to go on with, after so many calls on `lanes` samples at once at `window`.
+    def correct(self, window: int, lanes: int, sweeps: int, parts: Floats, rows: float, seconds: float) -> int:
+        """The window to go on with, after going on at `window` with `lanes` samples at once.
 
-        parts: [n], the part of its nodes that each sample has accepted. What they took beside the rehearsal makes the
-        hardness, and counts the more the further the run has come.
+        sweeps: that samples took part in since the run began, summed over them
+        parts:  [n], the part of its nodes that each sample has accepted. What they took beside the rehearsals of the
+                windows they went through makes the hardness, and counts the more the further the run has come.
         rows, seconds: of a call, lately, the driver's time included; they correct a latency that is far off
         """
         seen = max(seconds - self._forecast.driver, 0.0)
         if not 1 / _MOOD < seen / self._seconds(rows) < _MOOD:
             self._latency = self._latency.corrected(rows * self.job.per_row, seen)
         e, part = self._forecast.at(window)[0], float(parts.mean())
-        slower = calls * lanes / max(float(np.interp(parts, PARTS, self._forecast.course(window)).sum()), 1.0)
+        course = self._forecast.course(window)
+        self._expected += float(np.sum(np.interp(parts, PARTS, course) - np.interp(self._parts, PARTS, course)))
+        self._parts = parts
+        slower = sweeps / max(self._expected, 1.0)
         seen_hardness = min(max((slower * e - 1) / max(e - 1, 0.02), 0.25), 6.0)
         self.hardness = HARDNESS + part * (seen_hardness - HARDNESS)
         best, now = self._best([lanes]), self._parallel(window, lanes).seconds
@@ -99,16 +113,25 @@ class Tuner:
 
     def _sequential(self, lanes: int, driver: float) -> Choice:
         k = self.job.plan.evaluations
-        seconds = math.ceil(self.job.n / lanes) * k * (self._seconds(lanes) + _SEQUENTIAL_DRIVER * driver)
+        seconds = k * self._in_turn(lanes, lambda m: self._seconds(m) + _SEQUENTIAL_DRIVER * driver)
         return Choice(window=None, lanes=lanes, sweeps=float(k), seconds=seconds, sequential=seconds)
 
     def _parallel(self, window: int, lanes: int) -> Choice:
         e, s, spread = self._forecast.at(window)
         sweeps = s * (1 + self.hardness * (e - 1)) / e
-        rows = lanes * e * self.job.plan.evaluations / s
-        call = sum(self._seconds(max(part * rows, 1.0)) for part in spread) / len(spread) + self._forecast.driver
-        seconds = self.job.n / lanes * sweeps * call
+        rows = e * self.job.plan.evaluations / s
+
+        def call(m: int) -> float:
+            mean = sum(self._seconds(max(part * m * rows, 1.0)) for part in spread) / len(spread)
+            return mean + self._forecast.driver
+
+        seconds = sweeps * self._in_turn(lanes, call)
         return Choice(window=window, lanes=lanes, sweeps=sweeps, seconds=seconds, sequential=math.inf)
+
+    def _in_turn(self, lanes: int, call: Callable[[int], float]) -> float:
+        """Seconds of a call for each of the groups of samples that the job makes."""
+        groups, left = divmod(self.job.n, lanes)
+        return groups * call(lanes) + (call(left) if left else 0.0)
 
     def _seconds(self, rows: float) -> float:
         return self._latency(rows * self.job.per_row)
@@ -118,7 +141,7 @@ class Tuner:
         job = self.job
         return Forecast(
             job.plan, most=min(job.plan.evaluations, job.max_rows), tolerance=job.tolerance, floor=job.floor,
-            scale=job.scale,
+            scale=job.scale, online=job.online,
         )  # fmt: skip
 
 

@@ -201,6 +201,7 @@ def test_a_curve_survives_json_and_refuses_nonsense() -> None:
         "{}",
         '{"rows": [2], "seconds": [1], "asked": 2}',
         '{"rows": [1, 2], "seconds": [2, 1], "asked": 2}',
+        '{"rows": [1, 2], "seconds": [1, Infinity], "asked": 2}',
     ):
         with pytest.raises(InputError, match="latency"):
             Latency.from_json(text)
