@@ -16,7 +16,6 @@ class Forecast:
     """Of windows up to `most`. A window of 1 needs no rehearsal; in between, log-log.
 
     windows: int64, increasing, those to compare
-    driver:  seconds that the parallel driver takes for a call
     """
 
     def __init__(self, plan: Plan, *, most: int, tolerance: float, floor: float, scale: float, online: bool) -> None:
@@ -25,7 +24,6 @@ class Forecast:
         last = min(most, _ANCHORS[-1])
         for window in (*(w for w in _ANCHORS if w < most), last):
             self.rehearse(window)
-        self.driver = min(run.driver for run in self._runs.values())
         count = max(2, round(math.log(last) / math.log(_STEP)))
         self.windows = np.unique(np.geomspace(1, last, count).round().astype(np.int64))
 
@@ -46,6 +44,18 @@ class Forecast:
         evaluations = _between(window, [1, *known], [1.0, *(run.nfe / k for run in runs)])
         sweeps = _between(window, [1, *known], [float(k), *(run.sweeps for run in runs)])
         return evaluations, sweeps, self._nearest(window).spread
+
+    def driver(self, window: int) -> float:
+        """Seconds that the parallel driver takes for a call: never more than at a wider window, for what a rehearsal
+        shows beyond that was a disturbance."""
+        known = sorted(self._runs)
+        seconds = np.minimum.accumulate([self._runs[w].driver for w in reversed(known)])[::-1]
+        return _between(window, known, seconds)
+
+    def least_driver(self) -> float:
+        """Seconds that it takes for a call at the narrowest window where an error curve is known."""
+        tolerance, floor, scale, _ = self._settings
+        return min(self.driver(1), rehearse(self._plan, min(self._runs), tolerance, floor, scale, False).driver)
 
     def _nearest(self, window: int) -> Rehearsal:
         return self._runs[min(self._runs, key=lambda w: abs(math.log(w / window)))]

@@ -27,7 +27,8 @@ _RIPPLES, _WAVES = 0.4, 4.0  # height over the data's standard deviation, and ra
 class Rehearsal:
     """Means over samples.
 
-    sweeps: network calls of a sample; nfe: rows that they hold; driver: seconds outside the network per call
+    sweeps: network calls of a sample; nfe: rows that they hold
+    driver: seconds outside the network per call, without the tables of the window, which later runs find
     spread: eighths of the calls, by their rows beside the mean
     course: calls until each of the parts `PARTS` of the nodes are accepted
     """
@@ -45,16 +46,16 @@ def rehearse(plan: Plan, window: int, tolerance: float, floor: float, scale: flo
     denoise, curve = _denoiser(scale)
     like = np.zeros((), np.float64)
     evaluator = Evaluator(denoise, (_DIM,), None, like)
-    start = time.perf_counter()
     run = ParallelRun(
         evaluator, plan, seeds=list(range(_SAMPLES)), dim=_DIM, window=window, tolerance=tolerance, floor=floor,
         curve=None if online else curve, mean=None, lanes=_SAMPLES, like=like,
     )  # fmt: skip
+    start = time.perf_counter()
     sweeps = list(run.run())
+    driver = (time.perf_counter() - start - evaluator.seconds) / evaluator.calls
     accepted = np.array([np.zeros(_SAMPLES), *(sweep.accepted / len(plan) for sweep in sweeps)])
     rows = np.quantile([sweep.rows / len(sweep.lanes) for sweep in sweeps], np.arange(1, 16, 2) / 16)
     courses = [np.interp(PARTS, accepted[: s + 1, i], np.arange(s + 1)) for i, s in enumerate(run.sweeps)]
-    driver = (time.perf_counter() - start - evaluator.seconds) / evaluator.calls
     return Rehearsal(
         sweeps=float(run.sweeps.mean()),
         nfe=evaluator.rows / _SAMPLES,

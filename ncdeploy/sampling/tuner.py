@@ -26,7 +26,7 @@ _WORTH = 0.95  # of the time without it: a change that is predicted to gain less
 CHANGE = 0.2  # seconds that another window has to save: it needs tables of its own
 _MOOD = 3.0  # a busy machine's calls vary by such a factor from one second to the next, whatever their rows
 _ROUNDING = 4.0  # units of it: iterates that may differ by less settle about as slowly as sequential sampling goes
-_SEQUENTIAL_DRIVER = 0.15  # what the sequential driver takes for a call, relative to the parallel one
+_SEQUENTIAL_DRIVER = 0.15  # what the sequential driver takes for a call, relative to the parallel one at its least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Tuner:
         best = self._best(lanes)
         self._forecast.rehearse(best.window or 1)  # a second look, now at the window itself
         best = self._best(lanes)
-        alone = self._alone(lanes, self._forecast.driver)
+        alone = self._alone(lanes, self._forecast.least_driver())
         if best.seconds > _WORTH * alone.seconds:
             return alone
         return Choice(
@@ -87,7 +87,7 @@ class Tuner:
                 windows they went through makes the hardness, and counts the more the further the run has come.
         rows, seconds: of a call, lately, the driver's time included; they correct a latency that is far off
         """
-        seen = max(seconds - self._forecast.driver, 0.0)
+        seen = max(seconds - self._forecast.driver(window), 0.0)
         if not 1 / _MOOD < seen / self._seconds(rows) < _MOOD:
             self._latency = self._latency.corrected(rows * self.job.per_row, seen)
         e, part = self._forecast.at(window)[0], float(parts.mean())
@@ -118,12 +118,12 @@ class Tuner:
 
     def _parallel(self, window: int, lanes: int) -> Choice:
         e, s, spread = self._forecast.at(window)
+        driver = self._forecast.driver(window)
         sweeps = s * (1 + self.hardness * (e - 1)) / e
         rows = e * self.job.plan.evaluations / s
 
         def call(m: int) -> float:
-            mean = sum(self._seconds(max(part * m * rows, 1.0)) for part in spread) / len(spread)
-            return mean + self._forecast.driver
+            return driver + sum(self._seconds(max(part * m * rows, 1.0)) for part in spread) / len(spread)
 
         seconds = sweeps * self._in_turn(lanes, call)
         return Choice(window=window, lanes=lanes, sweeps=sweeps, seconds=seconds, sequential=math.inf)

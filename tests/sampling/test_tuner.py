@@ -1,5 +1,6 @@
 """What window="auto" predicts, and how a run corrects it."""
 
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from ncdeploy import ModelInfo, make_plan, sample
+from ncdeploy.sampling import forecast
 from ncdeploy.sampling import latency as latency_module
 from ncdeploy.sampling.guidance import Guided
 from ncdeploy.sampling.latency import Latency
@@ -165,3 +167,43 @@ def test_a_plan_made_again_is_not_rehearsed_again() -> None:
 
     first, again, other = (run(make_plan("ddim", steps)) for steps in (33, 33, 34))
     assert first == again < other
+
+
+def test_what_the_driver_takes_grows_with_the_window_and_no_disturbance_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As rehearsed: 1 ms at a window of 16, disturbed at 64, 4 ms at 200."""
+    seconds = {16: 0.001, 64: 1.0, 200: 0.004}
+    monkeypatch.setattr(
+        forecast, "rehearse", lambda plan, window, *rest: replace(rehearse(plan, window, *rest), driver=seconds[window])
+    )
+    found = forecast.Forecast(plan_of("ddpm-200"), most=200, tolerance=1e-3, floor=0.1, scale=0.5, online=False)
+    assert [found.driver(w) for w in (1, 16, 64, 200)] == pytest.approx([0.001, 0.001, 0.004, 0.004])
+    assert 0.001 < found.driver(30) < 0.004
+
+
+def test_sequential_sampling_is_not_charged_for_the_secants_of_the_parallel_driver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        forecast, "rehearse",
+        lambda plan, window, *rest: replace(rehearse(plan, window, *rest), driver=0.005 if rest[-1] else 0.001),
+    )  # fmt: skip
+    tuners = [tuner_of("ddim-40", "linear", online=online) for online in (False, True)]
+    alone = [tuner._alone([1], tuner._forecast.least_driver()).seconds for tuner in tuners]
+    parallel = [tuner._parallel(8, 1).seconds for tuner in tuners]
+    assert alone[0] == alone[1]
+    assert parallel[0] < parallel[1]
+
+
+def test_a_driver_that_costs_more_than_the_network_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap = Latency(rows=(1, 256), seconds=(1e-4, 2e-4), asked=256)
+    windows = []
+    for wide in (0.0, 1e-2):
+        monkeypatch.setattr(
+            forecast, "rehearse",
+            lambda plan, window, *rest, wide=wide: replace(
+                rehearse(plan, window, *rest), driver=1e-4 + wide * (window > 16)
+            ),
+        )  # fmt: skip
+        job = Job(plan=plan_of("ddpm-200"), latency=cheap, n=1, tolerance=1e-3, floor=0.1, scale=0.5, max_rows=256)
+        windows.append(Tuner(job).choose().window or 1)
+    assert windows[0] > 64 > 17 > windows[1]
