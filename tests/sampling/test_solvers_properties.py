@@ -1,12 +1,14 @@
 """What holds for every plan of every solver, whatever the denoiser."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ncdeploy import make_plan
 from ncdeploy.errors import InputError
 from ncdeploy.sampling import schedules, solvers
 from ncdeploy.sampling.plan import Plan
@@ -146,3 +148,14 @@ def test_unipc_weights_do_not_lose_precision_in_short_steps() -> None:
 def test_wrong_arguments_are_named(call: Callable[[], Plan], message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_plans_of_the_same_coefficients_are_equal() -> None:
+    plan, same, other = make_plan("heun", 9), make_plan("heun", 9), make_plan("heun", 10)
+    assert plan == same
+    assert hash(plan) == hash(same)
+    assert plan != other
+    assert plan != "heun-9"
+    sigmas = plan.sigmas.copy()
+    sigmas[3] *= 1 + 1e-15
+    assert plan != replace(plan, sigmas=sigmas)
