@@ -18,7 +18,9 @@ def _effort(text: str, default: str) -> Any:
 
 
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(help="model.pt or model.onnx, one or several.", show_default=False)],
+    models: Annotated[
+        list[Path], typer.Argument(help="model.pt, model.onnx or a bundle, one or several.", show_default=False)
+    ],
     data: Annotated[str, typer.Option(help="What `train` takes: a name, a table or a folder.", show_default=False)],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write an HTML page with plots here, for example models.html.")
@@ -38,7 +40,9 @@ def evaluate(
     window: Annotated[int | None, _effort("Of parallel sampling.", "64")] = None,
     size: Annotated[int | None, typer.Option(help="Bring a folder of pictures to this many pixels a side.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split of the data and all draws.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.")
+    ] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
     trust: Annotated[bool, options.trust()] = False,
 ) -> None:
@@ -49,7 +53,7 @@ def evaluate(
     Example: [bold]ncdeploy evaluate plain.pt contrastive.pt --data digits -o models.html[/bold]
     """
     from ncdeploy.errors import InputError
-    from ncdeploy.evaluation.evaluate import STAGES, Settings
+    from ncdeploy.evaluation.evaluate import STAGES, Settings, check_fit
     from ncdeploy.evaluation.evaluate import evaluate as measure
     from ncdeploy.evaluation.page import page
     from ncdeploy.files import atomic_write, check_writable
@@ -67,13 +71,15 @@ def evaluate(
     from ncdeploy import open_engine
 
     dataset = load_data(data, seed=seed, size=size)
-    found = []
+    found, engines = [], []
+    for name, path in zip(_names(models), models, strict=True):  # all of them, before minutes go into the first
+        engine = open_engine(path, device=device, threads=threads, allow_module=trust)
+        labels = dataset.held_out_labels if engine.info.num_classes else None
+        check_fit(engine.info, dataset.x, dataset.held_out, labels, name=name)
+        engines.append((name, engine, labels))
     with console.progress("evaluating", len(models) * len(STAGES), "stages") as bar:
         task = bar.task_ids[0]
-        for name, path in zip(_names(models), models, strict=True):
-            engine = open_engine(path, device=device, threads=threads, allow_module=trust)
-            info = engine.info
-            labels = dataset.held_out_labels if info.num_classes else None
+        for name, engine, labels in engines:
             for step in measure(engine, dataset.x, dataset.held_out, settings, name=name, labels=labels):
                 if isinstance(step, str):
                     bar.update(task, note=f"{name}: {step}")
@@ -84,13 +90,13 @@ def evaluate(
             engine.close()
     if output is not None:
         with atomic_write(output) as temporary:
-            temporary.write_text(page(found, info, data=dataset.name), encoding="utf-8")
+            temporary.write_text(page(found, engine.info, data=dataset.name), encoding="utf-8")
     if as_json:
         console.print_json({"data": dataset.name, "models": [e.figures() for e in found]})
         return
     console.stdout().print(_table(found))
     if output is not None:
-        console.stdout().print(f"{output}: the page")
+        console.stdout().print(f"wrote {output}")
 
 
 def _names(models: list[Path]) -> list[str]:

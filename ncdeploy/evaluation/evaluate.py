@@ -57,6 +57,10 @@ class Settings:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected at least 2")
         if self.contrast not in CONTRASTS:
             raise InputError(f"contrast: got {self.contrast!r}, expected {' or '.join(CONTRASTS)}")
+        if self.bandwidth is not None and not 0 < self.bandwidth < math.inf:
+            raise InputError(f"bandwidth: got {self.bandwidth}, expected above 0")
+        if not 0 <= self.jitter < math.inf:
+            raise InputError(f"jitter: got {self.jitter}, expected 0 or more")
         if not self.tolerances or not all(t >= 0 for t in self.tolerances):
             raise InputError(f"tolerances: got {list(self.tolerances)}, expected at least one, each 0 or more")
 
@@ -107,11 +111,7 @@ def evaluate(
     Raises InputError where the data do not fit the model.
     """
     info = engine.info
-    if train.shape[1:] != info.shape or held_out.shape[1:] != info.shape:
-        raise InputError(f"data: samples have shape {held_out.shape[1:]}, the model takes {info.shape}")
-    if (labels is None) != (info.num_classes == 0):
-        found = "needs classes and the data have none" if labels is None else "takes none; leave them out"
-        raise InputError(f"labels: the model {found}")
+    check_fit(info, train, held_out, labels)
     points = held_out[: settings.points]
     own = None if labels is None else labels[: len(points)]
     asked = None if labels is None else np.resize(labels, settings.samples)
@@ -154,6 +154,18 @@ def evaluate(
         name=name, engine=engine.name, likelihood=likelihood, classification=classification, visited=visited,
         quality=quality,
     )  # fmt: skip
+
+
+def check_fit(
+    info: ModelInfo, train: NDArray[Any], held_out: NDArray[Any], labels: NDArray[Any] | None, *, name: str = ""
+) -> None:
+    """Raise InputError where the data that `evaluate` takes do not fit the model; name: what to call it."""
+    model = name or "the model"
+    if train.shape[1:] != info.shape or held_out.shape[1:] != info.shape:
+        raise InputError(f"data: samples have shape {held_out.shape[1:]}, {model} takes {info.shape}")
+    if (labels is None) != (info.num_classes == 0):
+        found = "needs classes and the data have none" if labels is None else "takes none; leave them out"
+        raise InputError(f"labels: {model} {found}")
 
 
 def _plan(info: ModelInfo, solver: str, steps: int) -> Plan:

@@ -9,13 +9,15 @@ from ncdeploy.evaluation import report
 from ncdeploy.evaluation.evaluate import Evaluation
 from ncdeploy.modelinfo import ModelInfo
 
+DRAWN = 4  # curves in a chart; its table has all models
 SHOWN = 64  # samples in a picture; points of a plane are all shown
 
 
 def page(found: Sequence[Evaluation], info: ModelInfo, *, data: str) -> str:
     """HTML for at least one evaluation; all models have the shape of `info`."""
     body = [_likelihood(found), _classification(found), _visited(found), _quality(found), _pictures(found, info)]
-    names = " and ".join(f"<strong>{escape(e.name)}</strong>" for e in found)
+    *most, last = (f"<strong>{escape(e.name)}</strong>" for e in found)
+    names = f"{', '.join(most)} and {last}" if most else last
     return report.page(
         title="How good is the model?" if len(found) == 1 else "Which model is better?",
         kicker="ncdeploy evaluate",
@@ -49,12 +51,14 @@ def _classification(found: Sequence[Evaluation]) -> str:
         [f"{levels[i].s:.3g}", *(f"{v:.3f}" for e in found for v in _three(e, i))] for i in range(len(levels))
     ] + [["all", *(v for e in found for v in (f"{e.classification.log_loss:.4f}", "", ""))]]  # fmt: skip
     head = ["noise s", *(f"{e.name}: {what}" for e in found for what in ("log-loss", "AUC", "calibration error"))]
-    curves = [(e.name, [(math.log10(v.s), v.log_loss) for v in e.classification.levels]) for e in found[:2]]
+    curves = [(e.name, [(math.log10(v.s), v.log_loss) for v in e.classification.levels]) for e in found[:DRAWN]]
     return report.section(
         "The noise classifier inside",
         report.text(
-            "Half of the held-out samples get noise s. A model that knows the density of the data tells which: "
-            "log-loss and calibration error are better low, the area under the curve (AUC) high. Guessing scores 0.693."
+            "Every held-out sample is shown once as it is and once with noise s. A model that knows the density of the "
+            "data tells which is which: log-loss and calibration error are better low, the area under the curve (AUC) "
+            "high. Guessing scores a log-loss of 0.693. The chart shows the log-loss"
+            + (f" of the first {DRAWN} models." if len(found) > DRAWN else ".")
         ),
         report.line_chart(curves, alt="Log-loss against the logarithm of the noise level", x_name="log10 s"),
         report.table(head, [("", rows)], caption="Noise in model units."),

@@ -130,10 +130,10 @@ def bars(items: Sequence[tuple[str, float, str, bool]]) -> str:
 
 
 def line_chart(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], *, alt: str, x_name: str) -> str:
-    """Up to two curves of (x, y) over one another, as SVG; the vertical axis starts at the least value drawn."""
+    """Up to four curves of (x, y) over one another, as SVG; the vertical axis starts at the least value drawn."""
     points = [p for _, curve in series for p in curve]
-    if not points or not 1 <= len(series) <= 2 or not all(math.isfinite(v) for p in points for v in p):
-        raise InputError("line chart: expected one or two curves of finite points")
+    if not points or not 1 <= len(series) <= 4 or not all(math.isfinite(v) for p in points for v in p):
+        raise InputError("line chart: expected one to four curves of finite points")
     width, height, left, right, top, bottom = 900, 260, 56, 130, 14, 40
     x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
     y_low, y_high = min(p[1] for p in points), max(p[1] for p in points)
@@ -152,13 +152,26 @@ def line_chart(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], *, a
         x, _ = place(value, y_low)
         parts.append(f'<text x="{x:.1f}" y="{height - 16}" text-anchor="middle">{value:,.10g}</text>')
     parts.append(f'<text x="{width - right + 30}" y="{height - 16}">{escape(x_name)}</text>')
+    ends = [place(*curve[-1]) for _, curve in series]
+    heights = _apart([y for _, y in ends], 16.0, float(height - bottom))
     for i, (name, curve) in enumerate(series):
         path = " L".join(f"{x:.1f} {y:.1f}" for x, y in (place(*p) for p in curve))
-        x, y = place(*curve[-1])
         parts.append(f'<path class="s{i}" d="M{path}"/>')
-        parts.append(f'<text class="l{i}" x="{x + 10:.1f}" y="{y + 4:.1f}">{escape(name)}</text>')
+        parts.append(f'<text class="l{i}" x="{ends[i][0] + 10:.1f}" y="{heights[i] + 4:.1f}">{escape(name)}</text>')
     drawn = "".join(parts)
     return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alt)}">{drawn}</svg>'
+
+
+def _apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
+    """Heights, in their order, moved so that no two are nearer than `gap` and none is beyond `lowest`."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    found, least = list(heights), -math.inf
+    for i in order:
+        least = found[i] = max(found[i], least + gap)
+    for i in reversed(order):
+        lowest = found[i] = min(found[i], lowest)
+        lowest -= gap
+    return found
 
 
 def img(image: Image.Image | bytes, *, alt: str) -> str:

@@ -16,7 +16,7 @@ from ncdeploy.evaluation.evaluate import STAGES, Evaluation, Settings, _plan, ev
 from ncdeploy_cli.main import app
 from oracle import GaussianMixture
 from test_boundaries import HEAVY, run_without
-from tiny_models import POINTS, write_mixture
+from tiny_models import POINTS, VECTORS, write_mixture
 
 QUICK = ("--points", "8", "--samples", "32", "--steps", "40", "--window", "16", "--threads", "1")
 
@@ -107,16 +107,39 @@ def test_plans_stay_inside_what_the_model_knows() -> None:
 def test_bad_requests(folder: Path) -> None:
     model, data = str(folder / "right.onnx"), str(folder / "points.csv")
     for args, words in (
-        ([model, "--data", "digits", *QUICK], "the model takes (2,)"),
+        ([model, "--data", "digits", *QUICK], "right.onnx takes (2,)"),
         ([model, "--data", data, "-o", "page.txt"], "ends in .html"),
         ([model, "--data", data, "--contrast", "vq"], "ve or vp"),
         ([model, "--data", data, "--points", "1"], "points: got 1"),
+        ([model, "--data", data, "--jitter", "-1"], "jitter: got -1.0, expected 0 or more"),
+        ([model, "--data", data, "--bandwidth", "0"], "bandwidth: got 0.0, expected above 0"),
     ):
         code, _, err = run(*args)
         assert code == 1
         assert words in " ".join(err.split())
     with pytest.raises(InputError, match="tolerances"):
         Settings(tolerances=())
+
+
+def test_every_model_is_opened_and_checked_before_any_is_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def spy(*_: object, name: str, **__: object) -> list[str]:
+        measured.append(name)
+        return []
+
+    monkeypatch.setattr("ncdeploy.evaluation.evaluate.evaluate", spy)
+    write_mixture(folder / "wide.onnx", VECTORS, np.eye(5))
+    good, data = str(folder / "right.onnx"), str(folder / "points.csv")
+    for other, words in (("missing.onnx", "no such file"), ("wide.onnx", "wide.onnx takes (5,)")):
+        code, _, err = run(good, str(folder / other), "--data", data)
+        assert code == 1
+        assert words in err
+        assert measured == []
+    run(good, str(folder / "wrong.onnx"), "--data", data)
+    assert measured == ["right.onnx", "wrong.onnx"]
 
 
 def test_help_tells_the_real_defaults() -> None:

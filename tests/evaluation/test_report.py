@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from PIL import Image
@@ -97,7 +98,17 @@ def test_bars_are_in_proportion_and_the_chart_passes_through_its_points():
     assert y1 - y2 == pytest.approx(y2 - y0, abs=0.2)
 
 
-@pytest.mark.parametrize("series", [[], [("a", [])], [("a", [(0, float("nan"))])], [("a", [(0, 1)])] * 3])
+@pytest.mark.parametrize("series", [[], [("a", [])], [("a", [(0, float("nan"))])], [("a", [(0, 1)])] * 5])
 def test_a_chart_of_nothing_is_refused(series):
     with pytest.raises(InputError, match="line chart"):
         report.line_chart(series, alt="", x_name="")
+
+
+def test_labels_of_curves_that_end_together_stay_legible_and_inside():
+    ends = (2.0, 2.01, 2.02, 1.0)
+    drawn = report.line_chart([(f"m{i}", [(0, 3.0), (1, y)]) for i, y in enumerate(ends)], alt="", x_name="x")
+    heights = [float(y) for y in re.findall(r'<text class="l\d"[^>]* y="([\d.]+)">', drawn)]
+    assert len(heights) == 4
+    ordered = sorted(heights)
+    assert min(b - a for a, b in pairwise(ordered)) >= 15.9
+    assert heights[2] < heights[1] < heights[0] < heights[3] <= 224
