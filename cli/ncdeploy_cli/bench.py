@@ -75,7 +75,9 @@ def bench(
         int | None,
         typer.Option(min=1, help="Most rows in one network call.", show_default="by sample size", rich_help_panel=_RUN),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=_RUN)] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.", rich_help_panel=_RUN)
+    ] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice", rich_help_panel=_RUN)
     ] = None,
@@ -90,6 +92,7 @@ def bench(
     Example:  ncdeploy bench model.onnx --budget 200ms -o chart.svg
     """
     from ncdeploy.backends import open_engine
+    from ncdeploy.errors import InputError
     from ncdeploy.evaluation.bench import bench as measure
     from ncdeploy.evaluation.bench import runs_of
     from ncdeploy.evaluation.bench_chart import check_output, write_chart
@@ -103,10 +106,16 @@ def bench(
     if output is not None:
         check_output(output)
         check_writable(output)
+    if tolerance is not None and not widths:
+        raise InputError("--tolerance: is of parallel sampling, which --windows none leaves out; leave it out too")
     backend = open_engine(engine, device=device, threads=threads, allow_module=trust)
     info = backend.info
     plans = [(name, k, choose_plan(info, solver=name, steps=k)) for name in _names(solvers) for k in counts]
-    classes = choose_classes(labels, max(n, judged, 1), info)
+    if data is None and all(plan.stochastic for _, _, plan in plans):
+        for option, value in (("--quality", quality), ("--budget", budget), ("--output", output)):
+            if value is not None:
+                raise InputError(f"{option}: solvers that draw noise are judged by data only; add --data, or a solver")
+    classes = choose_classes(labels, max(n, judged), info)
     real = None if data is None else _real(data, info.shape)
 
     rows = max(BATCH_VALUES // info.dim, 1) if batch is None else batch
@@ -120,7 +129,7 @@ def bench(
             on_run=lambda name: bar.update(bar.task_ids[0], advance=1, note=name),
         )  # fmt: skip
     backend.close()
-    advice = recommend(found.rows, quality=quality, budget_s=budget_s)
+    advice = recommend(found.rows, quality=quality, budget_s=budget_s, floor=found.floor)
     asked = {
         "--tolerance": None if advice is None or advice.row.window is None else tolerance, "--labels": labels,
         "--batch": batch, "--device": None if device == "cpu" else device, "--threads": threads,
@@ -177,11 +186,15 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _windows(text: str) -> "list[Window]":
+    from ncdeploy.errors import InputError
+
     parts = _names(text)
     if parts == ["none"]:
         return []
-    fixed = ",".join(part for part in parts if part != "auto")
-    widths: list[Window] = list(_numbers("--windows", fixed)) if fixed else []
+    fixed = [part for part in parts if part != "auto"]
+    if not all(part.isdecimal() and int(part) > 0 for part in fixed):
+        raise InputError(f'--windows {text}: expected numbers of at least 1 and auto, like "16,auto", or none alone')
+    widths: list[Window] = [*sorted({int(part) for part in fixed})]
     return [*widths, "auto"] if "auto" in parts else widths
 
 
@@ -215,20 +228,29 @@ def _record(advice: "Recommendation | None", command: str | None) -> dict[str, A
     }  # fmt: skip
 
 
+def _label(row: "Row") -> str:
+    if row.window is None:
+        return row.plan
+    if row.window != "auto":
+        return f"  {row.driver}"
+    return "  auto: sequential" if row.ran is None else f"  auto: window {row.ran}"
+
+
 def _table(found: "Bench", advice: "Recommendation | None") -> "Table":
     from rich import box
     from rich.table import Table
 
-    caption = (
-        "gain: sequential time over this one's; rms: to the sequential samples, and share beyond 0.01\n"
-        f"quality of {found.judged} samples, lower is better: {found.measure}"
-    )
+    caption = f"quality of {console.samples(found.judged)}, lower is better: {found.measure}"
+    if any(row.window is not None for row in found.rows):
+        caption = (
+            f"gain: sequential time over this one's; rms: to the sequential samples, and share beyond 0.01\n{caption}"
+        )
     if found.floor is not None:
         caption += f"; of real data {found.floor:.3g}"
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left", caption_justify="left",
-        title_style="bold", title=f"{found.engine}, {found.n} at once, median of {found.repetitions} runs",
-        caption=caption, caption_style="",
+        title=f"{found.engine}, {console.samples(found.n)} at once, median of {found.repetitions} runs",
+        title_style="bold", caption=caption, caption_style="",
     )  # fmt: skip
     table.add_column("", no_wrap=True)
     for name in ("depth", "NFE", "time", "gain", "rms", ">0.01", "quality"):
@@ -236,7 +258,7 @@ def _table(found: "Bench", advice: "Recommendation | None") -> "Table":
     for row in found.rows:
         gain, low, high = row.gain
         table.add_row(
-            row.plan if row.window is None else f"  {row.driver}",
+            _label(row),
             f"{row.depth:.0f}",
             f"{row.nfe:.0f}",
             console.duration(row.wall_s),

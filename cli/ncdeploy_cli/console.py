@@ -64,6 +64,11 @@ def progress(what: str, total: int, unit: str) -> Iterator["Progress"]:
         yield bar
 
 
+def samples(count: int) -> str:
+    """1 sample, 4 samples."""
+    return f"{count} sample" if count == 1 else f"{count} samples"
+
+
 def duration(seconds: float) -> str:
     """Seconds for people: 12 ms, 3.4 s, 2 min 05 s."""
     if seconds < 1:

@@ -37,6 +37,7 @@ class Row:
     """One way of sampling.
 
     solver, steps, window: the setting; window None is sequential
+    ran:     the window it ran with: what "auto" chose in the first timed run, else `window`
     driver:  the window that was asked for, in words: it is cut to the evaluations of the plan
     plan:    its plan, for people
     depth:   network calls in a row, nfe: evaluations per sample; means over the timed runs
@@ -58,6 +59,7 @@ class Row:
     rms: float | None
     beyond: float | None
     quality: float | None
+    ran: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +100,10 @@ def bench(
     max_rows: most rows in one call; a window wider than that is cut to it
     on_run:   called with a name before every run
 
-    Raises InputError for counts below 1 and data of another shape.
+    Raises InputError for counts below 1, a negative tolerance and data of another shape.
     """
+    if not tolerance >= 0:
+        raise InputError(f"tolerance: got {tolerance}; expected 0 or more")
     for name, count in (("n", n), ("repetitions", repetitions), ("judged", judged), ("plans", len(plans))):
         if count < 1:
             raise InputError(f"{name}: got {count}, expected at least 1")
@@ -149,7 +153,7 @@ def bench(
                 gain=(float(np.median(gains)), min(gains), max(gains)),
                 rms=None if off is None else float(np.median(off)),
                 beyond=None if off is None else float(np.mean(off > FAR)),
-                quality=quality,
+                quality=quality, ran=chosen[i, window],
             )
         )  # fmt: skip
     return Bench(

@@ -45,7 +45,7 @@ def chart(found: Bench, *, title: str, pick: Row | None = None) -> Drawing:
     top = 166
     drawing = Drawing(_WIDTH, top + _HEIGHT + 64)
     drawing.text((_LEFT, 30), title, _INK, size=20)
-    skipped = [f"{r.plan}" for r in found.rows if r.quality is None and r.window is None]
+    skipped = _distinct(r.solver for r in found.rows if r.quality is None)
     note = f"{found.measure}, {found.judged} samples"
     if skipped:
         note += f"; left out, because they draw noise: {', '.join(skipped)}"

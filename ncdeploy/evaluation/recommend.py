@@ -26,12 +26,14 @@ def check_targets(*, quality: float | None, budget_s: float | None) -> None:
 
 
 def recommend(
-    rows: Sequence[Row], *, quality: float | None = None, budget_s: float | None = None
+    rows: Sequence[Row], *, quality: float | None = None, budget_s: float | None = None, floor: float | None = None
 ) -> Recommendation | None:
     """The fastest row of at most this quality value and wall time; of a quality near the best, where none is asked.
 
-    quality: the largest acceptable value (lower is better); budget_s: seconds a run may take. Where no row meets
-    them, the one that comes nearest: the fastest for a budget, the best for a quality. None if no row has a quality.
+    quality: the largest acceptable value (lower is better); budget_s: seconds a run may take; floor: the quality of
+    real data, below which rows differ by chance alone, so that all of them count as the best. Where no row meets
+    what was asked, the one that comes nearest: the fastest for a budget, the best for a quality. None if no row has
+    a quality.
     Raises InputError for targets that are not positive.
     """
     check_targets(quality=quality, budget_s=budget_s)
@@ -47,11 +49,12 @@ def recommend(
         row = next(row for q, row in affordable if q == best)
         within = "" if budget_s is None else " within the budget"
         return Recommendation(row=row, reason=f"nothing{within} reaches the quality; this comes nearest", met=False)
-    limit = best * (1 + SLACK) if quality is None else quality
+    limit = max(best * (1 + SLACK), floor or 0.0) if quality is None else quality
     row = min((row for q, row in affordable if q <= limit), key=lambda row: row.wall_s)
+    near, as_real = f"the fastest within {SLACK:.0%} of the best quality", "the fastest that is as good as real data"
     reason = {
-        (False, False): f"the fastest within {SLACK:.0%} of the best quality",
-        (False, True): f"the fastest within {SLACK:.0%} of the best quality that the budget allows",
+        (False, False): as_real if limit == floor else near,
+        (False, True): f"{as_real}, within the budget" if limit == floor else f"{near} that the budget allows",
         (True, False): "the fastest that reaches the quality",
         (True, True): "the fastest that reaches the quality, within the budget",
     }[quality is not None, budget_s is not None]

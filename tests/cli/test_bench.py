@@ -46,6 +46,18 @@ def test_the_table_says_what_quality_means_and_ends_in_the_command(run, models):
     assert sum(line.split()[:2] == ["window", "4"] for line in lines) == 4
 
 
+def test_the_table_says_what_auto_chose(run, models):
+    done = run("bench", models["image"], *FAST, "--steps", 6, "--solvers", "unipc", "--windows", "4,auto")
+    assert done.exit_code == 0, done.output
+    assert "1 sample at once" in done.stdout
+    (auto,) = [line.split() for line in done.stdout.splitlines() if "auto:" in line]
+    if auto[1] == "sequential":
+        assert auto[2:5] == ["6", "6", auto[4]]
+    else:
+        assert auto[1] == "window"
+        assert 1 <= int(auto[2]) <= 6
+
+
 def test_a_target_out_of_reach_is_a_warning_with_the_nearest(run, models):
     done = run("bench", models["image"], *FAST, "--quality", "1e-9")
     assert done.exit_code == 0
@@ -64,6 +76,12 @@ def test_a_target_out_of_reach_is_a_warning_with_the_nearest(run, models):
         (("--steps", "10,x"), "--steps 10,x"),
         (("--windows", "0"), "--windows 0"),
         (("--solvers", "unipcc"), "did you mean 'unipc'"),
+        (("--windows", ""), 'like "16,auto", or none alone'),
+        (("--windows", "none,3"), 'like "16,auto", or none alone'),
+        (("--windows", "none", "--tolerance", "0.1"), "--tolerance: is of parallel sampling"),
+        (("--windows", "4", "--tolerance", "-1"), "tolerance: got -1.0"),
+        (("--solvers", "ddpm", "-o", "chart.svg"), "--output: solvers that draw noise are judged by data only"),
+        (("--solvers", "ddpm", "--budget", "1s"), "--budget: solvers that draw noise are judged by data only"),
         (("-o", "chart.pdf"), ".svg or .png"),
         (("--data", "nothing"), "neither a known name"),
         (("--data", "moons"), "its samples have shape (2,); this model makes (1, 8, 8)"),

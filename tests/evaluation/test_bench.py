@@ -13,6 +13,7 @@ from ncdeploy.evaluation.bench import Bench, Row, bench, runs_of
 from ncdeploy.evaluation.bench_chart import chart, write_chart
 from ncdeploy.evaluation.distances import energy_distance
 from ncdeploy.evaluation.recommend import recommend
+from ncdeploy.sampling.latency import Latency
 from ncdeploy.sampling.recipe import make_plan
 from ncdeploy.sampling.sample import sample
 from oracle import GaussianMixture
@@ -113,11 +114,25 @@ def test_auto_is_a_driver_like_any_other():
     assert (auto.window, auto.driver) == ("auto", "window auto")
     assert auto.rms < 1e-3
     assert auto.depth <= sequential.depth
+    assert auto.ran is None or 1 <= auto.ran <= 6
+
+
+@pytest.mark.parametrize(("seconds", "ran"), [(lambda rows: 1.0 + 1e-6 * rows, 6), (float, None)])
+def test_a_row_of_auto_says_what_was_chosen(seconds, ran):
+    rows = (1, 2, 4, 8, 16, 32, 64)
+    latency = Latency(rows=rows, seconds=tuple(map(seconds, rows)), asked=1 << 18)
+    found = bench(Engine(), _plans("euler-6"), [4, "auto"], repetitions=1, judged=2, latency=latency).rows
+    assert [r.ran for r in found] == [None, 4, ran]
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"n": 0}, "n: got 0"), ({"judged": 0}, "judged"), ({"data": np.zeros((9, 3), np.float32)}, "takes samples of")],
+    [
+        ({"n": 0}, "n: got 0"),
+        ({"tolerance": -1.0}, "tolerance: got -1.0"),
+        ({"judged": 0}, "judged"),
+        ({"data": np.zeros((9, 3), np.float32)}, "takes samples of"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused(given, message):
     with pytest.raises(InputError, match=message):
@@ -161,6 +176,17 @@ def test_the_recommendation_is_the_fastest_that_is_good_enough(asked, plan, met)
         assert (advice.row.plan, advice.met) == (plan, met)
 
 
+def test_what_is_better_than_real_data_is_so_by_chance_and_not_worth_waiting_for():
+    assert recommend(ROWS, floor=0.06).row.plan == "ddim-20"
+    assert "as good as real data" in recommend(ROWS, floor=0.06).reason
+    assert recommend(ROWS, floor=0.09, budget_s=0.025).row.plan == "unipc-8"
+    for floor in (None, 0.001):
+        advice = recommend(ROWS, floor=floor)
+        assert advice.row.plan == "unipc-20"
+        assert "within 5% of the best" in advice.reason
+    assert recommend(ROWS, floor=0.06, quality=0.0101).row.plan == "unipc-40", "what was asked for counts more"
+
+
 def test_nothing_is_recommended_without_a_quality_and_targets_are_checked():
     assert recommend(ROWS[-1:]) is None
     for asked in ({"quality": 0.0}, {"budget_s": float("nan")}):
@@ -197,7 +223,7 @@ def test_the_chart_rings_the_pick_names_what_it_leaves_out_and_draws_the_floor()
     assert len(rings) == 2
     assert rings <= set(_discs(ringed))
     assert 'r="10"' not in plain
-    assert "ddpm-8" in plain
+    assert "left out, because they draw noise: ddpm." in plain
     assert ("real data" in plain, "real data" in ringed) == (False, True)
     assert "&lt;t&gt;" in ringed
 
