@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
 from ncdeploy_cli.choices import BATCH_VALUES
 
 if TYPE_CHECKING:
@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 def tune(
     engine: Annotated[Path, typer.Argument(help="Model to measure: model.onnx, model.pt or a bundle.")],
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Largest batch to measure.", show_default="by sample size")
+        int | None,
+        typer.Option(min=1, help="Largest batch to measure; that of sample --batch.", show_default="by sample size"),
     ] = None,
     budget: Annotated[float, typer.Option(min=0.1, help="Seconds to measure for.")] = 5.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="the runtime's choice")] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.")
+    ] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice")
+    ] = None,
+    trust: Annotated[bool, options.trust()] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the curve as one JSON object.")] = False,
 ) -> None:
     """Measure the seconds that a network call takes by its rows, and keep them for [bold]--window auto[/bold].
@@ -33,7 +39,7 @@ def tune(
 
     from ncdeploy.backends import open_engine
 
-    backend = open_engine(engine, device=device, threads=threads)
+    backend = open_engine(engine, device=device, threads=threads, allow_module=trust)
     latency = tuned(engine, backend, batch or max(1, BATCH_VALUES // backend.info.dim), threads, budget=budget)
     backend.close()
     if json:
@@ -42,13 +48,16 @@ def tune(
     from rich.table import Table
 
     table = Table(box=None, title=f"{engine.name} on {backend.name}", title_justify="left", title_style="bold")
-    for heading in ("rows", "a call", "a row", "beside one row"):
+    for heading in ("rows", "ms a call", "ms a row", "beside a row alone"):
         table.add_column(heading, justify="right")
     one = latency.seconds[0]
     for rows, seconds in zip(latency.rows, latency.seconds, strict=True):
         each = seconds / rows
-        table.add_row(str(rows), f"{seconds * 1e3:.3g} ms", f"{each * 1e3:.3g} ms", f"{each / one:.2f}")
+        table.add_row(str(rows), f"{seconds * 1e3:.2f}", f"{each * 1e3:.3f}", f"{each / one:.2f}")
     console.stdout().print(table)
+    if 1.5 * latency.rows[-1] < latency.asked:  # sizes are steps of that much apart
+        console.stdout().print(f"larger batches, up to {latency.asked} rows, would take longer than --budget allows")
+    console.stdout().print("kept for --window auto on this machine, with the same --device and --threads")
 
 
 def tuned(
