@@ -232,8 +232,8 @@ def _label(row: "Row") -> str:
     if row.window is None:
         return row.plan
     if row.window != "auto":
-        return f"  {row.driver}"
-    return "  auto: sequential" if row.ran is None else f"  auto: window {row.ran}"
+        return f" {row.driver}"
+    return " auto: sequential" if row.ran is None else f" auto: window {row.ran}"
 
 
 def _table(found: "Bench", advice: "Recommendation | None") -> "Table":
