@@ -217,20 +217,31 @@ def _write(lines: IO[str] | None, progress: "Progress") -> None:
 
 
 def _run(training: "Training", target: Path, log: Path | None, save_every: int) -> None:
+    from ncdeploy.errors import NumericalError
     from ncdeploy.training import StopRequest, resume_command, save_training
 
-    show, total = training.main_process, training.config.steps
+    show, total, began = training.main_process, training.config.steps, training.step
+    saved = began
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         lines = stack.enter_context(log.open("a", encoding="utf-8", buffering=1)) if log is not None and show else None
         bar, task = stack.enter_context(_progress_bar(visible=show, done=training.step, total=total))
-        for progress in training.run():
-            bar.update(task, completed=progress.step, note=_note(progress))
-            _write(lines, progress)
-            if training.anyone(stop.requested):
-                break
-            if save_every and progress.step % save_every == 0 and not training.done:
+        try:
+            for progress in training.run():
+                bar.update(task, completed=progress.step, note=_note(progress))
+                _write(lines, progress)
+                if training.anyone(stop.requested):
+                    break
+                if save_every and progress.step % save_every == 0 and not training.done:
+                    save_training(target, training)
+                    saved = training.step
+        except NumericalError as e:
+            if saved == began and training.step > began:  # an earlier save may be the better model: it stays
                 save_training(target, training)
+                saved = training.step
+            if saved == began:
+                raise
+            raise NumericalError(f"{e}; {target} has the weights of step {saved}") from e
         if training.done:
             save_training(target, training)
             bar.update(task, note="measuring the denoising error")

@@ -148,7 +148,7 @@ class TrainConfig:
             hint = f"did you mean {near[0]}?" if near else f"expected {' or '.join(OBJECTIVES)}"
             raise InputError(f"objective: got {name!r}; {hint}")
         if name == "denoising" and chosen:
-            raise InputError(f"contrastive {next(iter(chosen))}: has no use here; add --objective contrastive")
+            raise InputError(f"{next(iter(chosen))}: is of the contrastive loss; add --objective contrastive")
         return cls(**own, contrastive=ContrastiveConfig(**chosen) if name == "contrastive" else None)
 
     @property

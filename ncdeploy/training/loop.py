@@ -155,9 +155,11 @@ class Training:
         return any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in self.denoiser.modules())
 
     def _diverged(self, what: str) -> str:
+        own = self.config.contrastive
         return (
             f"step {self.step + 1}: {what} is NaN or infinite; the weights of step {self.step} are intact. "
             f"Train again with a smaller learning rate (now {self.config.lr:g}) or a smaller --clip"
+            + ("" if own is None else f", or a smaller --contrastive-weight (now {own.weight:g})")
         )
 
     def model(self) -> Denoiser:

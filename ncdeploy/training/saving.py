@@ -48,7 +48,7 @@ def resume_training(
         config = replace(config, steps=steps)
     if record["step"] >= config.steps:
         raise InputError(
-            f"{path}: all {config.steps} steps are done (step {record['step']}); "
+            f"{path}: {record['step']} steps are done and {config.steps} are asked for in all; "
             f"to train longer give more, for example --steps {2 * record['step']}"
         )
     if not isinstance(data, Dataset):

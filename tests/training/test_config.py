@@ -82,7 +82,7 @@ def test_choices() -> None:
     assert (chosen.steps, chosen.contrastive) == (5, ContrastiveConfig(weight=2.0))
     with pytest.raises(InputError, match="did you mean contrastive"):
         TrainConfig.from_choices("contrastve", {}, {})
-    with pytest.raises(InputError, match="has no use here"):
+    with pytest.raises(InputError, match="is of the contrastive loss"):
         TrainConfig.from_choices("denoising", {}, {"weight": 1.0})
 
 

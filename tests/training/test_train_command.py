@@ -34,7 +34,7 @@ def test_trains_logs_and_resumes(tmp_path: Path) -> None:
     assert load_record(model)["config"]["contrastive"]["fraction"] == 0.02
     code, _, error = run("--resume", model)
     assert code == 1
-    assert "all 3 steps are done" in error
+    assert "3 steps are done and 3 are asked for in all; to train longer give more, for example --steps 6" in error
     code, _, _ = run("--resume", model, "--steps", 5, "--log", log)
     assert code == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -49,7 +49,11 @@ def test_trains_logs_and_resumes(tmp_path: Path) -> None:
         (["--data", "digits"], "--output is missing"),
         (["--data", "digits", "-o", "/nowhere/model.pt"], "does not exist"),
         (["--data", "digits", "-o", "model.pt", "--objective", "contrastiv"], "did you mean contrastive"),
-        (["--data", "digits", "-o", "model.pt", "--contrastive-weight", "2"], "add --objective contrastive"),
+        (
+            ["--data", "digits", "-o", "model.pt", "--contrastive-weight", "2"],
+            "weight: is of the contrastive loss; add",
+        ),
+        (["--data", "digits", "-o", "model.pt", "--contrast", "vp"], "contrast: is of the contrastive loss; add"),
         (["--data", "digts", "-o", "model.pt"], "did you mean digits"),
         (["--data", "moons", "-o", "model.pt", "--conditional"], "no labels"),
         (["--data", "digits", "-o", "model.pt", "--steps", "0"], "steps: got 0"),
@@ -66,6 +70,26 @@ def test_bad_words_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert error.count("\n") == 1
     assert text in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_diverges_saves_its_last_sound_weights(tmp_path: Path) -> None:
+    model = tmp_path / "model.pt"
+    common = ("--data", "moons", "-o", model, "--device", "cpu", "--batch", 16, "--steps", 20)
+    code, out, error = run(*common, "--lr", "1e9", "--objective", "contrastive")
+    assert (code, out, error.count("\n")) == (1, "", 1)
+    step = load_record(model)["step"]
+    assert step >= 1
+    assert f"step {step + 1}: " in error
+    assert f"{model} has the weights of step {step}" in error
+    assert "--contrastive-weight" in error
+    load_model(model)
+    code, _, error = run(*common, "--lr", "1e9", "--objective", "contrastive", "--save-every", 1)
+    assert (load_record(model)["step"], f"{model} has the weights of step {step}" in error) == (step, True)
+    model.unlink()
+    code, _, error = run(*common, "--objective", "contrastive", "--contrastive-weight", "1e38")
+    assert code == 1
+    assert not model.exists(), "nothing was learnt before the first step"
+    assert "has the weights" not in error
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
