@@ -175,7 +175,8 @@ class Execution:
         if not (parallel or (parallel is None and window is not None)):
             for option, value in (("--window", window), ("--tolerance", tolerance)):
                 if value is not None:
-                    raise InputError(f"{option}: sequential sampling has none; add --parallel or leave it out")
+                    remedy = "leave it or --sequential out" if parallel is False else "add --parallel or leave it out"
+                    raise InputError(f"{option}: sequential sampling has none; {remedy}")
             width: Window = None
         else:
             width = "auto" if window is None else window

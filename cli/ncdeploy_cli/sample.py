@@ -247,11 +247,15 @@ def _summary(result: "Result", plan: "Plan", how: Execution, n: int) -> "Table":
     from rich.table import Table
 
     mode = "sequential" if result.window is None else f"parallel, window {result.window}"
-    table = Table(box=None, title=f"{n} samples, {plan.name}, {mode}", title_justify="left", title_style="bold")
+    table = Table(
+        box=None, title=f"{console.samples(n)}, {plan.name}, {mode}", title_justify="left", title_style="bold"
+    )
     table.add_column("")
     table.add_column("this run", justify="right")
+    lanes = n if result.choice is None else result.choice.lanes
+    apart = "" if lanes == n else f", {console.samples(lanes)} at a time"
     rows = [
-        ("depth", f"{result.depth}", f"{how.sequential_depth(plan, n)}", "network calls, one after another"),
+        ("depth", f"{result.depth}", f"{how.sequential_depth(plan, n)}", f"network calls, one after another{apart}"),
         ("NFE", f"{result.nfe:.1f}", f"{how.sequential_nfe(plan)}", "evaluations per sample"),
         ("wall time", console.duration(result.wall_s), "", f"{console.duration(result.engine_s)} of it in the network"),
     ]

@@ -22,7 +22,7 @@ def _damaged(models, kind: str, tmp_path: Path) -> Path:
         ("image", ["--parallel", "--window", "0"], "window"),
         ("image", ["--parallel", "--tolerance", "-1"], "tolerance"),
         ("image", ["--tolerance", "0.1"], "--parallel"),
-        ("image", ["--sequential", "--window", "4"], "--window: sequential"),
+        ("image", ["--window", "4", "--sequential"], "sequential sampling has none; leave it or --sequential out"),
         ("image", ["--eta", "0.5"], "eta"),
         ("image", ["--batch", "0"], "--batch"),
         ("image", ["--window", "12", "--batch", "3"], "a window of 12 needs"),

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ncdeploy.errors import InputError
+from ncdeploy.sampling.latency import Latency
 from ncdeploy.sampling.recipe import make_plan
 from ncdeploy_cli.choices import BATCH_VALUES, Execution, choose_classes, choose_plan, outside_training
 from tiny_models import IMAGES
@@ -61,6 +62,22 @@ def test_the_summary_names_depth_and_what_sequential_would_have_cost(run, models
     assert "wrote samples.png" in done.stdout
     assert "wall" in lines
     assert "residual" in lines
+    assert done.stdout.startswith("4 samples, ")
+    assert "at a time" not in done.stdout
+    done = run("sample", "-e", models["image"], "-n", 1)
+    assert done.stdout.startswith("1 sample, ")
+
+
+def test_auto_says_how_many_samples_it_takes_at_a_time(run, models, tmp_path):
+    arguments = ("sample", "-e", models["image"], "-n", 6, "--parallel", "--tolerance", 0)
+    assert run(*arguments).exit_code == 0
+    (kept,) = (tmp_path / "cache" / "ncdeploy" / "latency").glob("*.json")
+    dear = Latency(rows=(1, 2, 3), seconds=(0.001, 0.01, 0.1), asked=Latency.from_json(kept.read_text()).asked)
+    kept.write_text(dear.to_json())
+    done = run(*arguments)
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    assert lines["depth"].split()[1] == "72", "six times the twelve evaluations"
+    assert lines["depth"].rstrip().endswith("one after another, 1 sample at a time")
 
 
 def test_samples_follow_their_seeds_not_the_batch(run, models):
