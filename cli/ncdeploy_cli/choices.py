@@ -71,8 +71,9 @@ def choose_run(
     bundle: "Bundle | None", info: "ModelInfo", name: str | None, *, parallel: bool | None, window: "Window",
     tolerance: float | None, **given: Any,
 ) -> "tuple[Plan, Window, float | None]":  # fmt: skip
-    """The plan, and its window and tolerance where they were not said: of a bundle, the plan `name` or the first,
-    unless arguments of `make_plan` are given; of any other engine, what `choose_plan` returns.
+    """The plan, and its tolerance where none was said: of a bundle, the plan `name` or the first, unless arguments of
+    `make_plan` are given; of any other engine, what `choose_plan` returns. The window of a bundle's plan is for hosts
+    that cannot tell what is fastest; here that is "auto", as for any engine.
 
     Raises InputError for a name without a bundle, or beside arguments of `make_plan`.
     """
@@ -84,9 +85,7 @@ def choose_run(
     if bundle is None or asked:
         return choose_plan(info, **given), window, tolerance
     stored = bundle.plan(name)
-    if parallel and window is None:
-        window = stored.window
-    if window is not None and parallel is not False and tolerance is None:
+    if (parallel or (parallel is None and window is not None)) and tolerance is None:
         tolerance = stored.tolerance
     return stored.plan, window, tolerance
 

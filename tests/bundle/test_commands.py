@@ -70,7 +70,7 @@ def test_a_model_that_is_described_by_options(run, tmp_path):
     assert bundle.plan().plan.sigmas[0] == pytest.approx(50)
 
 
-def test_sample_takes_the_plan_window_and_tolerance_of_the_bundle(run, bundle):
+def test_sample_takes_the_plan_and_tolerance_of_the_bundle(run, bundle):
     def figures(*arguments):
         done = run("sample", "--engine", bundle.path, "-n", 3, "-o", "s.npy", "--json", *arguments)
         assert done.exit_code == 0, done.output
@@ -78,15 +78,26 @@ def test_sample_takes_the_plan_window_and_tolerance_of_the_bundle(run, bundle):
 
     one, sequential = figures()
     assert (one["solver"], one["steps"], one["window"], one["depth"]) == ("ddim", 20, None, 20)
-    many, parallel = figures("--parallel")
+    assert figures("--parallel")[0]["auto"] is True, "what is fastest here, as for any engine"
+    many, parallel = figures("--window", 16)
     assert (many["window"], many["depth"] < 20, 0 < many["residual"] <= 1e-3) == (16, True, True)
-    exact, same = figures("--parallel", "--tolerance", 0)
+    exact, same = figures("--window", 16, "--tolerance", 0)
     assert exact["residual"] == 0
     np.testing.assert_allclose(same, sequential, atol=1e-6)
     assert np.sqrt(np.mean((parallel - sequential) ** 2)) < 1e-2
     assert figures("--plan", "ddpm-30")[0]["depth"] == 30
     assert figures("--plan", "ddpm-30", "--window", 7)[0]["window"] == 7
     assert figures("--solver", "euler", "--steps", 4)[0]["depth"] == 4
+
+
+def test_the_tolerance_of_a_bundle_holds_for_any_window(run, model):
+    assert run("bundle", model, "-o", "loose", "--no-verify", "--tolerance", 0.5).exit_code == 0
+
+    def depth(*arguments):
+        done = run("sample", "--engine", "loose", "-n", 3, "-o", "s.npy", "--json", "--window", 12, *arguments)
+        return json.loads(done.stdout)["depth"]
+
+    assert depth() == depth("--tolerance", 0.5) < depth("--tolerance", 1e-3)
 
 
 @pytest.mark.parametrize(
