@@ -44,7 +44,9 @@ def bundle(
     window: Annotated[
         int | None,
         typer.Option(
-            help="Nodes per sample and call in parallel sampling, at most.", show_default="64", rich_help_panel=_PLANS
+            help="Nodes per sample and call, at most, for hosts that do not pick them as sample does.",
+            show_default="64",
+            rich_help_panel=_PLANS,
         ),
     ] = None,
     tolerance: Annotated[
