@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ncdeploy.sampling.plan import Floats, Plan
-from ncdeploy.sampling.rehearsal import Rehearsal, rehearse
+from ncdeploy.sampling.rehearsal import SAMPLES, Rehearsal, rehearse
 
 _ANCHORS = (16, 64, 256, 1024)  # windows that are rehearsed from the start, as far as they fit
 _STEP = 1.19  # between the windows that are worth comparing
@@ -45,12 +45,13 @@ class Forecast:
         sweeps = _between(window, [1, *known], [float(k), *(run.sweeps for run in runs)])
         return evaluations, sweeps, self._nearest(window).spread
 
-    def driver(self, window: int) -> float:
-        """Seconds that the parallel driver takes for a call: never more than at a wider window, for what a rehearsal
-        shows beyond that was a disturbance."""
+    def driver(self, window: int, lanes: int = SAMPLES) -> float:
+        """Seconds that the parallel driver takes for a call with so many samples: half of it for a single one, as much
+        more for each further one. Never more than at a wider window, for what a rehearsal shows beyond that was a
+        disturbance."""
         known = sorted(self._runs)
         seconds = np.minimum.accumulate([self._runs[w].driver for w in reversed(known)])[::-1]
-        return _between(window, known, seconds)
+        return _between(window, known, seconds) * (1 + lanes) / (1 + SAMPLES)
 
     def least_driver(self) -> float:
         """Seconds that it takes for a call at the narrowest window where an error curve is known."""

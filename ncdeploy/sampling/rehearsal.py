@@ -19,7 +19,8 @@ from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.posterior import Posterior
 
 PARTS = np.linspace(0, 1, 21)
-_COMPONENTS, _DIM, _SAMPLES = 32, 16, 3
+SAMPLES = 3
+_COMPONENTS, _DIM = 32, 16
 _RIPPLES, _WAVES = 0.4, 4.0  # height over the data's standard deviation, and radians over the width of the noised data
 
 
@@ -47,18 +48,18 @@ def rehearse(plan: Plan, window: int, tolerance: float, floor: float, scale: flo
     like = np.zeros((), np.float64)
     evaluator = Evaluator(denoise, (_DIM,), None, like)
     run = ParallelRun(
-        evaluator, plan, seeds=list(range(_SAMPLES)), dim=_DIM, window=window, tolerance=tolerance, floor=floor,
-        curve=None if online else curve, mean=None, lanes=_SAMPLES, like=like,
+        evaluator, plan, seeds=list(range(SAMPLES)), dim=_DIM, window=window, tolerance=tolerance, floor=floor,
+        curve=None if online else curve, mean=None, lanes=SAMPLES, like=like,
     )  # fmt: skip
     start = time.perf_counter()
     sweeps = list(run.run())
     driver = (time.perf_counter() - start - evaluator.seconds) / evaluator.calls
-    accepted = np.array([np.zeros(_SAMPLES), *(sweep.accepted / len(plan) for sweep in sweeps)])
+    accepted = np.array([np.zeros(SAMPLES), *(sweep.accepted / len(plan) for sweep in sweeps)])
     rows = np.quantile([sweep.rows / len(sweep.lanes) for sweep in sweeps], np.arange(1, 16, 2) / 16)
     courses = [np.interp(PARTS, accepted[: s + 1, i], np.arange(s + 1)) for i, s in enumerate(run.sweeps)]
     return Rehearsal(
         sweeps=float(run.sweeps.mean()),
-        nfe=evaluator.rows / _SAMPLES,
+        nfe=evaluator.rows / SAMPLES,
         driver=driver,
         spread=tuple(rows / rows.mean()),
         course=tuple(np.mean(courses, axis=0)),

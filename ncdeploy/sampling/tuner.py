@@ -87,7 +87,7 @@ class Tuner:
                 windows they went through makes the hardness, and counts the more the further the run has come.
         rows, seconds: of a call, lately, the driver's time included; they correct a latency that is far off
         """
-        seen = max(seconds - self._forecast.driver(window), 0.0)
+        seen = max(seconds - self._forecast.driver(window, lanes), 0.0)
         if not 1 / _MOOD < seen / self._seconds(rows) < _MOOD:
             self._latency = self._latency.corrected(rows * self.job.per_row, seen)
         e, part = self._forecast.at(window)[0], float(parts.mean())
@@ -118,12 +118,13 @@ class Tuner:
 
     def _parallel(self, window: int, lanes: int) -> Choice:
         e, s, spread = self._forecast.at(window)
-        driver = self._forecast.driver(window)
         sweeps = s * (1 + self.hardness * (e - 1)) / e
         rows = e * self.job.plan.evaluations / s
 
         def call(m: int) -> float:
-            return driver + sum(self._seconds(max(part * m * rows, 1.0)) for part in spread) / len(spread)
+            return self._forecast.driver(window, m) + sum(
+                self._seconds(max(part * m * rows, 1.0)) for part in spread
+            ) / len(spread)
 
         seconds = sweeps * self._in_turn(lanes, call)
         return Choice(window=window, lanes=lanes, sweeps=sweeps, seconds=seconds, sequential=math.inf)
