@@ -35,8 +35,9 @@ FIGURES: tuple[tuple[str, Callable[[Record], float]], ...] = (
     ("error, training, sigma from 0.3", lambda r: _above(r, 6)),
     ("MMD, ddpm-1000", lambda r: float(r[STRICT]["mmd"])),
     *(
-        (f"energy, {run}", lambda r, run=run: float(r[run]["energy"]))
-        for run in (run_name("ddpm-1000", w, t) for w in WINDOWS for t in TOLERANCES)
+        (f"energy, window {w}, tolerance {t:g}", lambda r, run=run_name("ddpm-1000", w, t): float(r[run]["energy"]))
+        for w in WINDOWS
+        for t in TOLERANCES
     ),
     ("energy, ddim-100 parallel", lambda r: float(r["ddim-100 parallel"]["energy"])),
     ("energy, dpmpp_2m-25", lambda r: float(r["dpmpp_2m-25"]["energy"])),
@@ -103,11 +104,12 @@ def picture(records: list[Record], title: str) -> Image.Image:
     """Dots: one row for each figure, relative to the mean of the first arm, one dot per seed and colour per arm."""
     arms = list(dict.fromkeys(r["arm"] for r in records))
     shown = [f for f in FIGURES if not f[0].startswith("-log p") and not any(math.isnan(f[1](r)) for r in records)]
-    width, left, right, top, line = 900, 250, 40, 70, 34
+    font, small = ImageFont.load_default(15), ImageFont.load_default(13)
+    left = 36 + round(max(small.getlength(name) for name, _ in shown))
+    width, right, top, line = left + 650, 40, 70, 34
     height = top + line * len(shown) + 50
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
-    font, small = ImageFont.load_default(15), ImageFont.load_default(13)
     pen.text((left, 12), title, fill="#1d2129", font=font)
     x = 24.0
     for i, arm in enumerate(arms):
