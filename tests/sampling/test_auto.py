@@ -179,6 +179,21 @@ def test_measuring_finds_the_curve_through_disturbances(engine: str, monkeypatch
     assert used[-1] <= 1.0
 
 
+def test_what_another_size_left_in_the_caches_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sampler asks for one size again and again."""
+    now, last = 0.0, 0
+
+    def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        nonlocal now, last
+        now += (5e-4 + 1e-5 * len(x)) * (1.0 if len(x) == last else 3.0)
+        last = len(x)
+        return x
+
+    monkeypatch.setattr(latency_module, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: now)}))
+    found = measure_latency(denoise, shape=(3,), max_rows=32, budget=20.0)
+    assert [found(rows) for rows in (1, 8, 32)] == pytest.approx([5.1e-4, 5.8e-4, 8.2e-4])
+
+
 def test_measuring_keeps_to_its_budget_on_a_slow_engine() -> None:
     def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         time.sleep(0.01 * len(x))
