@@ -1,6 +1,6 @@
 """`python -m benchmarks.unet32 build/unet32`: a small U-Net of 32x32 pictures to measure on, model.pt and model.onnx.
 
-It has 0.3 M parameters and learns digits that are drawn in code for some minutes of a CPU, so that its sampling takes
+It has 0.4 M parameters and learns digits that are drawn in code for some minutes of a CPU, so that its sampling takes
 the sweeps of a network that knows something.
 """
 
