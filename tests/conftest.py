@@ -1,6 +1,13 @@
 """Tests marked gpu run where PyTorch sees a CUDA device, and are skipped elsewhere."""
 
+import signal
+
 import pytest
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so in a shell's background job; some tests are of Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
