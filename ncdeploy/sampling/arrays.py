@@ -14,6 +14,8 @@ _SAME = [
     "full", "full_like", "int64", "isfinite", "log", "matmul", "moveaxis", "ones", "ones_like", "reshape", "sin",
     "sqrt", "stack", "sum", "where", "zeros",
 ]  # fmt: skip
+_TILE = 64  # rows and columns of a matrix that are multiplied at once
+_UNTHREADED = 1 << 18  # multiplications up to which OpenBLAS, NumPy's own BLAS, starts no threads
 
 
 def namespace(array: Any) -> Any:
@@ -44,6 +46,32 @@ def _torch() -> ModuleType:
 def device_of(array: Any) -> Any:
     """The device of an array, None where the library has no such notion."""
     return getattr(array, "device", None)
+
+
+def lower_matmul(xp: Any, lower: Any, x: Any) -> Any:
+    """lower [..., k, k], zero above its diagonal, times x [..., k, d].
+
+    With NumPy in pieces so small that BLAS multiplies them in the calling thread. Threads of its own would spin on
+    behind it and fight for the cores with those of an engine on the CPU, at a multiple of the time of both.
+    """
+    if xp is not np:
+        return xp.matmul(lower, x)
+    k, d = x.shape[-2:]
+    tile = max(1, min(k, _TILE))
+    columns = _UNTHREADED // tile**2
+    if k == tile and d <= columns:
+        return np.matmul(lower, x)
+    out = np.empty((*np.broadcast_shapes(lower.shape[:-2], x.shape[:-2]), k, d), x.dtype)
+    for top in range(0, k, tile):
+        rows = slice(top, top + tile)
+        for left in range(0, d, columns):
+            part = slice(left, left + columns)
+            target = out[..., rows, part]
+            np.matmul(lower[..., rows, rows], x[..., rows, part], out=target)
+            for before in range(0, top, tile):
+                inner = slice(before, before + tile)
+                target += np.matmul(lower[..., rows, inner], x[..., inner, part])
+    return out
 
 
 def to_host(array: Any) -> NDArray[Any]:

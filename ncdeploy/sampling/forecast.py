@@ -9,6 +9,7 @@ from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.rehearsal import SAMPLES, Rehearsal, rehearse
 
 _ANCHORS = (16, 64, 256, 1024)  # windows that are rehearsed from the start, as far as they fit
+_FIXED = 0.6  # of what the driver takes for the samples of a rehearsal at the narrowest window, however many they are
 _STEP = 1.19  # between the windows that are worth comparing
 
 
@@ -46,12 +47,13 @@ class Forecast:
         return evaluations, sweeps, self._nearest(window).spread
 
     def driver(self, window: int, lanes: int = SAMPLES) -> float:
-        """Seconds that the parallel driver takes for a call with so many samples: half of it for a single one, as much
-        more for each further one. Never more than at a wider window, for what a rehearsal shows beyond that was a
-        disturbance."""
+        """Seconds that the parallel driver takes for a call with so many samples, all it needs in the caches: a part
+        that neither window nor samples change, and one for each sample that grows with the window. Never more than at
+        a wider window, for what a rehearsal shows beyond that was a disturbance."""
         known = sorted(self._runs)
         seconds = np.minimum.accumulate([self._runs[w].driver for w in reversed(known)])[::-1]
-        return _between(window, known, seconds) * (1 + lanes) / (1 + SAMPLES)
+        fixed = _FIXED * float(seconds[0])
+        return fixed + (_between(window, known, seconds) - fixed) * lanes / SAMPLES
 
     def least_driver(self) -> float:
         """Seconds that it takes for a call at the narrowest window where an error curve is known."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.modelinfo import ErrorCurve
-from ncdeploy.sampling.arrays import device_of, namespace, read_back
+from ncdeploy.sampling.arrays import device_of, lower_matmul, namespace, read_back
 from ncdeploy.sampling.evaluator import Evaluator
 from ncdeploy.sampling.jacobian import OnlineJacobian
 from ncdeploy.sampling.noise import normal
@@ -159,7 +159,7 @@ class ParallelRun:
             u[:, : h + 1] += self.a[:, : h + 1, h, None] * self.x[:, last - h : last + 1][:, : t.span]
         if self.plan.stochastic:
             u += self.noise.now
-        return t.solve(inverse, self.base + 1, u) if inverse.ndim == 1 else self.xp.matmul(inverse, u)
+        return t.solve(inverse, self.base + 1, u) if inverse.ndim == 1 else lower_matmul(self.xp, inverse, u)
 
     def _slide(self, keep: Ints, accepted: Ints, steady: Ints | None) -> None:
         """Move the windows of the lanes `keep` to their accepted nodes and let waiting samples in.
@@ -198,7 +198,7 @@ class ParallelRun:
         if self.plan.stochastic:
             g = self.g if self.online is None else self.online.values()
             g = g * self._index((self.node > known[:, None])[..., None])
-            self.D[:, t.reach :] += self.xp.matmul(t.running_sum, g * self.noise.now)
+            self.D[:, t.reach :] += lower_matmul(self.xp, t.running_sum, g * self.noise.now)
         self.x[:, t.reach :] = self._solve(t.inverse)
 
     def _shift(self, keep: Ints, move: Ints, last: Ints) -> None:

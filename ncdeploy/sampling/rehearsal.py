@@ -21,6 +21,7 @@ from ncdeploy.sampling.posterior import Posterior
 PARTS = np.linspace(0, 1, 21)
 SAMPLES = 3
 _COMPONENTS, _DIM = 32, 16
+_CHUNK = 512  # rows at once: so few that BLAS starts no threads, as in lower_matmul
 _RIPPLES, _WAVES = 0.4, 4.0  # height over the data's standard deviation, and radians over the width of the noised data
 
 
@@ -79,6 +80,10 @@ class _Rippled:
         self._phase = rng.uniform(0, 2 * np.pi, _DIM)
 
     def __call__(self, x: Floats, sigma: Floats) -> Floats:
+        parts = range(0, len(x), _CHUNK)
+        return np.concatenate([self._rows(x[i : i + _CHUNK], sigma[i : i + _CHUNK]) for i in parts])
+
+    def _rows(self, x: Floats, sigma: Floats) -> Floats:
         noise = sigma[:, None]
         width = np.hypot(noise, self.scale)
         waves: Floats = np.sin(_WAVES * (x @ self._turn) / width + self._phase)

@@ -26,7 +26,8 @@ _WORTH = 0.95  # of the time without it: a change that is predicted to gain less
 CHANGE = 0.2  # seconds that another window has to save: it needs tables of its own
 _MOOD = 3.0  # a busy machine's calls vary by such a factor from one second to the next, whatever their rows
 _ROUNDING = 4.0  # units of it: iterates that may differ by less settle about as slowly as sequential sampling goes
-_SEQUENTIAL_DRIVER = 0.15  # what the sequential driver takes for a call, relative to the parallel one at its least
+_COOLING = 1e-3  # seconds of a network call after which a driver finds half of its code and data out of the caches
+_SEQUENTIAL_DRIVER = 0.2  # what the sequential driver takes for a call, relative to the parallel one at its least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ class Tuner:
                 windows they went through makes the hardness, and counts the more the further the run has come.
         rows, seconds: of a call, lately, the driver's time included; they correct a latency that is far off
         """
-        seen = max(seconds - self._forecast.driver(window, lanes), 0.0)
+        seen = max(seconds - _beside(seconds, self._forecast.driver(window, lanes)), 0.0)
         if not 1 / _MOOD < seen / self._seconds(rows) < _MOOD:
             self._latency = self._latency.corrected(rows * self.job.per_row, seen)
         e, part = self._forecast.at(window)[0], float(parts.mean())
@@ -113,7 +114,12 @@ class Tuner:
 
     def _sequential(self, lanes: int, driver: float) -> Choice:
         k = self.job.plan.evaluations
-        seconds = k * self._in_turn(lanes, lambda m: self._seconds(m) + _SEQUENTIAL_DRIVER * driver)
+
+        def call(m: int) -> float:
+            network = self._seconds(m)
+            return network + _beside(network, _SEQUENTIAL_DRIVER * driver)
+
+        seconds = k * self._in_turn(lanes, call)
         return Choice(window=None, lanes=lanes, sweeps=float(k), seconds=seconds, sequential=seconds)
 
     def _parallel(self, window: int, lanes: int) -> Choice:
@@ -122,9 +128,8 @@ class Tuner:
         rows = e * self.job.plan.evaluations / s
 
         def call(m: int) -> float:
-            return self._forecast.driver(window, m) + sum(
-                self._seconds(max(part * m * rows, 1.0)) for part in spread
-            ) / len(spread)
+            network = sum(self._seconds(max(part * m * rows, 1.0)) for part in spread) / len(spread)
+            return network + _beside(network, self._forecast.driver(window, m))
 
         seconds = sweeps * self._in_turn(lanes, call)
         return Choice(window=window, lanes=lanes, sweeps=sweeps, seconds=seconds, sequential=math.inf)
@@ -150,6 +155,11 @@ class Tuner:
 def choose(job: Job) -> Choice:
     """What a `Tuner` chooses, kept for the next runs: on a small network the choice itself would be felt."""
     return Tuner(job).choose()
+
+
+def _beside(network: float, driver: float) -> float:
+    """Seconds of a driver between network calls that take so long: up to twice what it takes in a rehearsal."""
+    return driver * (1 + network / (network + _COOLING))
 
 
 def _seconds(choice: Choice) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.modelinfo import ErrorCurve
-from ncdeploy.sampling.arrays import device_of
+from ncdeploy.sampling.arrays import device_of, lower_matmul
 from ncdeploy.sampling.plan import Floats, Plan
 
 
@@ -82,7 +82,7 @@ class WindowTables:
             return xp.matmul(by_lag[corner + self._corner], u)
         out = xp.empty_like(u)
         for i, k in enumerate(first.tolist()):
-            out[i] = xp.matmul(self.triangle(by_lag, k), u[i])
+            out[i] = lower_matmul(xp, self.triangle(by_lag, k), u[i])
         return out
 
     def triangle(self, by_lag: Any, first: int) -> Any:
