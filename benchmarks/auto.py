@@ -61,7 +61,7 @@ def _row(engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int
             plan=plan, latency=latency, n=n, tolerance=TOLERANCE, floor=ERROR_FLOOR, scale=engine.info.sigma_data,
             max_rows=latency.asked,
         )  # fmt: skip
-        return f"| {plan.name} | {n} | {choose(job).window or 'sequential'} | not timed | | | |"
+        return f"| {plan.name} | {n} | {choose(job)[0].window or 'sequential'} | not timed | | | |"
     long = alone > _LONG
     shown = WINDOWS[:1] if alone > _VERY_LONG else WINDOWS[::3] if long else WINDOWS
     windows = [w for w in shown if w < plan.evaluations]

@@ -8,29 +8,42 @@ import numpy as np
 from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.rehearsal import SAMPLES, Rehearsal, rehearse
 
-_ANCHORS = (16, 64, 256, 1024)  # windows that are rehearsed from the start, as far as they fit
+_ANCHORS = (16, 64, 256, 1024)  # windows that are rehearsed one after the other, as far as they fit
 _FIXED = 0.6  # of what the driver takes for the samples of a rehearsal at the narrowest window, however many they are
 _STEP = 1.19  # between the windows that are worth comparing
 
 
 class Forecast:
-    """Of windows up to `most`. A window of 1 needs no rehearsal; in between, log-log.
+    """Of windows up to the widest that was rehearsed. A window of 1 needs no rehearsal; in between, log-log.
 
     windows: int64, increasing, those to compare
     """
 
     def __init__(self, plan: Plan, *, most: int, tolerance: float, floor: float, scale: float, online: bool) -> None:
+        """A first rehearsal, at a narrow window; `most`: the widest window that there is."""
         self._plan, self._settings = plan, (tolerance, floor, scale, online)
         self._runs: dict[int, Rehearsal] = {}
         last = min(most, _ANCHORS[-1])
-        for window in (*(w for w in _ANCHORS if w < most), last):
-            self.rehearse(window)
-        count = max(2, round(math.log(last) / math.log(_STEP)))
-        self.windows = np.unique(np.geomspace(1, last, count).round().astype(np.int64))
+        self._ahead = [*(w for w in _ANCHORS if w < last), last]
+        self.widen()
+
+    def widen(self) -> bool:
+        """Have a rehearsal at the next wider window; whether there is one."""
+        if not self._ahead:
+            return False
+        widest = self._ahead.pop(0)
+        self.rehearse(widest)
+        count = max(2, round(math.log(widest) / math.log(_STEP)))
+        self.windows = np.unique(np.geomspace(1, widest, count).round().astype(np.int64))
+        return True
 
     def rehearse(self, window: int) -> None:
         """Have a rehearsal at a window, which from now on supports the others."""
         self._runs[window] = rehearse(self._plan, window, *self._settings)
+
+    def evaluations(self) -> float:
+        """Evaluations of a node at the widest window that was rehearsed."""
+        return self.at(max(self._runs))[0]
 
     def course(self, window: int) -> Floats:
         """Calls until each of the parts `PARTS` of the nodes are accepted."""

@@ -159,7 +159,7 @@ def iterate(
             max_rows=rows, per_row=timed_rows, online=error_curve is None,
             eps=float(namespace(like).finfo(like.dtype).eps),
         )  # fmt: skip
-        choice, tuner = choose(job), Tuner(job)
+        choice, tuner = choose(job)
         window, lanes = choice.window, choice.lanes
 
     start = time.perf_counter()

@@ -10,6 +10,7 @@ evaluate each node e times, a network takes 1 + hardness (e - 1).
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -68,9 +69,13 @@ class Tuner:
         if job.tolerance < _ROUNDING * job.eps:
             return alone
         # A window that converged at once would cost this; where even that is not worth it, nothing is rehearsed.
-        if job.n * k * min(t(b) / b for b in _doublings(min(job.max_rows, job.n * k))) > _WORTH * alone.seconds:
+        least = job.n * k * min(t(b) / b for b in _doublings(min(job.max_rows, job.n * k)))
+        if least > _WORTH * alone.seconds:
             return alone
         best = self._best(lanes)
+        # No wider window evaluates a node less often, so that there is a width from which on none can pay.
+        while self._forecast.evaluations() * least < best.seconds and self._forecast.widen():
+            best = self._best(lanes)
         self._forecast.rehearse(best.window or 1)  # a second look, now at the window itself
         best = self._best(lanes)
         alone = self._alone(lanes, self._forecast.least_driver())
@@ -151,10 +156,16 @@ class Tuner:
         )  # fmt: skip
 
 
+def choose(job: Job) -> tuple[Choice, Tuner]:
+    """What a `Tuner` chooses, and the tuner for the run. Choices are kept: on a small network one would be felt."""
+    choice, tuner = _chosen(job)
+    return choice, copy(tuner)
+
+
 @lru_cache(maxsize=32)
-def choose(job: Job) -> Choice:
-    """What a `Tuner` chooses, kept for the next runs: on a small network the choice itself would be felt."""
-    return Tuner(job).choose()
+def _chosen(job: Job) -> tuple[Choice, Tuner]:
+    tuner = Tuner(job)
+    return tuner.choose(), tuner
 
 
 def _beside(network: float, driver: float) -> float:

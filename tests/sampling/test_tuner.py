@@ -90,6 +90,7 @@ def test_a_tolerance_below_rounding_is_sampled_sequentially(tolerance: float) ->
 def test_the_hardness_counts_each_part_of_a_run_at_the_window_it_had() -> None:
     wide, narrow = (np.asarray(rehearse(plan_of("ddim-100"), w, 1e-3, 0.1, 0.5).course) for w in (64, 16))
     tuner, sweeps = tuner_of("ddim-100", "free batching", n=2), 0.0
+    assert tuner._forecast.widen()  # to 64
     for window, course, parts in ((64, wide, (0.3, 0.5)), (16, narrow, (0.7, 0.8))):
         before = tuner._parts
         sweeps += float(np.sum(np.interp(parts, PARTS, course) - np.interp(before, PARTS, course)))
@@ -176,8 +177,23 @@ def test_what_the_driver_takes_grows_with_the_window_and_no_disturbance_shows(mo
         forecast, "rehearse", lambda plan, window, *rest: replace(rehearse(plan, window, *rest), driver=seconds[window])
     )
     found = forecast.Forecast(plan_of("ddpm-200"), most=200, tolerance=1e-3, floor=0.1, scale=0.5, online=False)
+    assert [found.widen() for _ in range(3)] == [True, True, False]
     assert [found.driver(w) for w in (1, 16, 64, 200)] == pytest.approx([0.001, 0.001, 0.004, 0.004])
     assert 0.001 < found.driver(30) < 0.004
+
+
+def test_wider_windows_are_rehearsed_as_long_as_they_may_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed: list[int] = []
+    monkeypatch.setattr(
+        forecast, "rehearse",
+        lambda plan, window, *rest: rehearsed.append(window) or rehearse(plan, window, *rest),
+    )  # fmt: skip
+    widest = {}
+    for engine in ("a small chip", "free batching"):
+        rehearsed.clear()
+        assert tuner_of("ddpm-500", engine).choose().window
+        widest[engine] = max(rehearsed)
+    assert widest == {"a small chip": 64, "free batching": 256}
 
 
 def test_sequential_sampling_is_not_charged_for_the_secants_of_the_parallel_driver(
