@@ -1,10 +1,10 @@
-"""window="auto" against sequential sampling and against every fixed window, in turn in one process.
+"""window="auto" against sequential sampling and against every fixed window, in random turns in one process.
 
     python -m benchmarks.auto demo/model.onnx
     python -m benchmarks.unet32 build/unet32 && python -m benchmarks.auto build/unet32/model.onnx --longest 600
 
 auto:    wall time of sequential sampling over that of window="auto", median of pairs (least … largest)
-best:    the same for the fastest of the fixed windows WINDOWS, each run in turn with the others
+best:    the same for the fastest of the fixed windows WINDOWS
 allowed: what the engine's measured latency t(B) allows for the calls that auto made: K t(n) over the sum of t(rows)
 A run that would take longer than --longest seconds is not timed: the table then shows what auto chose.
 """
@@ -34,10 +34,10 @@ PLANS = (  # and how many samples
 )
 WINDOWS = (4, 8, 12, 16, 24, 32, 64)
 LONGEST = 40.0
-_LONG, _VERY_LONG = 3.0, 30.0  # seconds of a sequential run, beyond which it is repeated less, beside fewer windows
+_LONG, _VERY_LONG = 5.0, 30.0  # seconds of a sequential run, beyond which it is repeated less, beside fewer windows
 
 
-def table(model: Path, repetitions: int = 5, *, longest: float = LONGEST) -> Iterator[str]:
+def table(model: Path, repetitions: int = 9, *, longest: float = LONGEST) -> Iterator[str]:
     """Lines of a Markdown table; longest: seconds of a run that is still timed."""
     engine = open_engine(model)
     rows = max(1, AUTO_VALUES // engine.info.dim)
@@ -66,21 +66,21 @@ def _row(engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int
     shown = WINDOWS[:1] if alone > _VERY_LONG else WINDOWS[::3] if long else WINDOWS
     windows = [w for w in shown if w < plan.evaluations]
     autos, bounds, fixed = [], [], {w: list[float]() for w in windows}
-    if not long:
-        _run(engine, plan, range(n), "auto", latency)  # what a first run sets up is kept for the next ones
+    ways: list[int | str | None] = [None, "auto", *windows]
+    order = np.random.default_rng(0)
+    for way in ways if not long else ():
+        _run(engine, plan, range(n), way, latency)  # what a first run sets up is kept for the next ones
     for repetition in range(2 if long else repetitions):
         seeds = range(n * repetition, n * (repetition + 1))
-        # Each pair begins with the other one: what the first of a pair finds (clocks, caches) then favours neither.
-        ways: list[int | str | None] = [None, "auto"] if repetition % 2 else ["auto", None]
         seconds = {}
-        for way in ways:
+        for way in (ways[i] for i in order.permutation(len(ways))):
             seconds[way], rows, result = _run(engine, plan, seeds, way, latency)
             if way == "auto":
-                allowed, choice = alone / sum(map(latency, rows)), result.choice
+                bounds.append(alone / sum(map(latency, rows)))
+                choice = result.choice
         autos.append(seconds[None] / seconds["auto"])
-        bounds.append(allowed)
         for window in windows:
-            fixed[window].append(seconds[None] / _run(engine, plan, seeds, window, latency)[0])
+            fixed[window].append(seconds[None] / seconds[window])
     best = max(windows, key=lambda w: float(np.median(fixed[w])))
     others = max(1.0, float(np.median(fixed[best])))
     gain, bound = float(np.median(autos)), float(np.median(bounds))
@@ -105,7 +105,7 @@ def _run(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", type=Path, default=[Path("demo/model.onnx")])
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--longest", type=float, default=LONGEST)
     given = parser.parse_args()
     for path in given.models:
