@@ -14,7 +14,9 @@ from ncdeploy.sampling.arrays import device_of, namespace, to_host
 
 BUDGET = 0.75  # seconds that measuring may take
 _LEAST = 0.003  # seconds: a shorter call is repeated, as a sampler repeats it
-_ROUNDS = 5  # at most; the median of them counts
+_ROUNDS = 9  # at most; the median of them counts
+_SHARE = 1 / 30  # of the budget for one call: rounds then are many, and each is over before the machine's mood changes
+_FEW, _FEW_SHARE = 8, 1 / 3  # rows that are measured on a slow network too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,8 @@ def measure_latency(
     max_rows: largest batch that a sampler may ask for; sizes in steps of about 1.5 up to it
     label:    a class for every row, for a model that needs one
     like:     an array of the run's kind, dtype and device; NumPy float32 if None
-    budget:   seconds after which no further round begins; a size that would take a third of it is left out
+    budget:   seconds after which no further call begins; a size that would take a 30th of it is left out, up to 8 rows
+              one that would take a third
     on_call:  is given the part of the budget used, after every measurement
     """
     like = np.zeros((), np.float32) if like is None else like
@@ -116,10 +119,10 @@ def measure_latency(
     for _ in range(_ROUNDS):
         for rows in sizes:
             largest = max(times)
-            expected = times[rows][0] if rows in times else times[largest][0] * rows / largest
+            expected = min(times[rows]) if rows in times else min(times[largest]) * rows / largest
             if time.perf_counter() - start + expected > budget:
                 break
-            if expected <= budget / 3:
+            if expected <= budget * (_FEW_SHARE if rows <= _FEW else _SHARE):
                 times.setdefault(rows, []).append(call(rows))
     measured = sorted(times)
     medians = np.maximum.accumulate([float(np.median(times[rows])) for rows in measured])

@@ -24,6 +24,7 @@ from ncdeploy.sampling.result import Choice
 
 HARDNESS = 1.1
 _WORTH = 0.95  # of the time without it: a change that is predicted to gain less is not made
+_CLEARLY = 0.85  # of the time of all samples at once: a larger batch that seems slower by less is a disturbance
 CHANGE = 0.2  # seconds that another window has to save: it needs tables of its own
 _MOOD = 3.0  # a busy machine's calls vary by such a factor from one second to the next, whatever their rows
 _ROUNDING = 4.0  # units of it: iterates that may differ by less settle about as slowly as sequential sampling goes
@@ -115,7 +116,7 @@ class Tuner:
         """Sequential, with all samples at once unless fewer are clearly faster."""
         whole = self._sequential(lanes[-1], driver)
         best = min((self._sequential(m, driver) for m in lanes), key=_seconds)
-        return best if best.seconds < _WORTH * whole.seconds else whole
+        return best if best.seconds < _CLEARLY * whole.seconds else whole
 
     def _sequential(self, lanes: int, driver: float) -> Choice:
         k = self.job.plan.evaluations
