@@ -13,7 +13,8 @@ from ncdeploy.errors import InputError
 from ncdeploy.sampling.arrays import device_of, namespace, to_host
 
 BUDGET = 0.75  # seconds that measuring may take
-_LEAST = 0.003  # seconds: a shorter call is repeated, as a sampler repeats it
+_LEAST = 0.012  # seconds: a shorter call is repeated, as a sampler repeats it; the first half, of which some find the
+# caches as another size left them, does not count
 _ROUNDS = 9  # at most; the median of them counts
 _SHARE = 1 / 30  # of the budget for one call: rounds then are many, and each is over before the machine's mood changes
 _FEW, _FEW_SHARE = 8, 1 / 3  # rows that are measured on a slow network too
@@ -109,9 +110,7 @@ def measure_latency(
             ends.append(time.perf_counter())
         if on_call is not None:
             on_call(min(1.0, (time.perf_counter() - start) / budget))
-        if len(ends) == 1:
-            return ends[0] - begin
-        return (ends[-1] - ends[0]) / (len(ends) - 1)  # the first found the caches as another size had left them
+        return float(np.median(np.diff([begin, *ends])[len(ends) // 2 :]))
 
     sizes = sorted({size for e in range(31) for size in (2**e, 3 * 2**e // 2) if size <= max_rows})
     call(1)  # what a first call sets up is not what later ones take

@@ -166,7 +166,7 @@ def test_measuring_finds_the_curve_through_disturbances(engine: str, monkeypatch
 
     def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         nonlocal now
-        now += ENGINES[engine](len(x)) * (8.0 if rng.random() < 1 / 7 else 1.0)
+        now += ENGINES[engine](len(x)) * (8.0 if rng.random() < 0.1 else 1.0)
         return x
 
     monkeypatch.setattr(latency_module, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: now)}))
