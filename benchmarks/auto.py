@@ -34,6 +34,7 @@ PLANS = (  # and how many samples
 )
 WINDOWS = (4, 8, 12, 16, 24, 32, 64)
 LONGEST = 40.0
+_ENOUGH, _MOST = 30.0, 60  # seconds that a row's repetitions take where they are short, and how many there are at most
 _LONG, _VERY_LONG = 5.0, 30.0  # seconds of a sequential run, beyond which it is repeated less, beside fewer windows
 
 
@@ -70,7 +71,8 @@ def _row(engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int
     order = np.random.default_rng(0)
     for way in ways if not long else ():
         _run(engine, plan, range(n), way, latency)  # what a first run sets up is kept for the next ones
-    for repetition in range(2 if long else repetitions):
+    enough = min(_MOST, int(_ENOUGH / (alone * len(ways))))
+    for repetition in range(2 if long else max(repetitions, enough)):
         seeds = range(n * repetition, n * (repetition + 1))
         seconds = {}
         for way in (ways[i] for i in order.permutation(len(ways))):
