@@ -1,10 +1,13 @@
 """The latency curve t(B) of an engine: seconds that a network call on B rows takes."""
 
 import json
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from random import Random
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ _LEAST = 0.012  # seconds: a shorter call is repeated, as a sampler repeats it; 
 # caches as another size left them, does not count
 _ROUNDS = 9  # at most; the median of them counts
 _SHARE = 1 / 30  # of the budget for one call: rounds then are many, and each is over before the machine's mood changes
+_MOST = 1000  # repetitions of a call
 _FEW, _FEW_SHARE = 8, 1 / 3  # rows that are measured on a slow network too
 
 
@@ -98,31 +102,31 @@ def measure_latency(
     xp, device = namespace(like), device_of(like)
     start = time.perf_counter()
 
-    def call(rows: int) -> float:
+    def call(rows: int, repeats: int = 1) -> float:
         inputs = [xp.ones((rows, *shape), dtype=like.dtype, device=device)]
         inputs.append(xp.ones((rows,), dtype=like.dtype, device=device))
         if label is not None:
             inputs.append(xp.full((rows,), label, dtype=xp.int64, device=device))
-        begin, ends = time.perf_counter(), list[float]()
-        while not ends or ends[-1] - begin < _LEAST:
+        ends = [time.perf_counter()]
+        for _ in range(repeats):
             out = denoise(*inputs)
             to_host(xp.reshape(out, (-1,))[:1])  # a GPU returns before it is done
             ends.append(time.perf_counter())
         if on_call is not None:
             on_call(min(1.0, (time.perf_counter() - start) / budget))
-        return float(np.median(np.diff([begin, *ends])[len(ends) // 2 :]))
+        return float(median_low(np.diff(ends)[repeats // 2 :]))
 
     sizes = sorted({size for e in range(31) for size in (2**e, 3 * 2**e // 2) if size <= max_rows})
     call(1)  # what a first call sets up is not what later ones take
     times: dict[int, list[float]] = {1: [call(1)]}
-    for _ in range(_ROUNDS):
-        for rows in sizes:
-            largest = max(times)
-            expected = min(times[rows]) if rows in times else min(times[largest]) * rows / largest
-            if time.perf_counter() - start + expected > budget:
-                break
-            if expected <= budget * (_FEW_SHARE if rows <= _FEW else _SHARE):
-                times.setdefault(rows, []).append(call(rows))
+    order = Random(0)
+    for turn in range(_ROUNDS):
+        for rows in order.sample(sizes, len(sizes)) if turn else sizes:  # what recurs shall not find the same size
+            expected = min(min(seconds) * rows / size for size, seconds in times.items() if size <= rows)
+            repeats = math.ceil(_LEAST / max(expected, _LEAST / _MOST))
+            in_time = time.perf_counter() - start + repeats * expected <= budget
+            if in_time and expected <= budget * (_FEW_SHARE if rows <= _FEW else _SHARE):
+                times.setdefault(rows, []).append(call(rows, repeats))
     measured = sorted(times)
-    medians = np.maximum.accumulate([float(np.median(times[rows])) for rows in measured])
+    medians = np.maximum.accumulate([median_low(times[rows]) for rows in measured])
     return Latency(rows=tuple(measured), seconds=tuple(map(float, medians)), asked=max_rows)
