@@ -14,7 +14,8 @@ _STEP = 1.19  # between the windows that are worth comparing
 
 
 class Forecast:
-    """Of windows up to the widest that was rehearsed. A window of 1 needs no rehearsal; in between, log-log.
+    """Of windows up to the widest that was rehearsed. A window of 1 needs no rehearsal; in between, evaluations are
+    linear in its root and sweeps in its inverse.
 
     windows: int64, increasing, those to compare
     """
@@ -55,8 +56,8 @@ class Forecast:
         k = self._plan.evaluations
         known = sorted(self._runs)
         runs = [self._runs[w] for w in known]
-        evaluations = _between(window, [1, *known], [1.0, *(run.nfe / k for run in runs)])
-        sweeps = _between(window, [1, *known], [float(k), *(run.sweeps for run in runs)])
+        evaluations = _between(window, [1, *known], [1.0, *(run.nfe / k for run in runs)], 0.5)
+        sweeps = _between(window, [1, *known], [float(k), *(run.sweeps for run in runs)], -1.0)
         return evaluations, sweeps, self._nearest(window).spread
 
     def driver(self, window: int, lanes: int = SAMPLES) -> float:
@@ -66,7 +67,7 @@ class Forecast:
         known = sorted(self._runs)
         seconds = np.minimum.accumulate([self._runs[w].driver for w in reversed(known)])[::-1]
         fixed = _FIXED * float(seconds[0])
-        return fixed + (_between(window, known, seconds) - fixed) * lanes / SAMPLES
+        return fixed + (_between(window, known, seconds, 1.0) - fixed) * lanes / SAMPLES
 
     def least_driver(self) -> float:
         """Seconds that it takes for a call at the narrowest window where an error curve is known."""
@@ -77,5 +78,8 @@ class Forecast:
         return self._runs[min(self._runs, key=lambda w: abs(math.log(w / window)))]
 
 
-def _between(at: float, known: Any, values: Any) -> float:
-    return float(np.exp(np.interp(math.log(at), np.log(known), np.log(values))))
+def _between(at: float, known: Any, values: Any, power: float) -> float:
+    """Linear in that power of the window."""
+    x = np.asarray(known, float) ** power
+    order = np.argsort(x)
+    return float(np.interp(at**power, x[order], np.asarray(values)[order]))

@@ -20,9 +20,9 @@ from ncdeploy.sampling.posterior import Posterior
 
 PARTS = np.linspace(0, 1, 21)
 SAMPLES = 3
-_COMPONENTS, _DIM = 32, 16
+_COMPONENTS, _DIM = 16, 16
 _CHUNK = 512  # rows at once: so few that BLAS starts no threads, as in lower_matmul
-_RIPPLES, _WAVES = 0.4, 4.0  # height over the data's standard deviation, and radians over the width of the noised data
+_RIPPLES, _WAVES = 0.35, 2.0  # height at most over the data's standard deviation; radians over the noised data's width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,8 @@ def rehearse(plan: Plan, window: int, tolerance: float, floor: float, scale: flo
 
 
 class _Rippled:
-    """D of a mixture around random points, and ripples on it, which vanish with the noise as a network's error does."""
+    """D of a mixture around random points, and ripples on it, which vanish as a network's error does where there is
+    little noise, and where there is little else: they are highest where the noise is as large as the data."""
 
     def __init__(self, scale: float) -> None:
         rng = np.random.default_rng(0)
@@ -86,8 +87,9 @@ class _Rippled:
     def _rows(self, x: Floats, sigma: Floats) -> Floats:
         noise = sigma[:, None]
         width = np.hypot(noise, self.scale)
+        height = 2 * _RIPPLES * noise * (self.scale / width) ** 2
         waves: Floats = np.sin(_WAVES * (x @ self._turn) / width + self._phase)
-        return np.asarray(self._exact(x, sigma) + _RIPPLES * self.scale * (noise / width) * waves)
+        return np.asarray(self._exact(x, sigma) + height * waves)
 
 
 @lru_cache(maxsize=4)

@@ -23,12 +23,13 @@ from ncdeploy.sampling.rehearsal import PARTS
 from ncdeploy.sampling.result import Choice
 
 HARDNESS = 1.1
-_WORTH = 0.95  # of the time without it: a change that is predicted to gain less is not made
+_WORTH = 0.97  # of the time without it: a change that is predicted to gain less is not made
 _CLEARLY = 0.85  # of the time of all samples at once: a larger batch that seems slower by less is a disturbance
 CHANGE = 0.2  # seconds that another window has to save: it needs tables of its own
 _MOOD = 3.0  # a busy machine's calls vary by such a factor from one second to the next, whatever their rows
 _ROUNDING = 4.0  # units of it: iterates that may differ by less settle about as slowly as sequential sampling goes
 _COOLING = 1e-3  # seconds of a network call after which a driver finds half of its code and data out of the caches
+_LOOKS = 3  # at the window that seems best, itself rehearsed: what lies between rehearsals is rather too good
 _SEQUENTIAL_DRIVER = 0.2  # what the sequential driver takes for a call, relative to the parallel one at its least
 
 
@@ -77,8 +78,9 @@ class Tuner:
         # No wider window evaluates a node less often, so that there is a width from which on none can pay.
         while self._forecast.evaluations() * least < best.seconds and self._forecast.widen():
             best = self._best(lanes)
-        self._forecast.rehearse(best.window or 1)  # a second look, now at the window itself
-        best = self._best(lanes)
+        for _ in range(_LOOKS):
+            self._forecast.rehearse(best.window or 1)
+            best = self._best(lanes)
         alone = self._alone(lanes, self._forecast.least_driver())
         if best.seconds > _WORTH * alone.seconds:
             return alone

@@ -108,6 +108,19 @@ def test_a_rehearsal_tells_the_sweeps_of_a_real_run(name: str) -> None:
         assert expected.nfe == pytest.approx(run.nfe, rel=0.35)
 
 
+@pytest.mark.parametrize("window", [3, 6, 12])
+@pytest.mark.parametrize("name", ["ddpm-300", "dpmpp_2m_sde-100", "ddim-100"])
+def test_at_narrow_windows_a_rehearsal_is_close(name: str, window: int) -> None:
+    """Where few rows share a call, a tenth decides whether they pay."""
+    plan = plan_of(name)
+    run = sample(
+        digits(), plan, shape=SHAPE, seeds=range(8), window=window, error_curve=error_curve(), like=DOUBLE
+    )  # fmt: skip
+    expected = rehearse(plan, window, 1e-3, 0.1, 0.5)
+    assert expected.sweeps == pytest.approx(run.sweeps.mean(), rel=0.08)
+    assert expected.nfe == pytest.approx(run.nfe, rel=0.08)
+
+
 def test_what_a_run_shows_makes_the_hardness_and_that_the_window() -> None:
     plan = plan_of("ddim-100")
     tuner = Tuner(

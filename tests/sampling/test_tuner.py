@@ -197,6 +197,17 @@ def test_wider_windows_are_rehearsed_as_long_as_they_may_pay(monkeypatch: pytest
     assert widest == {"a small chip": 64, "free batching": 256}
 
 
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("name", ["ddim-100", "ddpm-300", "dpmpp_2m_sde-100"])
+def test_the_choice_is_as_good_as_if_every_window_were_rehearsed(name: str, n: int) -> None:
+    tuner = tuner_of(name, "a small chip", n=n)
+    window = tuner.choose().window
+    for w in tuner._forecast.windows:
+        tuner._forecast.rehearse(int(w))
+    assert window is not None
+    assert tuner._parallel(window, n).seconds <= 1.05 * tuner._best([n]).seconds
+
+
 def test_sequential_sampling_is_not_charged_for_the_secants_of_the_parallel_driver(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
