@@ -14,13 +14,17 @@ import numpy as np
 
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.arrays import device_of, namespace, to_host
+from ncdeploy.sampling.plan import Floats
 
 BUDGET = 0.75  # seconds that measuring may take
-_LEAST = 0.012  # seconds: a shorter call is repeated, as a sampler repeats it; the first half, of which some find the
+_LEAST = 0.006  # seconds: a shorter call is repeated, as a sampler repeats it; the first half, of which some find the
 # caches as another size left them, does not count
-_ROUNDS = 9  # at most; the median of them counts
+_ROUNDS, _FULL = 25, 5  # at most; those that hold every size
 _SHARE = 1 / 30  # of the budget for one call: rounds then are many, and each is over before the machine's mood changes
 _MOST = 1000  # repetitions of a call
+_BURST = 2.5  # of what a size usually takes: no mood of the machine, and left out
+_LAGS = 1, 2  # neighbours in time, and the next but one, should there have been a disturbance in between
+_REWEIGHTINGS, _SAME = 30, 0.01  # of least squares, until they are least absolute deviations; those below count alike
 _FEW, _FEW_SHARE = 8, 1 / 3  # rows that are measured on a slow network too
 
 
@@ -88,7 +92,8 @@ def measure_latency(
     budget: float = BUDGET,
     on_call: Callable[[float], None] | None = None,
 ) -> Latency:
-    """Medians over interleaved rounds, so that a disturbance of the machine hits all sizes alike, made not to fall.
+    """Every size beside others, in random order and many rounds, so that how busy the machine was cancels out (see
+    `_fit`); made not to fall.
 
     denoise:  callable D(x, sigma[, labels]), x [B, *shape]
     max_rows: largest batch that a sampler may ask for; sizes in steps of about 1.5 up to it
@@ -118,15 +123,42 @@ def measure_latency(
 
     sizes = sorted({size for e in range(31) for size in (2**e, 3 * 2**e // 2) if size <= max_rows})
     call(1)  # what a first call sets up is not what later ones take
-    times: dict[int, list[float]] = {1: [call(1)]}
+    shortest, seen = {1: call(1)}, list[tuple[int, float]]()
     order = Random(0)
     for turn in range(_ROUNDS):
         for rows in order.sample(sizes, len(sizes)) if turn else sizes:  # what recurs shall not find the same size
-            expected = min(min(seconds) * rows / size for size, seconds in times.items() if size <= rows)
+            expected = min(seconds * rows / size for size, seconds in shortest.items() if size <= rows)
             repeats = math.ceil(_LEAST / max(expected, _LEAST / _MOST))
+            if turn >= _FULL and order.random() ** 2 > _LEAST / expected:
+                continue  # the longer a call, the less often: more is known of all together
             in_time = time.perf_counter() - start + repeats * expected <= budget
             if in_time and expected <= budget * (_FEW_SHARE if rows <= _FEW else _SHARE):
-                times.setdefault(rows, []).append(call(rows, repeats))
-    measured = sorted(times)
-    medians = np.maximum.accumulate([median_low(times[rows]) for rows in measured])
-    return Latency(rows=tuple(measured), seconds=tuple(map(float, medians)), asked=max_rows)
+                seen.append((rows, call(rows, repeats)))
+                shortest[rows] = min(seen[-1][1], shortest.get(rows, math.inf))
+    if not seen:
+        seen.append((1, shortest[1]))
+    measured, fitted = _fit(seen)
+    return Latency(rows=measured, seconds=tuple(map(float, np.maximum.accumulate(fitted))), asked=max_rows)
+
+
+def _fit(seen: list[tuple[int, float]]) -> tuple[tuple[int, ...], Floats]:
+    """Sizes, and seconds of a call of each, from what was seen of (size, seconds) one after the other.
+
+    Least absolute deviations of the logarithms' differences between neighbours in time: a machine that is twice as slow
+    for a second is so for both of them, and a disturbance of one is two differences among many. Then the median level.
+    """
+    times: dict[int, list[float]] = {}
+    for size, seconds in seen:
+        times.setdefault(size, []).append(seconds)
+    seen = [(size, seconds) for size, seconds in seen if seconds <= _BURST * median_low(times[size])]
+    rows, column = np.unique([size for size, _ in seen], return_inverse=True)
+    logs = np.log([seconds for _, seconds in seen])
+    first, second = np.array([(i, i + lag) for lag in _LAGS for i in range(len(logs) - lag)], int).reshape(-1, 2).T
+    steps = logs[second] - logs[first]
+    signs = np.eye(len(rows))[column[second]] - np.eye(len(rows))[column[first]]
+    weights = np.ones(len(steps))
+    for _ in range(_REWEIGHTINGS):
+        weighted = signs.T * weights
+        found = np.linalg.lstsq(weighted @ signs, weighted @ steps, rcond=None)[0]
+        weights = 1 / np.maximum(np.abs(steps - signs @ found), _SAME)
+    return tuple(map(int, rows)), np.exp(found + np.median(logs - found[column]))

@@ -192,6 +192,23 @@ def test_measuring_finds_the_curve_through_disturbances(engine: str, monkeypatch
     assert used[-1] <= 1.0
 
 
+def test_the_moods_of_a_machine_do_not_bend_the_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Now and then it is slower for a second or two, and not for all sizes equally often."""
+    now, slow, ratios = 0.0, np.zeros(60, bool), []
+
+    def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        nonlocal now
+        now += (5e-4 + 2e-4 * len(x)) * (1.7 if slow[int(now)] else 1.0)
+        return x
+
+    monkeypatch.setattr(latency_module, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: now)}))
+    for seed in range(8):
+        now, slow = 0.0, np.random.default_rng(seed).random(60) < 0.5
+        found = measure_latency(denoise, shape=(3,), max_rows=512, budget=5.0)
+        ratios += [found(rows) / found(1) / ((5e-4 + 2e-4 * rows) / 7e-4) for rows in (2, 4, 16, 64)]
+    assert ratios == pytest.approx([1.0] * len(ratios), rel=0.03)
+
+
 def test_what_another_size_left_in_the_caches_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sampler asks for one size again and again."""
     now, last = 0.0, 0
