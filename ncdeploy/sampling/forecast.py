@@ -9,7 +9,7 @@ from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.rehearsal import SAMPLES, Rehearsal, rehearse
 
 _ANCHORS = (16, 64, 256, 1024)  # windows that are rehearsed one after the other, as far as they fit
-_FIXED = 0.6  # of what the driver takes for the samples of a rehearsal at the narrowest window, however many they are
+_FIXED = 0.8  # of what the driver takes for the samples of a rehearsal at the narrowest window, however many they are
 _STEP = 1.19  # between the windows that are worth comparing
 
 
