@@ -135,7 +135,7 @@ def measure_latency(
             if in_time and expected <= budget * (_FEW_SHARE if rows <= _FEW else _SHARE):
                 seen.append((rows, call(rows, repeats)))
                 shortest[rows] = min(seen[-1][1], shortest.get(rows, math.inf))
-    if not seen:
+    if 1 not in dict(seen):
         seen.append((1, shortest[1]))
     measured, fitted = _fit(seen)
     return Latency(rows=measured, seconds=tuple(map(float, np.maximum.accumulate(fitted))), asked=max_rows)
