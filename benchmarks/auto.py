@@ -1,19 +1,21 @@
 """window="auto" against sequential sampling and against every fixed window, in random turns in one process.
 
     python -m benchmarks.auto demo/model.onnx
-    python -m benchmarks.unet32 build/unet32 && python -m benchmarks.auto build/unet32/model.onnx --longest 600
+    python -m benchmarks.auto demo/model.onnx --plans ddpm-1000 ddim-1000 --samples 1 --windows 24 64 --repetitions 25
+    python -m benchmarks.small unet32 build/unet32 && python -m benchmarks.auto build/unet32/model.onnx --longest 600
 
 auto:    wall time of sequential sampling over that of window="auto", median of pairs (least … largest)
-best:    the same for the fastest of the fixed windows WINDOWS, which is too good: it is the best of so many medians
+best:    the same for the fastest of the fixed windows, which is too good: it is the best of so many medians
 of best: wall time of the best way over that of auto, median of pairs; the best way, a window or sequential sampling, is
          that of the other half of the repetitions
 allowed: what the engine's measured latency t(B) allows for the calls that auto made: K t(n) over the sum of t(rows)
-A run that would take longer than --longest seconds is not timed: the table then shows what auto chose.
+Runs of more than 5 s are repeated a fifth as often as --repetitions says, beside every third window. A run that would
+take longer than --longest seconds is not timed: the table then shows what auto chose.
 """
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +42,16 @@ _ENOUGH, _MOST = 30.0, 60  # seconds that a row's repetitions take where they ar
 _LONG, _VERY_LONG = 5.0, 30.0  # seconds of a sequential run, beyond which it is repeated less, beside fewer windows
 
 
-def table(model: Path, repetitions: int = 9, *, longest: float = LONGEST) -> Iterator[str]:
-    """Lines of a Markdown table; longest: seconds of a run that is still timed."""
+def table(
+    model: Path,
+    repetitions: int = 9,
+    *,
+    longest: float = LONGEST,
+    plans: Collection[str] = (),
+    samples: Collection[int] = SIZES,
+    windows: Sequence[int] = WINDOWS,
+) -> Iterator[str]:
+    """Lines of a Markdown table; longest: seconds of a run that is still timed; plans: names of those, or all."""
     engine = open_engine(model)
     rows = max(1, AUTO_VALUES // engine.info.dim)
     latency = measure_latency(engine, shape=engine.info.shape, max_rows=rows, budget=5.0)  # as ncdeploy tune does
@@ -52,12 +62,16 @@ def table(model: Path, repetitions: int = 9, *, longest: float = LONGEST) -> Ite
     yield "| plan | samples | chosen | auto | best fixed window | of best | allowed by t(B) |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for solver, steps, sizes in PLANS:
-        for n in sizes:
-            yield _row(engine, latency, make_plan(solver, steps), n, repetitions, longest)
+        plan = make_plan(solver, steps)
+        for n in sizes if not plans or plan.name in plans else ():
+            if n in samples:
+                yield _row(engine, latency, plan, n, repetitions, longest, windows)
     engine.close()
 
 
-def _row(engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int, longest: float) -> str:
+def _row(
+    engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int, longest: float, windows: Sequence[int]
+) -> str:
     alone = plan.evaluations * latency(n)
     if alone > longest:
         job = Job(
@@ -66,14 +80,13 @@ def _row(engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int
         )  # fmt: skip
         return f"| {plan.name} | {n} | {choose(job)[0].window or 'sequential'} | not timed | | | |"
     long = alone > _LONG
-    shown = WINDOWS[:1] if alone > _VERY_LONG else WINDOWS[::3] if long else WINDOWS
-    windows = [w for w in shown if w < plan.evaluations]
-    ways: list[int | str | None] = [None, "auto", *windows]
+    shown = windows[:1] if alone > _VERY_LONG else windows[::3] if long else windows
+    ways: list[int | str | None] = [None, "auto", *(w for w in shown if w < plan.evaluations)]
     order = np.random.default_rng(0)
     for way in ways if not long else ():
         _run(engine, plan, range(n), way, latency)  # what a first run sets up is kept for the next ones
     enough = min(_MOST, int(_ENOUGH / (alone * len(ways))))
-    seconds = np.zeros((2 if long else max(repetitions, enough), len(ways)))
+    seconds = np.zeros((max(2, repetitions // 5) if long else max(repetitions, enough), len(ways)))
     bounds = []
     for repetition in range(len(seconds)):
         seeds = range(n * repetition, n * (repetition + 1))
@@ -121,7 +134,10 @@ if __name__ == "__main__":
     parser.add_argument("models", nargs="*", type=Path, default=[Path("demo/model.onnx")])
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--longest", type=float, default=LONGEST)
-    given = parser.parse_args()
-    for path in given.models:
-        for line in table(path, given.repetitions, longest=given.longest):
+    parser.add_argument("--plans", nargs="+", choices=[f"{solver}-{steps}" for solver, steps, _ in PLANS], default=())
+    parser.add_argument("--samples", nargs="+", type=int, choices=SIZES, default=SIZES)
+    parser.add_argument("--windows", nargs="+", type=int, default=WINDOWS)
+    given = vars(parser.parse_args())
+    for path in given.pop("models"):
+        for line in table(path, **given):
             print(line, flush=True)
