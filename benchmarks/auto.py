@@ -76,7 +76,7 @@ def _row(
     if alone > longest:
         job = Job(
             plan=plan, latency=latency, n=n, tolerance=TOLERANCE, floor=ERROR_FLOOR, scale=engine.info.sigma_data,
-            max_rows=latency.asked,
+            max_rows=latency.asked, values=engine.info.dim,
         )  # fmt: skip
         return f"| {plan.name} | {n} | {choose(job)[0].window or 'sequential'} | not timed | | | |"
     long = alone > _LONG

@@ -9,7 +9,7 @@ from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.rehearsal import SAMPLES, Rehearsal, rehearse
 
 _ANCHORS = (16, 64, 256, 1024)  # windows that are rehearsed one after the other, as far as they fit
-_FIXED = 0.8  # of what the driver takes for the samples of a rehearsal at the narrowest window, however many they are
+_FIXED = 0.9  # of what the driver takes for the samples of a rehearsal at the narrowest window, however many they are
 _STEP = 1.19  # between the windows that are worth comparing
 
 
@@ -60,19 +60,20 @@ class Forecast:
         sweeps = _between(window, [1, *known], [float(k), *(run.sweeps for run in runs)], -1.0)
         return evaluations, sweeps, self._nearest(window).spread
 
-    def driver(self, window: int, lanes: int = SAMPLES) -> float:
-        """Seconds that the parallel driver takes for a call with so many samples, all it needs in the caches: a part
-        that neither window nor samples change, and one for each sample that grows with the window. Never more than at
-        a wider window, for what a rehearsal shows beyond that was a disturbance."""
+    def driver(self, window: int) -> tuple[float, float]:
+        """Seconds that the parallel driver takes for a call with all it needs in the caches: a part that neither window
+        nor samples change, and one for each sample, which grows with the window. Never more than at a wider window, for
+        what a rehearsal shows beyond that was a disturbance."""
         known = sorted(self._runs)
         seconds = np.minimum.accumulate([self._runs[w].driver for w in reversed(known)])[::-1]
         fixed = _FIXED * float(seconds[0])
-        return fixed + (_between(window, known, seconds, 1.0) - fixed) * lanes / SAMPLES
+        return fixed, (_between(window, known, seconds, 1.0) - fixed) / SAMPLES
 
     def least_driver(self) -> float:
-        """Seconds that it takes for a call at the narrowest window where an error curve is known."""
+        """Seconds that it takes for a call of a rehearsal at the narrowest window where an error curve is known."""
+        fixed, each = self.driver(1)
         tolerance, floor, scale, _ = self._settings
-        return min(self.driver(1), rehearse(self._plan, min(self._runs), tolerance, floor, scale, False).driver)
+        return min(fixed + SAMPLES * each, rehearse(self._plan, min(self._runs), tolerance, floor, scale, False).driver)
 
     def _nearest(self, window: int) -> Rehearsal:
         return self._runs[min(self._runs, key=lambda w: abs(math.log(w / window)))]

@@ -156,8 +156,8 @@ def iterate(
         scale = info.sigma_data if isinstance(info, ModelInfo) else SCALE
         job = Job(
             plan=plan, latency=latency, n=n, tolerance=tolerance, floor=error_floor, scale=scale,
-            max_rows=rows, per_row=timed_rows, online=error_curve is None,
-            eps=float(namespace(like).finfo(like.dtype).eps),
+            max_rows=rows, per_row=timed_rows, values=dim if namespace(like) is np else 0,
+            online=error_curve is None, eps=float(namespace(like).finfo(like.dtype).eps),
         )  # fmt: skip
         choice, tuner = choose(job)
         window, lanes = choice.window, choice.lanes

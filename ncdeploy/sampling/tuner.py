@@ -29,6 +29,7 @@ CHANGE = 0.2  # seconds that another window has to save: it needs tables of its 
 _MOOD = 3.0  # a busy machine's calls vary by such a factor from one second to the next, whatever their rows
 _ROUNDING = 4.0  # units of it: iterates that may differ by less settle about as slowly as sequential sampling goes
 _COOLING = 1e-3  # seconds of a network call after which a driver finds half of its code and data out of the caches
+_VALUE = 2e-8  # seconds that the parallel driver takes for a value of a row, the noise aside: either driver draws that
 _LOOKS = 3  # at the window that seems best, itself rehearsed: what lies between rehearsals is rather too good
 _SEQUENTIAL_DRIVER = 0.2  # what the sequential driver takes for a call, relative to the parallel one at its least
 
@@ -39,6 +40,7 @@ class Job:
 
     latency: seconds of a call, by the rows that the engine is given; per_row: of those for one row of x
     scale:   standard deviation of the data; tolerance, floor: as for `sample`
+    values:  of a row, that NumPy handles between calls; 0 where a device does
     online:  whether the run estimates the scalar Jacobian, for want of an error curve
     eps:     relative rounding of the run's numbers
     """
@@ -51,6 +53,7 @@ class Job:
     scale: float
     max_rows: int
     per_row: int = 1
+    values: int = 0
     online: bool = False
     eps: float = float(np.finfo(np.float32).eps)
 
@@ -96,7 +99,7 @@ class Tuner:
                 windows they went through makes the hardness, and counts the more the further the run has come.
         rows, seconds: of a call, lately, the driver's time included; they correct a latency that is far off
         """
-        seen = max(seconds - _beside(seconds, self._forecast.driver(window, lanes)), 0.0)
+        seen = max(seconds - self._driver(window, lanes, seconds), 0.0)
         if not 1 / _MOOD < seen / self._seconds(rows) < _MOOD:
             self._latency = self._latency.corrected(rows * self.job.per_row, seen)
         e, part = self._forecast.at(window)[0], float(parts.mean())
@@ -137,10 +140,16 @@ class Tuner:
 
         def call(m: int) -> float:
             network = sum(self._seconds(max(part * m * rows, 1.0)) for part in spread) / len(spread)
-            return network + _beside(network, self._forecast.driver(window, m))
+            return network + self._driver(window, m, network)
 
         seconds = sweeps * self._in_turn(lanes, call)
         return Choice(window=window, lanes=lanes, sweeps=sweeps, seconds=seconds, sequential=math.inf)
+
+    def _driver(self, window: int, lanes: int, network: float) -> float:
+        """Seconds of the parallel driver between network calls that take so long. Those slow down only what it does
+        once a call: what it does for every sample in turn stays in the caches."""
+        fixed, each = self._forecast.driver(window)
+        return _beside(network, fixed) + (each + _VALUE * self.job.values * window) * lanes
 
     def _in_turn(self, lanes: int, call: Callable[[int], float]) -> float:
         """Seconds of a call for each of the groups of samples that the job makes."""
@@ -172,7 +181,8 @@ def _chosen(job: Job) -> tuple[Choice, Tuner]:
 
 
 def _beside(network: float, driver: float) -> float:
-    """Seconds of a driver between network calls that take so long: up to twice what it takes in a rehearsal."""
+    """Seconds of what a driver does once a call, between network calls that take so long: up to twice what it takes
+    in a rehearsal."""
     return driver * (1 + network / (network + _COOLING))
 
 

@@ -13,7 +13,7 @@ from ncdeploy.sampling import forecast
 from ncdeploy.sampling import latency as latency_module
 from ncdeploy.sampling.guidance import Guided
 from ncdeploy.sampling.latency import Latency
-from ncdeploy.sampling.rehearsal import PARTS, rehearse
+from ncdeploy.sampling.rehearsal import PARTS, SAMPLES, rehearse
 from ncdeploy.sampling.tuner import HARDNESS, Job, Tuner
 from oracle import digits, error_curve
 
@@ -178,8 +178,27 @@ def test_what_the_driver_takes_grows_with_the_window_and_no_disturbance_shows(mo
     )
     found = forecast.Forecast(plan_of("ddpm-200"), most=200, tolerance=1e-3, floor=0.1, scale=0.5, online=False)
     assert [found.widen() for _ in range(3)] == [True, True, False]
-    assert [found.driver(w) for w in (1, 16, 64, 200)] == pytest.approx([0.001, 0.001, 0.004, 0.004])
-    assert 0.001 < found.driver(30) < 0.004
+
+    def of_a_rehearsal(window: int) -> float:
+        fixed, each = found.driver(window)
+        return fixed + SAMPLES * each
+
+    assert [of_a_rehearsal(w) for w in (1, 16, 64, 200)] == pytest.approx([0.001, 0.001, 0.004, 0.004])
+    assert 0.001 < of_a_rehearsal(30) < 0.004
+    assert found.driver(1)[0] == found.driver(200)[0]
+
+
+def test_long_network_calls_slow_down_what_the_driver_does_once_a_call_and_not_what_it_does_for_each_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        forecast, "rehearse", lambda plan, window, *rest: replace(rehearse(plan, window, *rest), driver=0.001)
+    )
+    tuner = tuner_of("ddpm-200", "linear", values=1000)
+    few, many = ([tuner._driver(8, lanes, network) for network in (0.0, 1.0)] for lanes in (1, 65))
+    each = 0.1e-3 / 3 + 2e-8 * 1000 * 8
+    assert few == pytest.approx([0.9e-3 + each, 1.8e-3 + each], rel=2e-3)
+    assert [m - f for m, f in zip(many, few, strict=True)] == pytest.approx([64 * each] * 2)
 
 
 def test_wider_windows_are_rehearsed_as_long_as_they_may_pay(monkeypatch: pytest.MonkeyPatch) -> None:
