@@ -8,14 +8,15 @@ auto:    wall time of sequential sampling over that of window="auto", median of 
 best:    the same for the fastest of the fixed windows, which is too good: it is the best of so many medians
 of best: wall time of the best way over that of auto, median of pairs; the best way, a window or sequential sampling, is
          that of the other half of the repetitions
-allowed: what the engine's measured latency t(B) allows for the calls that auto made: K t(n) over the sum of t(rows)
+allowed: what the engine's latency t(B) allows for the calls that auto made: K t(n) over the sum of t(rows); the
+         geometric mean for t(B) before the row, which auto is given, and after it
 Runs of more than 5 s are repeated a fifth as often as --repetitions says, beside every third window. A run that would
 take longer than --longest seconds is not timed: the table then shows what auto chose.
 """
 
 import argparse
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,12 @@ def table(
     """Lines of a Markdown table; longest: seconds of a run that is still timed; plans: names of those, or all."""
     engine = open_engine(model)
     rows = max(1, AUTO_VALUES // engine.info.dim)
-    latency = measure_latency(engine, shape=engine.info.shape, max_rows=rows, budget=5.0)  # as ncdeploy tune does
+
+    def tune() -> Latency:
+        """As the command does."""
+        return measure_latency(engine, shape=engine.info.shape, max_rows=rows, budget=5.0)
+
+    latency = tune()
     one = latency.seconds[0]
     curve = ", ".join(f"{b}: {b * one / s:.2f}" for b, s in zip(latency.rows, latency.seconds, strict=True))
     yield f"A batch of so many rows over its rows one by one, {engine.name}: {curve}."
@@ -65,13 +71,20 @@ def table(
         plan = make_plan(solver, steps)
         for n in sizes if not plans or plan.name in plans else ():
             if n in samples:
-                yield _row(engine, latency, plan, n, repetitions, longest, windows)
+                yield _row(engine, tune, plan, n, repetitions, longest, windows)
     engine.close()
 
 
 def _row(
-    engine: Backend, latency: Latency, plan: Plan, n: int, repetitions: int, longest: float, windows: Sequence[int]
+    engine: Backend,
+    tune: Callable[[], Latency],
+    plan: Plan,
+    n: int,
+    repetitions: int,
+    longest: float,
+    windows: Sequence[int],
 ) -> str:
+    latency = tune()
     alone = plan.evaluations * latency(n)
     if alone > longest:
         job = Job(
@@ -87,18 +100,19 @@ def _row(
         _run(engine, plan, range(n), way, latency)  # what a first run sets up is kept for the next ones
     enough = min(_MOST, int(_ENOUGH / (alone * len(ways))))
     seconds = np.zeros((max(2, repetitions // 5) if long else max(repetitions, enough), len(ways)))
-    bounds = []
+    calls = []
     for repetition in range(len(seconds)):
         seeds = range(n * repetition, n * (repetition + 1))
         for i in order.permutation(len(ways)):
             seconds[repetition, i], rows, result = _run(engine, plan, seeds, ways[i], latency)
             if ways[i] == "auto":
-                bounds.append(alone / sum(map(latency, rows)))
+                calls.append(rows)
                 choice = result.choice
     gains = seconds[:, :1] / seconds
     medians = np.median(gains, axis=0)
     best = 2 + int(np.argmax(medians[2:]))
-    gain, bound = medians[1], float(np.median(bounds))
+    bounds = [np.median([plan.evaluations * t(n) / sum(map(t, rows)) for rows in calls]) for t in (latency, tune())]
+    gain, bound = medians[1], float(np.sqrt(np.prod(bounds)))
     return (
         f"| {plan.name} | {n} | {choice.window or 'sequential'} | "
         f"{gain:.2f} ({gains[:, 1].min():.2f} … {gains[:, 1].max():.2f}) | {medians[best]:.2f} at {ways[best]} | "

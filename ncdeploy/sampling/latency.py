@@ -4,7 +4,7 @@ import json
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from random import Random
 from statistics import median_low
@@ -26,6 +26,7 @@ _BURST = 2.5  # of what a size usually takes: no mood of the machine, and left o
 _LAGS = 1, 2  # neighbours in time, and the next but one, should there have been a disturbance in between
 _REWEIGHTINGS, _SAME = 30, 0.01  # of least squares, until they are least absolute deviations; those below count alike
 _FEW, _FEW_SHARE = 8, 1 / 3  # rows that are measured on a slow network too
+_TURNS = 3, 20  # at least and at most, of measuring a few sizes again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,15 @@ class Latency:
         new = np.maximum.accumulate(np.array([self(size) for size in sizes]) * factor**weights)
         return replace(self, rows=tuple(sizes), seconds=tuple(map(float, new)))
 
+    def bent(self, rows: Sequence[int], seconds: Sequence[float]) -> "Latency":
+        """The curve through what calls on these increasing rows take now: in between it is off by something in between,
+        beyond by as much as at the last."""
+        sizes = sorted({*self.rows, *rows})
+        off = np.log(np.asarray(seconds) / [self(size) for size in rows])
+        factors = np.exp(np.interp(np.log(sizes), np.log(rows), off))
+        new = np.maximum.accumulate(np.array([self(size) for size in sizes]) * factors)
+        return replace(self, rows=tuple(sizes), seconds=tuple(map(float, new)))
+
     def to_json(self) -> str:
         """The curve as a JSON object."""
         return json.dumps(asdict(self))
@@ -103,11 +113,63 @@ def measure_latency(
               one that would take a third
     on_call:  is given the part of the budget used, after every measurement
     """
+    start = time.perf_counter()
+    call = _timed(denoise, shape, label, like)
+    sizes = sorted({size for e in range(31) for size in (2**e, 3 * 2**e // 2) if size <= max_rows})
+    call(1, 1)  # what a first call sets up is not what later ones take
+    shortest, seen = {1: call(1, 1)}, list[tuple[int, float]]()
+    order = Random(0)
+    for turn in range(_ROUNDS):
+        for rows in order.sample(sizes, len(sizes)) if turn else sizes:  # what recurs shall not find the same size
+            expected = min(seconds * rows / size for size, seconds in shortest.items() if size <= rows)
+            repeats = _repeats(expected)
+            if turn >= _FULL and order.random() ** 2 > _LEAST / expected:
+                continue  # the longer a call, the less often: more is known of all together
+            in_time = time.perf_counter() - start + repeats * expected <= budget
+            if in_time and expected <= budget * (_FEW_SHARE if rows <= _FEW else _SHARE):
+                seen.append((rows, call(rows, repeats)))
+                shortest[rows] = min(seen[-1][1], shortest.get(rows, math.inf))
+                if on_call is not None:
+                    on_call(min(1.0, (time.perf_counter() - start) / budget))
+    if 1 not in dict(seen):
+        seen.append((1, shortest[1]))
+    measured, fitted = _fit(seen)
+    return Latency(rows=measured, seconds=tuple(map(float, np.maximum.accumulate(fitted))), asked=max_rows)
+
+
+def check_latency(
+    known: Latency,
+    denoise: Callable[..., Any],
+    rows: Sequence[int],
+    *,
+    shape: tuple[int, ...],
+    per_row: int,
+    label: int | None = None,
+    like: Any = None,
+    budget: float,
+) -> Latency:
+    """The curve as it is now, from a few calls on each of these increasing rows of x, in turns; as it is known where
+    the budget, in seconds, is too small to tell. The engine is given `per_row` rows for one of x; else as for
+    `measure_latency`."""
+    repeats = {r: _repeats(known(r * per_row)) for r in rows}
+    turns = int(budget / sum(repeats[r] * known(r * per_row) for r in rows))
+    if turns < _TURNS[0]:
+        return known
+    call = _timed(denoise, shape, label, like)
+    # The very first call may have something to set up. It is one neighbour's, where later ones are two's.
+    measured, seconds = _fit([(r, call(r, repeats[r])) for _ in range(min(turns, _TURNS[1])) for r in reversed(rows)])
+    return known.bent([r * per_row for r in measured], np.maximum.accumulate(seconds).tolist())
+
+
+def _timed(
+    denoise: Callable[..., Any], shape: tuple[int, ...], label: int | None, like: Any
+) -> Callable[[int, int], float]:
+    """Seconds of a call on so many rows, repeated so many times: the median of those that find the caches as their like
+    left them."""
     like = np.zeros((), np.float32) if like is None else like
     xp, device = namespace(like), device_of(like)
-    start = time.perf_counter()
 
-    def call(rows: int, repeats: int = 1) -> float:
+    def call(rows: int, repeats: int) -> float:
         inputs = [xp.ones((rows, *shape), dtype=like.dtype, device=device)]
         inputs.append(xp.ones((rows,), dtype=like.dtype, device=device))
         if label is not None:
@@ -117,28 +179,14 @@ def measure_latency(
             out = denoise(*inputs)
             to_host(xp.reshape(out, (-1,))[:1])  # a GPU returns before it is done
             ends.append(time.perf_counter())
-        if on_call is not None:
-            on_call(min(1.0, (time.perf_counter() - start) / budget))
         return float(median_low(np.diff(ends)[repeats // 2 :]))
 
-    sizes = sorted({size for e in range(31) for size in (2**e, 3 * 2**e // 2) if size <= max_rows})
-    call(1)  # what a first call sets up is not what later ones take
-    shortest, seen = {1: call(1)}, list[tuple[int, float]]()
-    order = Random(0)
-    for turn in range(_ROUNDS):
-        for rows in order.sample(sizes, len(sizes)) if turn else sizes:  # what recurs shall not find the same size
-            expected = min(seconds * rows / size for size, seconds in shortest.items() if size <= rows)
-            repeats = math.ceil(_LEAST / max(expected, _LEAST / _MOST))
-            if turn >= _FULL and order.random() ** 2 > _LEAST / expected:
-                continue  # the longer a call, the less often: more is known of all together
-            in_time = time.perf_counter() - start + repeats * expected <= budget
-            if in_time and expected <= budget * (_FEW_SHARE if rows <= _FEW else _SHARE):
-                seen.append((rows, call(rows, repeats)))
-                shortest[rows] = min(seen[-1][1], shortest.get(rows, math.inf))
-    if 1 not in dict(seen):
-        seen.append((1, shortest[1]))
-    measured, fitted = _fit(seen)
-    return Latency(rows=measured, seconds=tuple(map(float, np.maximum.accumulate(fitted))), asked=max_rows)
+    return call
+
+
+def _repeats(expected: float) -> int:
+    """How often to make a call that is expected to take so many seconds."""
+    return math.ceil(_LEAST / max(expected, _LEAST / _MOST))
 
 
 def _fit(seen: list[tuple[int, float]]) -> tuple[tuple[int, ...], Floats]:

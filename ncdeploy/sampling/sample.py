@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from ncdeploy.modelinfo import ErrorCurve, ModelInfo
 from ncdeploy.sampling.arrays import namespace
 from ncdeploy.sampling.evaluator import Denoise, Evaluator, evaluations_per_row
 from ncdeploy.sampling.guidance import Guided
-from ncdeploy.sampling.latency import Latency, measure_latency
+from ncdeploy.sampling.latency import Latency, check_latency, measure_latency
 from ncdeploy.sampling.noise import check_seeds
 from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.plan import Plan
@@ -24,6 +25,7 @@ TOLERANCE = 1e-3
 ERROR_FLOOR = 0.1
 AUTO_VALUES = 1 << 18  # most values in a network call of window="auto" where max_rows is not given
 SCALE = 0.5  # standard deviation of data that nothing is known of
+_CHECKING = 0.025  # of a run, that measuring t(B) again may take where this decides between sequential and parallel
 _CHECKS = (0.1, 0.25, 0.5, 0.75)  # parts of a run after which "auto" looks at its window again
 
 Window = int | Literal["auto"] | None
@@ -59,7 +61,8 @@ def sample(
                  conditional model, 0 the unconditional one. Each D then takes two rows of the same call
     window:      None runs sequentially; an integer is the evaluated nodes per sample and sweep; "auto" takes what is
                  predicted to be fastest (see `tuner`), sequential included, and corrects it while running
-    latency:     of the engine, for "auto"; None measures it now, which takes about a second
+    latency:     of the engine, for "auto", which checks it for long runs where it decides between sequential and
+                 parallel; None measures it now, which takes about a second
     tolerance:   a node is accepted when the rms of its change is at most tolerance * hypot(sigma, error_floor);
                  0 iterates to the sequential result
     error_curve: the model's denoising error (ModelInfo.error_curve); without it the parallel driver
@@ -150,8 +153,9 @@ def iterate(
     if window == "auto":
         rows = max(needed, AUTO_VALUES // dim if max_rows is None else max_rows) // per_row
         timed_rows = denoise.calls_rows if isinstance(denoise, Guided) else 1
+        label, known = None if classes is None else int(classes[0]), latency is not None
         if latency is None:
-            label, timed_rows = None if classes is None else int(classes[0]), 1
+            timed_rows = 1
             latency = measure_latency(denoise, shape=tuple(shape), max_rows=rows, label=label, like=like)
         scale = info.sigma_data if isinstance(info, ModelInfo) else SCALE
         job = Job(
@@ -160,6 +164,14 @@ def iterate(
             online=error_curve is None, eps=float(namespace(like).finfo(like.dtype).eps),
         )  # fmt: skip
         choice, tuner = choose(job)
+        if known and tuner.doubts:
+            now = check_latency(
+                latency, denoise, tuner.doubts, shape=tuple(shape), per_row=timed_rows, label=label, like=like,
+                budget=_CHECKING * choice.seconds,
+            )  # fmt: skip
+            if now != latency:
+                tuner = Tuner(replace(job, latency=now))
+                choice = tuner.choose()
         window, lanes = choice.window, choice.lanes
 
     start = time.perf_counter()

@@ -31,6 +31,7 @@ _ROUNDING = 4.0  # units of it: iterates that may differ by less settle about as
 _COOLING = 1e-3  # seconds of a network call after which a driver finds half of its code and data out of the caches
 _VALUE = 2e-8  # seconds that the parallel driver takes for a value of a row, the noise aside: either driver draws that
 _LOOKS = 3  # at the window that seems best, itself rehearsed: what lies between rehearsals is rather too good
+_DRIFT = 1.5  # what batching gains may differ by such a factor from when t(B) was measured: other programs, heat, power
 _SEQUENTIAL_DRIVER = 0.2  # what the sequential driver takes for a call, relative to the parallel one at its least
 
 
@@ -59,12 +60,17 @@ class Job:
 
 
 class Tuner:
-    """Chooses a window for a job, and corrects itself from what the run shows."""
+    """Chooses a window for a job, and corrects itself from what the run shows.
+
+    doubts: rows of the calls of the best ways without and with a window where t(B) may have drifted so far that the
+            other one is better
+    """
 
     def __init__(self, job: Job) -> None:
         self.job, self.hardness = job, HARDNESS
         self._latency = job.latency
         self._parts, self._expected = np.zeros(job.n), 0.0
+        self.doubts: tuple[int, ...] = ()
 
     def choose(self) -> Choice:
         """The fastest way by the formulas above."""
@@ -85,6 +91,9 @@ class Tuner:
             self._forecast.rehearse(best.window or 1)
             best = self._best(lanes)
         alone = self._alone(lanes, self._forecast.least_driver())
+        rows = (best.window or 1) * best.lanes
+        if 1 / _DRIFT < best.seconds / alone.seconds < _DRIFT and rows > alone.lanes:
+            self.doubts = alone.lanes, rows
         if best.seconds > _WORTH * alone.seconds:
             return alone
         return Choice(
