@@ -22,12 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from ncdeploy import make_plan, open_engine, sample
+from ncdeploy.auto.latency import Latency, measure_latency
+from ncdeploy.auto.tuner import Job, choose
 from ncdeploy.backends.base import Backend
-from ncdeploy.sampling.latency import Latency, measure_latency
+from ncdeploy.run import AUTO_VALUES
+from ncdeploy.sampling.parallel import ERROR_FLOOR, TOLERANCE
 from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.result import Result
-from ncdeploy.sampling.sample import AUTO_VALUES, ERROR_FLOOR, TOLERANCE
-from ncdeploy.sampling.tuner import Job, choose
 
 SIZES = (1, 4, 64)
 PLANS = (  # and how many samples

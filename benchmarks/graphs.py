@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ncdeploy import make_plan, open_engine, sample
+from ncdeploy.backends.graphs.run import GraphEngine
 from ncdeploy.export.compose import choose_record, export_graph
-from ncdeploy.graphs.run import GraphEngine
 
 ROWS = (("ddpm", 1000), ("ddim", 100), ("dpmpp_2m", 25), ("heun", 18))
 WINDOW = 32

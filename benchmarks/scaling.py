@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy import make_plan, sample
-from ncdeploy.modelinfo import ErrorCurve
+from ncdeploy.run import iterate
 from ncdeploy.sampling.arrays import lower_matmul
+from ncdeploy.sampling.errorcurve import ErrorCurve
 from ncdeploy.sampling.result import Sweep
-from ncdeploy.sampling.sample import iterate
 
 WINDOWS = (8, 32, 128, 512)
 SAMPLES = (1, 8, 64)

@@ -11,33 +11,33 @@ from ncdeploy.errors import (
     NumericalError,
     ParityError,
 )
+from ncdeploy.version import __version__
 
 if TYPE_CHECKING:
     from ncdeploy.backends import open_engine
     from ncdeploy.bundle import Bundle, open_bundle
-    from ncdeploy.modelinfo import ErrorCurve, ModelInfo
+    from ncdeploy.modelinfo import ModelInfo
+    from ncdeploy.run import iterate, sample
     from ncdeploy.sampling import schedules, solvers
+    from ncdeploy.sampling.errorcurve import ErrorCurve
     from ncdeploy.sampling.plan import Plan, PlanBuilder
     from ncdeploy.sampling.recipe import make_plan
     from ncdeploy.sampling.result import Result, Sweep
-    from ncdeploy.sampling.sample import iterate, sample
-
-__version__ = "0.1.0"
 
 # Looked up on first use, so that `import ncdeploy` costs nothing and the command line starts at once.
 _HOME = {
     "Bundle": "ncdeploy.bundle",
-    "ErrorCurve": "ncdeploy.modelinfo",
+    "ErrorCurve": "ncdeploy.sampling.errorcurve",
     "ModelInfo": "ncdeploy.modelinfo",
     "Plan": "ncdeploy.sampling.plan",
     "PlanBuilder": "ncdeploy.sampling.plan",
     "Result": "ncdeploy.sampling.result",
     "Sweep": "ncdeploy.sampling.result",
-    "iterate": "ncdeploy.sampling.sample",
+    "iterate": "ncdeploy.run",
     "make_plan": "ncdeploy.sampling.recipe",
     "open_bundle": "ncdeploy.bundle",
     "open_engine": "ncdeploy.backends",
-    "sample": "ncdeploy.sampling.sample",
+    "sample": "ncdeploy.run",
     "schedules": "ncdeploy.sampling",
     "solvers": "ncdeploy.sampling",
 }
@@ -57,6 +57,7 @@ __all__ = [
     "PlanBuilder",
     "Result",
     "Sweep",
+    "__version__",
     "iterate",
     "make_plan",
     "open_bundle",

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ncdeploy.backends.filetype import detect, is_bundle, read_head
-from ncdeploy.backends.onnxfile import Port, read_onnx
+from ncdeploy.backends.tensorrt.layers import Layer
 from ncdeploy.bundle import open_bundle
 from ncdeploy.errors import DependencyError, FileError
-from ncdeploy.graphs.record import GRAPH_KEY, record_of
-from ncdeploy.modelinfo import METADATA_KEY, ErrorCurve, ModelInfo
-from ncdeploy.tensorrt.layers import Layer
-from ncdeploy.tensorrt.sidecar import digest, read_sidecar
+from ncdeploy.formats.filetype import detect, is_bundle, read_head
+from ncdeploy.formats.graphrecord import GRAPH_KEY, record_of
+from ncdeploy.formats.onnxfile import Port, read_onnx
+from ncdeploy.formats.sidecar import digest, read_sidecar
+from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
+from ncdeploy.sampling.errorcurve import ErrorCurve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def time_layers(path: str | os.PathLike[str], rows: int | None = None) -> LayerT
     Raises what opening the engine raises without TensorRT or a GPU (see `TensorRTBackend`), InputError for more rows
     than it takes.
     """
-    from ncdeploy.backends.tensorrt import TensorRTBackend
+    from ncdeploy.backends.tensorrt.backend import TensorRTBackend
 
     engine = TensorRTBackend(path)
     try:

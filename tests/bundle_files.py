@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ncdeploy import make_plan
-from ncdeploy.tensorrt.profiles import profiles_for
-from ncdeploy.tensorrt.sidecar import Options, Sidecar
+from ncdeploy.formats.profiles import profiles_for
+from ncdeploy.formats.sidecar import Options, Sidecar
 from oracle import error_curve
 from tiny_models import VECTORS
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ncdeploy.backends import Backend, open_engine
+from ncdeploy.backends.graphs.run import GraphEngine
 from ncdeploy.export.compose import choose_record, export_graph
-from ncdeploy.graphs.run import GraphEngine
 from ncdeploy.sampling.plan import Plan
 from oracle import digits
 from tiny_models import IMAGES, write_mixture

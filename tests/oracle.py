@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.datasets import load_digits
 
-from ncdeploy.modelinfo import ErrorCurve
+from ncdeploy.sampling.errorcurve import ErrorCurve
 
 Floats = NDArray[np.float64]
 

@@ -17,9 +17,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from ncdeploy.backends.tensorrt import adapter, cudart
 from ncdeploy.errors import BackendError, OutOfMemoryError
 from ncdeploy.export.precision import emulate
-from ncdeploy.tensorrt import adapter, cudart
 
 MAGIC = b"ftrt"
 SCRATCH = 100

@@ -56,7 +56,7 @@ def test_torch_tensors_need_nothing_but_torch_and_numpy() -> None:
         """
 import torch
 from ncdeploy import make_plan, sample
-from ncdeploy.sampling.latency import Latency
+from ncdeploy.auto.latency import Latency
 denoise = lambda x, sigma: x / (1 + sigma[:, None] ** 2)
 latency = Latency(rows=(1, 64), seconds=(1.0, 1.01), asked=64)
 like, plan = torch.zeros(()), make_plan("ddpm", 40)
@@ -80,24 +80,20 @@ def test_the_library_never_imports_the_command_line(path: Path) -> None:
     assert not {"typer", "click", "ncdeploy_cli"} & imported(path)
 
 
-SAMPLING_MAY_IMPORT = {"numpy", "array_api_compat", "ncdeploy.errors", "ncdeploy.modelinfo", "ncdeploy.sampling"}
+@pytest.mark.parametrize("room", ["sampling", "formats", "auto", "errors", "files", "modelinfo", "run", "guidance"])
+def test_what_samples_stands_on_numpy_alone(room: str) -> None:
+    paths = [p for p in LIBRARY.rglob("*.py") if p.relative_to(LIBRARY).with_suffix("").parts[0] == room]
+    assert paths
+    for path in paths:
+        foreign = imported(path) - set(sys.stdlib_module_names) - {"numpy", "ncdeploy", "array_api_compat"}
+        assert not foreign, f"{path} imports {foreign}"
 
 
-@pytest.mark.parametrize("path", sorted((LIBRARY / "sampling").rglob("*.py")), ids=lambda p: p.name)
-def test_sampling_stands_on_numpy_alone(path: Path) -> None:
-    for name in imported(path, full=True):
-        top = name.split(".")[0]
-        allowed = top in sys.stdlib_module_names or any(
-            name == a or name.startswith(a + ".") for a in SAMPLING_MAY_IMPORT
-        )
-        assert allowed, f"{path.name} imports {name}"
-
-
-def imported(path: Path, *, full: bool = False) -> set[str]:
+def imported(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-    return found if full else {name.split(".")[0] for name in found}
+    return {name.split(".")[0] for name in found}

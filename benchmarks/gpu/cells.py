@@ -7,9 +7,9 @@ from typing import Any
 from benchmarks.gpu.engines import Setting
 from benchmarks.gpu.measure import Effort
 from benchmarks.gpu.networks import FULL, QUICK, Recipe
+from ncdeploy.run import Window
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.recipe import make_plan
-from ncdeploy.sampling.sample import Window
 
 EAGER, GRAPHS = Setting(runtime="torch"), Setting(runtime="torch", mode="graphs")
 COMPILED = Setting(runtime="torch", mode="compile")

@@ -70,9 +70,9 @@ def open_setting(setting: Setting, model: Denoiser, folder: Path, device: str) -
         export_onnx(model, graph, precision=setting.precision, verify=False)
     if setting.runtime == "onnxruntime":
         return open_engine(graph, device=device)
-    from ncdeploy.tensorrt.build import build_engine
-    from ncdeploy.tensorrt.profiles import profiles_for
-    from ncdeploy.tensorrt.sidecar import Options
+    from ncdeploy.build.engine import build_engine
+    from ncdeploy.formats.profiles import profiles_for
+    from ncdeploy.formats.sidecar import Options
 
     plan = graph.with_suffix(".plan")
     profiles = profiles_for(MAX_SAMPLES, MAX_WINDOW, WINDOW)

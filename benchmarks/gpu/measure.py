@@ -15,12 +15,12 @@ from torch import Tensor
 
 from benchmarks.gpu.copies import Copy, HostReads, device_copies
 from benchmarks.gpu.engines import most_rows
+from ncdeploy.auto.latency import Latency, measure_latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.sampling.latency import Latency, measure_latency
+from ncdeploy.run import Window, iterate, sample
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result
-from ncdeploy.sampling.sample import Window, iterate, sample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from benchmarks.gpu.engines import Setting, missing, open_setting
 from benchmarks.gpu.machine import machine
 from benchmarks.gpu.networks import Recipe, prepare
 from benchmarks.gpu.schema import FORMAT, problems
+from ncdeploy.auto.latency import Latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.errors import DependencyError, FileError, InputError
 from ncdeploy.files import atomic_write
-from ncdeploy.sampling.latency import Latency
 
 
 class EarlierFailureError(Exception):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ncdeploy.evaluation.bench import Bench, Row
     from ncdeploy.evaluation.recommend import Recommendation
-    from ncdeploy.sampling.sample import Window
+    from ncdeploy.run import Window
 
 _WHAT, _EFFORT, _WANTED, _RUN = "What is compared", "Effort", "What is wanted", "How it is run"
 _UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0}
@@ -98,7 +98,7 @@ def bench(
     from ncdeploy.evaluation.bench_chart import check_output, write_chart
     from ncdeploy.evaluation.recommend import check_targets, recommend
     from ncdeploy.files import check_writable
-    from ncdeploy.sampling.sample import TOLERANCE
+    from ncdeploy.sampling.parallel import TOLERANCE
 
     budget_s = None if budget is None else _seconds(budget)
     check_targets(quality=quality, budget_s=budget_s)

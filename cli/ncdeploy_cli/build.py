@@ -10,7 +10,7 @@ from ncdeploy_cli import console, options
 from ncdeploy_cli.choices import DEFAULT_WINDOW
 
 if TYPE_CHECKING:
-    from ncdeploy.tensorrt.build import Built
+    from ncdeploy.build.engine import Built
 
 _SIZE, _ENGINE = "What it is built for", "What kind of engine"
 
@@ -82,12 +82,12 @@ def build(
     Beside model.plan lies model.plan.json, which says where it runs. Kernel timings and engines are kept in the
     user's cache folder, so building the same again takes no time.
     """  # fmt: skip
-    from ncdeploy.backends.filetype import detect
+    from ncdeploy.backends.tensorrt.preflight import check_machine, this_machine
     from ncdeploy.errors import InputError
     from ncdeploy.files import check_writable
-    from ncdeploy.tensorrt.preflight import check_machine, this_machine
-    from ncdeploy.tensorrt.profiles import profiles_for
-    from ncdeploy.tensorrt.sidecar import Options
+    from ncdeploy.formats.filetype import detect
+    from ncdeploy.formats.profiles import profiles_for
+    from ncdeploy.formats.sidecar import Options
 
     kind = detect(model)
     if kind == "tensorrt":
@@ -129,7 +129,7 @@ def build(
             export_onnx(
                 load_model(model, allow_module=trust), exported, precision=precision or "fp32", on_stage=stage
             )  # fmt: skip
-        from ncdeploy.tensorrt.build import build_engine
+        from ncdeploy.build.engine import build_engine
 
         built = build_engine(
             exported, target, profiles, settings, command=_command(model, target, max_samples, max_window, tuned),

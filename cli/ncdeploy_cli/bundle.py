@@ -85,7 +85,7 @@ def bundle(
     Example:  ncdeploy bundle model.onnx --solver ddim --steps 100 --solver ddpm --steps 1000 -o bundle/
     """
     from ncdeploy.bundle.writer import WINDOW, engine_info, make_bundle
-    from ncdeploy.sampling.sample import TOLERANCE
+    from ncdeploy.sampling.parallel import TOLERANCE
 
     described = describe(
         engine, shape=shape, sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data, num_classes=num_classes

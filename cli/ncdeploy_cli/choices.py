@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from ncdeploy.bundle import Bundle
     from ncdeploy.modelinfo import ModelInfo
+    from ncdeploy.run import Window
     from ncdeploy.sampling.plan import Plan
-    from ncdeploy.sampling.sample import Window
 
 DEFAULT_WINDOW = 32  # nodes of a sample in one call, where nothing is known of the engine
 BATCH_VALUES = 1 << 18  # inputs of one network call, 1 MiB; the activations of a U-Net take some hundred times that
@@ -27,7 +27,7 @@ def describe(
 
     The noise range alone is not: it may be meant for the schedule of a model that does describe itself.
     """
-    from ncdeploy.backends.describe import info_from_flags
+    from ncdeploy.formats.describe import info_from_flags
 
     if shape is None and sigma_data is None and num_classes is None:
         return None
@@ -132,7 +132,7 @@ def choose_classes(text: str | None, n: int, info: "ModelInfo") -> "NDArray[np.i
 
 def check_guidance(weight: float | None, labels: str | None, info: "ModelInfo") -> None:
     """Raise InputError for a weight of guidance that the model or the absence of classes leaves without meaning."""
-    from ncdeploy.sampling.guidance import guidable
+    from ncdeploy.guidance import guidable
 
     if weight is None:
         return

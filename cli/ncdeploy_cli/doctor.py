@@ -9,7 +9,7 @@ from ncdeploy_cli import console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ncdeploy.doctor import Diagnosis
+    from ncdeploy.doctor.diagnosis import Diagnosis
 
 
 def doctor(
@@ -19,7 +19,7 @@ def doctor(
 
     Exits with 1 if nothing here can run a model.
     """
-    from ncdeploy.doctor import diagnose
+    from ncdeploy.doctor.diagnosis import diagnose
 
     diagnosis = diagnose()
     if as_json:

@@ -161,7 +161,7 @@ def export(
 def _check_graph(graph: str, given: dict[str, Any], sweeps: int | None, fixed_rows: bool) -> None:
     """Raise InputError for a kind that there is not, and for options that would do nothing."""
     from ncdeploy.errors import InputError
-    from ncdeploy.graphs.record import KINDS
+    from ncdeploy.formats.graphrecord import KINDS
 
     if graph not in KINDS:
         raise InputError(f"--graph {graph}: expected one of {', '.join(KINDS)}")

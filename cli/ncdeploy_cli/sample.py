@@ -140,14 +140,14 @@ def sample(
     Example:  ncdeploy sample --engine model.onnx --parallel -n 64 -o samples.png
     """
     from ncdeploy.backends import open_engine
-    from ncdeploy.backends.filetype import is_bundle
+    from ncdeploy.backends.graphs.run import is_graph
     from ncdeploy.backends.memory import halve_until_it_fits
     from ncdeploy.bundle import open_bundle
     from ncdeploy.drawing import images
-    from ncdeploy.graphs.run import is_graph
+    from ncdeploy.formats.filetype import is_bundle
+    from ncdeploy.run import sample as run_plan
     from ncdeploy.sampling.arrays import to_host
-    from ncdeploy.sampling.sample import TOLERANCE
-    from ncdeploy.sampling.sample import sample as run_plan
+    from ncdeploy.sampling.parallel import TOLERANCE
 
     if is_graph(engine):
         from ncdeploy_cli.sample_graph import sample_graph

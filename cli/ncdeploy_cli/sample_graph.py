@@ -22,10 +22,10 @@ def sample_graph(
 
     Raises InputError for options that the graph leaves without meaning.
     """
+    from ncdeploy.backends.graphs.run import GraphEngine
     from ncdeploy.drawing import images
     from ncdeploy.errors import InputError
-    from ncdeploy.graphs.run import GraphEngine
-    from ncdeploy.sampling.sample import TOLERANCE
+    from ncdeploy.sampling.parallel import TOLERANCE
 
     graph = GraphEngine(engine, device=device, threads=threads)
     record, info = graph.record, graph.info

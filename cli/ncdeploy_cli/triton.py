@@ -28,7 +28,7 @@ def triton(
 
     Example:  ncdeploy triton bundle/ -o model_repository/ && tritonserver --model-repository model_repository/
     """
-    from ncdeploy.triton import write_repository
+    from ncdeploy.bundle.triton import write_repository
 
     for folder in write_repository(
         bundle, output, prefix=prefix, max_batch=max_batch, max_delay=max_delay, force=force

@@ -9,8 +9,8 @@ from ncdeploy_cli import console, options
 from ncdeploy_cli.choices import BATCH_VALUES
 
 if TYPE_CHECKING:
+    from ncdeploy.auto.latency import Latency
     from ncdeploy.backends.base import Backend
-    from ncdeploy.sampling.latency import Latency
 
 
 def tune(
@@ -64,8 +64,8 @@ def tuned(
     engine: Path, backend: "Backend", rows: int, threads: int | None, *, budget: float | None = None
 ) -> "Latency":
     """The curve of an engine up to `rows`, with a bar while it is measured; anew if a budget is given."""
-    from ncdeploy.sampling.latency import BUDGET
-    from ncdeploy.tuning import tune as measure
+    from ncdeploy.auto.kept import tune as measure
+    from ncdeploy.auto.latency import BUDGET
 
     with console.progress(f"timing {engine.name}", 100, "%") as bar:
         return measure(

@@ -43,8 +43,8 @@ def verify(
 
     An ONNX file without a description takes that of the other. Exits with 1 if they disagree.
     """
-    from ncdeploy.backends.describe import describes_itself, info_from_flags
     from ncdeploy.errors import ParityError
+    from ncdeploy.formats.describe import describes_itself, info_from_flags
     from ncdeploy.parity import compare, open_pair
 
     silent = [path for path in (reference, candidate) if not describes_itself(path)]

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ncdeploy.backends.base import Backend
-from ncdeploy.backends.describe import describes_itself
-from ncdeploy.backends.filetype import detect, is_bundle
 from ncdeploy.errors import InputError
+from ncdeploy.formats.describe import describes_itself
+from ncdeploy.formats.filetype import detect, is_bundle
 from ncdeploy.modelinfo import ModelInfo
 
 if TYPE_CHECKING:
-    from ncdeploy.bundle.reader import Bundle
+    from ncdeploy.formats.bundle import Bundle
 
 __all__ = ["Backend", "open_engine"]
 
@@ -60,7 +60,7 @@ def open_engine(
             raise InputError(f"{path}: a TensorRT engine takes no threads, providers or description of the model")
         if mode not in (None, "graphs", "eager"):
             raise InputError(f"mode: got {mode!r}, expected graphs or eager for a TensorRT engine")
-        from ncdeploy.backends.tensorrt import TensorRTBackend
+        from ncdeploy.backends.tensorrt.backend import TensorRTBackend
 
         return TensorRTBackend(path, device="cuda" if device == "cpu" else device, graphs=mode != "eager")
     if providers is not None:
@@ -76,7 +76,7 @@ def _bundle_engine(
     bundle: "str | os.PathLike[str] | Bundle", info: ModelInfo | None
 ) -> tuple[Path, ModelInfo | None]:  # fmt: skip
     """The engine of a bundle, and its description where the file has none."""
-    from ncdeploy.bundle.reader import open_bundle
+    from ncdeploy.formats.bundle import open_bundle
 
     if isinstance(bundle, str | os.PathLike):
         bundle = open_bundle(bundle)

@@ -84,7 +84,7 @@ def _check_guidance(info: ModelInfo, batch: int, guidance: Any) -> None:
     if guidance is None:
         return
     if not info.guidance:
-        raise InputError("guidance: this model takes none; ncdeploy.sampling.guidance.Guided adds it outside")
+        raise InputError("guidance: this model takes none; ncdeploy.guidance.Guided adds it outside")
     if not hasattr(guidance, "dtype") or _name(guidance.dtype) != "float32" or tuple(guidance.shape) != (batch,):
         raise InputError(f"guidance: expected float32 ({batch},), one weight per row")
     if on_host(guidance) and not (guidance.min() > -np.inf and guidance.max() < np.inf):  # also catches NaN

@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.backends.base import check_inputs, tensor_on
-from ncdeploy.backends.describe import check_graph, describe
-from ncdeploy.backends.onnxfile import read_onnx
 from ncdeploy.backends.providers import (
     LOG_FATAL,
     PROVIDERS,
@@ -21,6 +19,8 @@ from ncdeploy.backends.providers import (
     quiet,
 )
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, OutOfMemoryError
+from ncdeploy.formats.describe import check_graph, describe
+from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.modelinfo import ModelInfo
 
 

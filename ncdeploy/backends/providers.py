@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ncdeploy.backends.sharedlibs import missing
 from ncdeploy.errors import BackendError, InputError
 from ncdeploy.files import cache_folder
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.sharedlibs import missing
 
 LOG_WARNING, LOG_FATAL = 2, 4
 PROVIDERS = {

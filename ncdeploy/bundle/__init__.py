@@ -2,7 +2,7 @@
 
     bundle/
       model.onnx        the denoiser D(x, sigma[, labels[, guidance]]); or model.plan, with model.plan.json beside it
-      plans/NAME.ncplan one file a plan, specified at the top of ncdeploy/planfile.py
+      plans/NAME.ncplan one file a plan, specified at the top of ncdeploy/formats/planfile.py
       *.onnx            further graphs of the same model, such as sweep.onnx and sampler.onnx
       README.md         how to run it from Python and C++
       manifest.json     what the folder holds, below
@@ -32,7 +32,7 @@ infinity or an integer beyond 2^53, or breaks a rule above; and any listed file 
 Digests find damage. They do not say who made a bundle: whoever can write all its files can make another valid one.
 """
 
-from ncdeploy.bundle.reader import Bundle, BundledPlan, open_bundle
 from ncdeploy.bundle.writer import make_bundle
+from ncdeploy.formats.bundle import Bundle, BundledPlan, open_bundle
 
 __all__ = ["Bundle", "BundledPlan", "make_bundle", "open_bundle"]

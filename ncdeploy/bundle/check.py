@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from ncdeploy.backends.base import Backend
-from ncdeploy.bundle.reader import BundledPlan
 from ncdeploy.errors import ParityError
+from ncdeploy.formats.bundle import BundledPlan
 from ncdeploy.parity import compare
-from ncdeploy.sampling.sample import sample
+from ncdeploy.run import sample
 
 SAMPLES = 4
 LARGEST_MEDIAN = 1e-2

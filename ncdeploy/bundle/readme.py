@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ncdeploy.bundle.reader import BundledPlan
+from ncdeploy.formats.bundle import BundledPlan
 from ncdeploy.modelinfo import ModelInfo
 
 _TEXT = """# {title}
@@ -19,7 +19,7 @@ A diffusion model and its plans, made by `ncdeploy bundle`.
 
 The first plan is the default. `manifest.json` lists every file with its SHA-256, what was compared when the bundle
 was made, and what the model is; its format is specified in `ncdeploy/bundle/__init__.py`, that of a plan in
-`ncdeploy/planfile.py`.
+`ncdeploy/formats/planfile.py`.
 
 ## Command line
 

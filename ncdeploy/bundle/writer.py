@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from ncdeploy import __version__
 from ncdeploy.backends import Backend, open_engine
-from ncdeploy.backends.describe import check_graph, describe
-from ncdeploy.backends.filetype import MANIFEST, Kind, detect
-from ncdeploy.backends.onnxfile import read_onnx
 from ncdeploy.bundle.check import check_plans, check_reference
 from ncdeploy.bundle.folder import atomic_folder, check_folder
-from ncdeploy.bundle.manifest import DIGEST, README, SIDECAR, Manifest, PlanEntry
-from ncdeploy.bundle.reader import Bundle, BundledPlan, digest_line, file_entry, open_bundle
 from ncdeploy.bundle.readme import readme
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.formats.bundle import Bundle, BundledPlan, digest_line, file_entry, open_bundle
+from ncdeploy.formats.describe import check_graph, describe
+from ncdeploy.formats.filetype import MANIFEST, Kind, detect
+from ncdeploy.formats.manifest import DIGEST, README, SIDECAR, Manifest, PlanEntry
+from ncdeploy.formats.onnxfile import read_onnx
+from ncdeploy.formats.planfile import encode
+from ncdeploy.formats.sidecar import read_sidecar, sidecar_path
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
-from ncdeploy.planfile import encode
+from ncdeploy.sampling.parallel import TOLERANCE
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.sample import TOLERANCE
-from ncdeploy.tensorrt.sidecar import read_sidecar, sidecar_path
+from ncdeploy.version import __version__
 
 WINDOW = 64
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")

@@ -9,7 +9,7 @@ from ncdeploy.demo.outcome import Outcome
 from ncdeploy.demo.watch import BOUNDARY, Pair
 from ncdeploy.drawing import heatmap
 from ncdeploy.evaluation import report
-from ncdeploy.sampling.sample import TOLERANCE
+from ncdeploy.sampling.parallel import TOLERANCE
 
 FILES = {
     "model.pt": "the trained model, for PyTorch",

@@ -9,7 +9,7 @@ from PIL import Image
 from ncdeploy.demo.watch import Pair, Watched
 from ncdeploy.drawing import heatmap
 from ncdeploy.drawing.images import film_strip, frames, grid, grid_or_plot, write_picture
-from ncdeploy.sampling.sample import TOLERANCE
+from ncdeploy.sampling.parallel import TOLERANCE
 
 STRIP_ROWS = 6
 COLUMNS = 8

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.backends.base import Backend
+from ncdeploy.run import iterate
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result, Sweep
-from ncdeploy.sampling.sample import iterate
 
 BOUNDARY = 1e-2  # a sample that differs by more has gone to another mode
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ncdeploy.denoisers.base import Denoiser
-from ncdeploy.modelinfo import ErrorCurve
+from ncdeploy.sampling.errorcurve import ErrorCurve
 
 
 @torch.no_grad()

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ncdeploy.auto.latency import Latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.errors import InputError
 from ncdeploy.evaluation.distances import energy_distance
-from ncdeploy.sampling.latency import Latency
+from ncdeploy.run import Window, sample
+from ncdeploy.sampling.parallel import TOLERANCE
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result
-from ncdeploy.sampling.sample import TOLERANCE, Window, sample
 from ncdeploy.sampling.schedules import karras
 from ncdeploy.sampling.solvers import heun
 

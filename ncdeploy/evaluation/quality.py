@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.evaluation.distances import energy_distance, median_distance, mmd
+from ncdeploy.run import sample
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result
-from ncdeploy.sampling.sample import sample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.run import sample
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.posterior import Posterior
-from ncdeploy.sampling.sample import sample
 
 Floats = NDArray[np.float64]
 

@@ -18,18 +18,18 @@ try:
 except ImportError as e:
     raise DependencyError("exporting needs onnx and onnxscript: pip install 'ncdeploy[torch]'") from e
 
-from ncdeploy.backends.describe import check_graph, describe
-from ncdeploy.backends.onnxfile import read_onnx
+from ncdeploy.backends.graphs.tables import plan_tables
 from ncdeploy.export.graph import MAX_BYTES
 from ncdeploy.export.sampler import sampler_graph
 from ncdeploy.export.sweep import sweep_graph
 from ncdeploy.files import atomic_write
-from ncdeploy.graphs.agreement import Agreement, agreement
-from ncdeploy.graphs.record import GRAPH_KEY, GraphRecord
-from ncdeploy.graphs.tables import plan_tables
+from ncdeploy.formats.describe import check_graph, describe
+from ncdeploy.formats.graphrecord import GRAPH_KEY, GraphRecord
+from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
+from ncdeploy.parity.agreement import Agreement, agreement
+from ncdeploy.sampling.parallel import ERROR_FLOOR
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.sample import ERROR_FLOOR
 from ncdeploy.sampling.window import WindowTables
 
 WINDOW = 32
@@ -62,7 +62,7 @@ def export_graph(
     """Write the graph that `record` describes (see `choose_record`) around the denoiser graph in a file.
 
     denoiser: what `export_onnx` wrote
-    verify:   compare samples with those of the host loop from the same noise, see `ncdeploy.graphs.agreement`
+    verify:   compare samples with those of the host loop from the same noise, see `ncdeploy.parity.agreement`
     threads:  CPU threads of the comparison
     on_stage: called with a few words as each stage begins
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ncdeploy.denoisers.base import Denoiser, over_rows
-from ncdeploy.sampling.guidance import guidable
+from ncdeploy.guidance import guidable
 
 
 class GuidedDenoiser(Denoiser):

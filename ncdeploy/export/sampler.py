@@ -5,7 +5,7 @@
                                                          1 for an ODE plan; for ddpm-1000 4 kB a sample and value
              labels int64, guidance float32 [batch]      where the model takes them
              tolerance   float32 [], max_sweeps int64 []
-             plan_*                                      where the plan is an input: `ncdeploy.graphs.tables`
+             plan_*                                      where the plan is an input: `ncdeploy.backends.graphs.tables`
     outputs  samples     float32 [batch, *shape]         model units
              sweeps      int64 [batch]
              residual    float32 [batch]                 largest accepted; infinity where max_sweeps came first, and
@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, helper
 
+from ncdeploy.backends.graphs.tables import draws_of
 from ncdeploy.export.builder import Builder, Embedded, port
 from ncdeploy.export.sweep import condition_ports, first_slots, put_plan
 from ncdeploy.export.window_step import Layout, Step
-from ncdeploy.graphs.record import GraphRecord
-from ncdeploy.graphs.tables import draws_of
+from ncdeploy.formats.graphrecord import GraphRecord
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.parallel import JUMP, KEEP
 

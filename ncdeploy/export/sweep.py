@@ -1,14 +1,14 @@
 """The sweep graph: some sweeps of a batch of windows in one call, without control flow.
 
-A host loop (`ncdeploy.graphs.sweep`) feeds states and outputs back as they came out, reads the residuals and says
-where the windows go next; it needs no arithmetic on states of its own.
+A host loop (`ncdeploy.backends.graphs.sweeps`) feeds states and outputs back as they came out, reads the residuals and
+says where the windows go next; it needs no arithmetic on states of its own.
 
     inputs   x, D        float32 [batch, slots, *shape]   as the last call returned them
              before, base, known, stop   int64 [batch]    base of the windows as given, base to move to, last node whose
                                                           output is kept, first node that is not evaluated
              noise       float32 [batch, span, *shape]    draws of the nodes after the base, unless the plan has none
              labels int64, guidance float32 [batch]       where the model takes them
-             plan_*                                       where the plan is an input: `ncdeploy.graphs.tables`
+             plan_*                                       where the plan is an input: `ncdeploy.backends.graphs.tables`
     outputs  x_new, D_new  float32 [batch, slots, *shape]
              residual      float32 [batch, sweeps, span]  of node base + 1 + i; 0 where there is none
 """
@@ -20,7 +20,7 @@ from onnx import GraphProto, ValueInfoProto
 
 from ncdeploy.export.builder import Builder, Embedded, port
 from ncdeploy.export.window_step import Layout, Step
-from ncdeploy.graphs.record import GraphRecord
+from ncdeploy.formats.graphrecord import GraphRecord
 from ncdeploy.modelinfo import ModelInfo
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ncdeploy.backends.graphs.tables import NODE_COLUMNS, places
 from ncdeploy.export.builder import Builder, Embedded, Value
-from ncdeploy.graphs.record import GraphRecord
-from ncdeploy.graphs.tables import NODE_COLUMNS, places
+from ncdeploy.formats.graphrecord import GraphRecord
 from ncdeploy.modelinfo import ModelInfo
 
 

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.backends import Backend, open_engine
-from ncdeploy.backends.describe import describes_itself
 from ncdeploy.errors import InputError
+from ncdeploy.formats.describe import describes_itself
+from ncdeploy.guidance import Guided
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity.inputs import LEVELS, OUTSIDE, Floats, Pool
 from ncdeploy.parity.report import Level, ParityReport
 from ncdeploy.parity.trajectory import run_both
-from ncdeploy.sampling.guidance import Guided
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.recipe import make_plan
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError, NumericalError
-from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.arrays import device_of, namespace, read_back, to_host
 
 Denoise = Callable[..., Any]
@@ -75,5 +74,4 @@ class Evaluator:
 
 def evaluations_per_row(denoise: Denoise) -> int:
     """Rows that the network sees for one row of x: 2 where the denoiser guides itself (see `guidance`), else 1."""
-    info = getattr(denoise, "info", None)
-    return int(getattr(info if isinstance(info, ModelInfo) else denoise, "evaluations", 1))
+    return int(getattr(getattr(denoise, "info", None), "evaluations", getattr(denoise, "evaluations", 1)))

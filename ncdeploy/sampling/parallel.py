@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncdeploy.modelinfo import ErrorCurve
 from ncdeploy.sampling.arrays import device_of, lower_matmul, namespace, read_back
+from ncdeploy.sampling.errorcurve import ErrorCurve
 from ncdeploy.sampling.evaluator import Evaluator
 from ncdeploy.sampling.jacobian import OnlineJacobian
 from ncdeploy.sampling.noise import normal
@@ -35,6 +35,8 @@ from ncdeploy.sampling.window import WindowTables, window_tables
 
 Ints = NDArray[np.int64]
 
+TOLERANCE = 1e-3  # of acceptance, where none is given
+ERROR_FLOOR = 0.1  # in model units; the tolerance is absolute below this noise level
 JUMP = 0.3  # a node whose state changed by more than this part of its noise level is not worth keeping
 KEEP = 16  # but this many nodes behind the base always are
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncdeploy.modelinfo import ErrorCurve
 from ncdeploy.sampling.arrays import device_of, lower_matmul
+from ncdeploy.sampling.errorcurve import ErrorCurve
 from ncdeploy.sampling.plan import Floats, Plan
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from ncdeploy.backends.memory import halve_until_it_fits
 from ncdeploy.errors import OutOfMemoryError
+from ncdeploy.run import sample
 from ncdeploy.sampling.recipe import make_plan
-from ncdeploy.sampling.sample import sample
 from oracle import digits, error_curve
 
 

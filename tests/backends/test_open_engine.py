@@ -12,8 +12,8 @@ import pytest
 
 import ncdeploy
 from ncdeploy.backends import open_engine
-from ncdeploy.backends.describe import info_from_flags
 from ncdeploy.errors import BackendError, FileError, InputError
+from ncdeploy.formats.describe import info_from_flags
 from tiny_models import IMAGES, write_mixture
 
 SRC = Path(ncdeploy.__file__).parents[1]

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from ncdeploy.backends import providers
+from ncdeploy.backends.graphs.run import GraphEngine
 from ncdeploy.backends.providers import MOST_VALUES, PROVIDERS, choose_providers, load_libraries, quiet
 from ncdeploy.errors import BackendError, InputError
-from ncdeploy.graphs.run import GraphEngine
 from tiny_models import IMAGES
 
 CPU, CUDA, TENSORRT = (PROVIDERS[name] for name in ("cpu", "cuda", "tensorrt"))

@@ -13,16 +13,16 @@ import pytest
 
 import simulated_gpu
 from ncdeploy.backends import open_engine
-from ncdeploy.backends.tensorrt import TensorRTBackend
+from ncdeploy.backends.tensorrt import adapter
+from ncdeploy.backends.tensorrt.backend import TensorRTBackend
+from ncdeploy.build.engine import build_engine
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, OutOfMemoryError, ParityError
 from ncdeploy.export.precision import lower
+from ncdeploy.formats.profiles import profiles_for
+from ncdeploy.formats.sidecar import Options, read_sidecar, sidecar_path, write_sidecar
 from ncdeploy.modelinfo import METADATA_KEY
+from ncdeploy.run import sample
 from ncdeploy.sampling.recipe import make_plan
-from ncdeploy.sampling.sample import sample
-from ncdeploy.tensorrt import adapter
-from ncdeploy.tensorrt.build import build_engine
-from ncdeploy.tensorrt.profiles import profiles_for
-from ncdeploy.tensorrt.sidecar import Options, read_sidecar, sidecar_path, write_sidecar
 from oracle import GaussianMixture
 from tiny_models import IMAGES, write_mixture
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_captured_runs_without_a_graph(device, plan, monkeypatch)
         device.recording = None
         raise BackendError("CUDA: operation not permitted when stream is capturing")
 
-    monkeypatch.setattr("ncdeploy.tensorrt.cudart.end_capture", refuse)
+    monkeypatch.setattr("ncdeploy.backends.tensorrt.cudart.end_capture", refuse)
     engine = TensorRTBackend(plan)
     for seed in range(4):
         np.testing.assert_allclose(engine(*inputs(3, seed)), EXACT(*inputs(3, seed)), atol=2e-4)
@@ -130,7 +130,9 @@ def test_everything_is_released(device, plan, monkeypatch):
     forgotten(*inputs(3))
     del forgotten
     assert device.held == 0
-    monkeypatch.setattr("ncdeploy.tensorrt.cudart.new_event", lambda: (_ for _ in ()).throw(BackendError("no event")))
+    monkeypatch.setattr(
+        "ncdeploy.backends.tensorrt.cudart.new_event", lambda: (_ for _ in ()).throw(BackendError("no event"))
+    )
     with pytest.raises(BackendError, match="no event"):
         TensorRTBackend(plan)(*inputs(3))
     assert device.held == 0

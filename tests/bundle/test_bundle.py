@@ -16,7 +16,7 @@ from bundle_files import INFO, PLANS, reseal, write_engine
 from ncdeploy import FileError, InputError, ParityError, make_plan, open_bundle, open_engine, sample
 from ncdeploy.bundle import make_bundle
 from ncdeploy.bundle.check import check_plans
-from ncdeploy.bundle.reader import BundledPlan
+from ncdeploy.formats.bundle import BundledPlan
 from tiny_models import IMAGES, write_mixture, write_nan_below
 
 SRC = Path(ncdeploy.__file__).parents[1]

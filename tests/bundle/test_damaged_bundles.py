@@ -14,7 +14,7 @@ import pytest
 from bundle_files import reseal
 from mutations import mutate
 from ncdeploy import Bundle, FileError, open_bundle, open_engine
-from ncdeploy.bundle.manifest import ENGINES
+from ncdeploy.formats.manifest import ENGINES
 
 FILES = ("manifest.json", "manifest.sha256", "model.onnx", "README.md", "plans/ddim-20.ncplan", "plans/unipc-8.ncplan")
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from bundle_files import write_engine
 from ncdeploy import FileError, InputError, make_plan
 from ncdeploy.bundle import make_bundle
-from ncdeploy.triton import write_repository
+from ncdeploy.bundle.triton import write_repository
 from tiny_models import IMAGES, write_mixture
 
 PLANS = [make_plan("ddim", 5)]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ncdeploy.auto.latency import Latency
 from ncdeploy.errors import InputError
-from ncdeploy.sampling.latency import Latency
 from ncdeploy.sampling.recipe import make_plan
 from ncdeploy_cli.choices import BATCH_VALUES, Execution, choose_classes, choose_plan, outside_training
 from tiny_models import IMAGES

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ncdeploy.sampling.latency import Latency
+from ncdeploy.auto.latency import Latency
 
 
 def _kept(tmp_path: Path) -> list[Path]:

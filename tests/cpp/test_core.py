@@ -13,8 +13,8 @@ from cpp_build import run
 from mutations import mutate
 from ncdeploy import ErrorCurve, FileError, __version__
 from ncdeploy.bundle import make_bundle
-from ncdeploy.bundle.manifest import read_manifest
-from ncdeploy.planfile import decode, encode
+from ncdeploy.formats.manifest import read_manifest
+from ncdeploy.formats.planfile import decode, encode
 from tiny_models import write_mixture
 
 COUNTS = [500, pytest.param(10_000, marks=pytest.mark.slow)]

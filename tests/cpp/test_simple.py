@@ -19,7 +19,7 @@ from ncdeploy.denoisers import EDM, UNet, UNetConfig
 from ncdeploy.drawing.images import pixels
 from ncdeploy.export import export_onnx
 from ncdeploy.export.compose import choose_record, export_graph
-from ncdeploy.planfile import encode
+from ncdeploy.formats.planfile import encode
 from oracle import digits
 from tiny_models import IMAGES, write_mixture
 

@@ -11,8 +11,8 @@ from ncdeploy.demo import pictures
 from ncdeploy.demo.outcome import measure_quality
 from ncdeploy.demo.watch import Pair, Watched, node_residuals, run_pair
 from ncdeploy.evaluation.distances import energy_distance
+from ncdeploy.run import sample
 from ncdeploy.sampling.recipe import make_plan
-from ncdeploy.sampling.sample import sample
 from oracle import digits
 from tiny_models import IMAGES
 

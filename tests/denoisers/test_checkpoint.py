@@ -28,7 +28,7 @@ from ncdeploy.denoisers import (
     save_model,
 )
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.modelinfo import ErrorCurve
+from ncdeploy.sampling.errorcurve import ErrorCurve
 
 MLP = {"width": 16, "blocks": 1}
 UNET = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "head_width": 8, "width": 16}

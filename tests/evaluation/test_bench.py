@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ncdeploy.auto.latency import Latency
 from ncdeploy.errors import InputError
 from ncdeploy.evaluation.bench import Bench, Row, bench, runs_of
 from ncdeploy.evaluation.bench_chart import chart, write_chart
 from ncdeploy.evaluation.distances import energy_distance
 from ncdeploy.evaluation.recommend import recommend
-from ncdeploy.sampling.latency import Latency
+from ncdeploy.run import sample
 from ncdeploy.sampling.recipe import make_plan
-from ncdeploy.sampling.sample import sample
 from oracle import GaussianMixture
 from tiny_models import POINTS
 

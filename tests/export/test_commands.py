@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import ncdeploy.doctor
+import ncdeploy.doctor.diagnosis
 import ncdeploy_cli
 from ncdeploy.denoisers import Mixture, load_model, save_model
-from ncdeploy.doctor import Diagnosis, Finding
+from ncdeploy.doctor.diagnosis import Diagnosis, Finding
 from tiny_models import IMAGES, write_mixture
 
 MEANS = np.random.default_rng(0).standard_normal((20, 1, 8, 8)).astype(np.float32)
@@ -122,6 +122,6 @@ def test_doctor(run, monkeypatch):
     assert json.loads(run("doctor", "--json").stdout)["usable"] is True
     assert "onnxruntime" in run("doctor").stdout
     finding = Finding(name="onnxruntime", status="absent", detail="not installed", remedy="pip install something")
-    monkeypatch.setattr(ncdeploy.doctor, "diagnose", lambda: Diagnosis(findings=(finding,), usable=False))
+    monkeypatch.setattr(ncdeploy.doctor.diagnosis, "diagnose", lambda: Diagnosis(findings=(finding,), usable=False))
     result = run("doctor", code=1)
     assert "pip install something" in result.stdout

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from ncdeploy.backends import open_engine
-from ncdeploy.backends.onnxfile import read_onnx
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers import (
     EDM,
@@ -26,7 +25,9 @@ from ncdeploy.denoisers import (
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.errors import BackendError, FileError, InputError, ParityError
 from ncdeploy.export import export_onnx
-from ncdeploy.modelinfo import ErrorCurve, ModelInfo
+from ncdeploy.formats.onnxfile import read_onnx
+from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.sampling.errorcurve import ErrorCurve
 
 CURVE = ErrorCurve(sigmas=(0.01, 1.0, 100.0), mse=(1e-4, 0.2, 0.5))
 POINTS = ModelInfo(

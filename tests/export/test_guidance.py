@@ -15,17 +15,17 @@ from typer.testing import CliRunner, Result
 from ncdeploy import make_plan, sample
 from ncdeploy.backends import open_engine
 from ncdeploy.backends.base import Backend
-from ncdeploy.backends.describe import info_from_flags
-from ncdeploy.backends.onnxfile import read_onnx
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers import EDM, MLP, MLPConfig, save_model
 from ncdeploy.errors import FileError, InputError, ParityError
 from ncdeploy.export import export_onnx
 from ncdeploy.export.guidance import GuidedDenoiser
+from ncdeploy.formats.describe import info_from_flags
+from ncdeploy.formats.onnxfile import read_onnx
+from ncdeploy.guidance import Guided
 from ncdeploy.inspection import inspect_file
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity import compare
-from ncdeploy.sampling.guidance import Guided
 from ncdeploy_cli.main import app
 
 INFO = ModelInfo(

@@ -12,8 +12,8 @@ from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers import Mixture
 from ncdeploy.export import export_onnx
 from ncdeploy.export.precision import check_types, emulate
+from ncdeploy.run import sample
 from ncdeploy.sampling.recipe import make_plan
-from ncdeploy.sampling.sample import sample
 from ncdeploy.training import TrainConfig, load_data, start
 
 BOUND = {"fp16": 1e-2, "bf16": 3e-2}

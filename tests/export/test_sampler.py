@@ -11,16 +11,16 @@ import torch
 import ncdeploy.export.compose as compose_module
 from export_graphs import MEANS, Bench, rms
 from ncdeploy import make_plan, open_engine, sample
+from ncdeploy.backends.graphs.run import GraphEngine, is_graph
+from ncdeploy.backends.graphs.tables import draw, draws_of, plan_tables, widest_window
 from ncdeploy.denoisers import EDM, UNet, UNetConfig
 from ncdeploy.errors import BackendError, FileError, InputError, NumericalError, ParityError
 from ncdeploy.export import export_onnx
 from ncdeploy.export.builder import Builder, Embedded
 from ncdeploy.export.compose import choose_record, export_graph
-from ncdeploy.graphs.agreement import NO_FOLLOWING
-from ncdeploy.graphs.record import GRAPH_KEY, GraphRecord
-from ncdeploy.graphs.run import GraphEngine, is_graph
-from ncdeploy.graphs.tables import draw, draws_of, plan_tables, widest_window
+from ncdeploy.formats.graphrecord import GRAPH_KEY, GraphRecord
 from ncdeploy.modelinfo import METADATA_KEY
+from ncdeploy.parity.agreement import NO_FOLLOWING
 from oracle import digits
 from tiny_models import IMAGES, VECTORS, write_mixture, write_nan_below
 

@@ -7,9 +7,9 @@ import pytest
 import ncdeploy.export.compose as compose_module
 from export_graphs import Bench, rms
 from ncdeploy import make_plan, sample
+from ncdeploy.backends.graphs.tables import draw, plan_tables
 from ncdeploy.errors import InputError, ParityError
 from ncdeploy.export.compose import choose_record, export_graph
-from ncdeploy.graphs.tables import draw, plan_tables
 from oracle import digits
 from tiny_models import IMAGES
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from ncdeploy.backends import open_engine
+from ncdeploy.build.engine import build_engine
 from ncdeploy.denoisers import EDM, UNet, UNetConfig
 from ncdeploy.export import export_onnx
+from ncdeploy.formats.profiles import profiles_for
+from ncdeploy.formats.sidecar import Options
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity import compare
+from ncdeploy.run import sample
 from ncdeploy.sampling.recipe import make_plan
-from ncdeploy.sampling.sample import sample
-from ncdeploy.tensorrt.build import build_engine
-from ncdeploy.tensorrt.profiles import profiles_for
-from ncdeploy.tensorrt.sidecar import Options
 
 pytestmark = pytest.mark.gpu
 INFO = ModelInfo(shape=(1, 8, 8), sigma_min=0.01, sigma_max=80.0, sigma_data=0.7)

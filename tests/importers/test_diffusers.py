@@ -19,9 +19,9 @@ from ncdeploy.errors import DependencyError, FileError, InputError
 from ncdeploy.export import export_onnx
 from ncdeploy.importers import detect_format, import_model
 from ncdeploy.importers.tables import named_table
+from ncdeploy.run import sample
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.recipe import make_plan
-from ncdeploy.sampling.sample import sample
 
 pytestmark = pytest.mark.filterwarnings(  # diffusers converts its tables with np.array(tensor)
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"

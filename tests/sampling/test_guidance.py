@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ncdeploy import InputError, ModelInfo, iterate, make_plan, sample
-from ncdeploy.sampling.guidance import Guided
+from ncdeploy.guidance import Guided
 from ncdeploy.sampling.result import Result
 from oracle import GaussianMixture
 

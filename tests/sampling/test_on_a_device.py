@@ -16,7 +16,7 @@ import imagined_device as device
 from benchmarks.gpu.measure import copies
 from ncdeploy import make_plan, sample
 from ncdeploy.denoisers import Mixture
-from ncdeploy.sampling.latency import Latency
+from ncdeploy.auto.latency import Latency
 
 mixture = Mixture(np.random.default_rng(0).uniform(-1, 1, (20, 1, 8, 8)).astype(np.float32), 0.1)
 here, curve, shape = torch.zeros(()), mixture.info.error_curve, (1, 8, 8)

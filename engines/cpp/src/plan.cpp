@@ -1,4 +1,4 @@
-// The rules of a plan, and the plan file whose layout stands at the top of ncdeploy/planfile.py:
+// The rules of a plan, and the plan file whose layout stands at the top of ncdeploy/formats/planfile.py:
 //
 //     0  "NCPLAN"   6  u16 version = 1   8  u32 n   12  u32 reach   16  u32 m   20  u32 flags (bit 0: jacobian)
 //     24 name, m bytes, zeros up to a multiple of 8

@@ -1,0 +1,1 @@
+"""What `window="auto"` rests on: latency, measured and kept; rehearsals of a plan; the choice. NumPy alone."""

@@ -1,0 +1,73 @@
+"""The latency curve of an engine on this machine, measured once and kept in the user's cache folder."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from ncdeploy.auto.latency import BUDGET, Latency, measure_latency
+from ncdeploy.backends.base import Backend
+from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import atomic_write, cache_folder
+
+
+def latency_file(engine: str | os.PathLike[str], backend: Backend, *, threads: int | None) -> Path:
+    """Where the curve of an engine file, run by `backend` on this machine, is kept.
+
+    Another file, runtime, device, number of threads or machine has another curve.
+    """
+    file = Path(engine).expanduser()
+    size = sum(part.stat().st_size for part in (file.rglob("*") if file.is_dir() else [file]) if part.is_file())
+    info = backend.info
+    record = {
+        "weights": info.weights_digest,
+        "bytes": size,
+        "file": "" if info.weights_digest else str(file.resolve()),
+        "precision": info.precision,
+        "guidance": info.guidance,
+        "backend": backend.name,
+        "threads": threads,
+        "machine": [platform.node(), platform.machine(), os.cpu_count()],
+    }
+    key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
+    return cache_folder() / "latency" / f"{key}.json"
+
+
+def tune(
+    engine: str | os.PathLike[str],
+    backend: Backend,
+    *,
+    max_rows: int,
+    threads: int | None = None,
+    again: bool = False,
+    budget: float = BUDGET,
+    on_call: Callable[[float], None] | None = None,
+) -> Latency:
+    """The kept curve of an opened engine, or a new one, which is then kept.
+
+    max_rows: largest batch that will be asked for; a kept curve that ends far below it is measured anew
+    again:    measure even if a curve is kept
+    budget, on_call: as for `measure_latency`; a cache folder that cannot be written is no error
+    """
+    file = latency_file(engine, backend, threads=threads)
+    if not again:
+        try:
+            kept = Latency.from_json(file.read_text())
+            if kept.asked >= max_rows:
+                return kept
+        except (OSError, InputError):  # none yet, or not readable: measure
+            pass
+    label = 0 if backend.info.num_classes else None
+    latency = measure_latency(
+        backend, shape=backend.info.shape, max_rows=max_rows, label=label, like=getattr(backend, "like", None),
+        budget=budget, on_call=on_call,
+    )  # fmt: skip
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as temporary:
+            temporary.write_text(latency.to_json())
+    except (OSError, FileError):
+        pass
+    return latency

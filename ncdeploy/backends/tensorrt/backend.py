@@ -1,0 +1,194 @@
+"""model.plan on TensorRT: NumPy arrays in and out, or CUDA tensors that never leave the device.
+
+Calls at the same time, from several threads, each take a runner of their own (see `.runner`): context, stream and
+memory. There are as many as there were calls at once.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncdeploy.backends.base import check_inputs, tensor_on
+from ncdeploy.backends.tensorrt import adapter, cudart
+from ncdeploy.backends.tensorrt.layers import Layer, list_layers
+from ncdeploy.backends.tensorrt.preflight import check_engine, this_machine
+from ncdeploy.backends.tensorrt.runner import Runner
+from ncdeploy.errors import BackendError, FileError, InputError
+from ncdeploy.formats.sidecar import Sidecar, digest, read_sidecar
+from ncdeploy.modelinfo import ModelInfo
+
+
+class TensorRTBackend:
+    """An engine that `ncdeploy build` made for this machine, checked before TensorRT sees it.
+
+    device: "cuda" or "cuda:N"
+    graphs: replay repeated calls as CUDA graphs
+
+    Raises FileError for a plan without its record or changed since, DependencyError without TensorRT, BackendError
+    for a machine that the engine does not fit, each with what to do; OutOfMemoryError.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, device: str = "cuda", graphs: bool = True) -> None:
+        kind, _, index = device.partition(":")
+        if kind != "cuda" or (index and not index.isdecimal()):
+            raise InputError(f"device: got {device!r}; a TensorRT engine runs on cuda or cuda:N")
+        self._index = int(index or 0)
+        file = Path(path).expanduser()
+        self.sidecar: Sidecar = read_sidecar(path)
+        machine = this_machine(self._index)
+        check_engine(str(path), self.sidecar, digest(file), machine)
+        options = self.sidecar.options
+        weights = _weights(file, self.sidecar) if options.stripped else None
+        with cudart.on_device(self._index):
+            engine = adapter.Engine(file.read_bytes(), host_code=options.version_compatible, weights=weights)
+        self._graphs = graphs
+        self._engines, self._runners = [engine], list[Runner]()
+        self._idle: list[Runner] = []
+        self._lock = threading.Lock()
+        self._name = f"TensorRT {machine.tensorrt} ({machine.device})"
+        # Also at the end of the process, while CUDA is still there.
+        self._finalizer = weakref.finalize(self, _release, self._runners, self._engines, self._index)
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.sidecar.model
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def like(self) -> Any:
+        return tensor_on(f"cuda:{self._index}")
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows of one call."""
+        return self.sidecar.profiles[-1].most
+
+    def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any:
+        """x float32 [B, *shape], sigma float32 [B], labels int64 [B] -> denoised float32 [B, *shape], newly allocated.
+
+        guidance: float32 [B] for a graph that takes it (info.guidance), 1 in every row if None.
+        NumPy arrays give a NumPy array; CUDA tensors must be on the engine's device and give a tensor there, in order
+        with torch's current stream, without waiting for the device. More rows than the engine takes go one part after
+        another. Raises InputError for inputs that do not fit.
+        """
+        check_inputs(self.info, x, sigma, labels, guidance)
+        if len(x) > self.max_rows:
+            return self._in_parts(x, sigma, labels, guidance)
+        given = {"x": x, "sigma": sigma}
+        if self.info.num_classes:
+            given["labels"] = labels
+        if self.info.guidance:
+            given["guidance"] = sigma * 0 + 1 if guidance is None else guidance
+        on_host = isinstance(x, np.ndarray)
+        for name, value in given.items():
+            if isinstance(value, np.ndarray) != on_host:
+                raise InputError(
+                    f"{name}: got {type(value).__name__}; give all inputs as NumPy arrays or all as tensors"
+                )
+            if not on_host and (value.device.type != "cuda" or (value.device.index or 0) != self._index):
+                raise InputError(f"{name}: is on {value.device}; this engine runs on cuda:{self._index}")
+        with cudart.on_device(self._index), self._runner(len(x)) as runner:
+            if on_host:
+                return _run_on_arrays(runner, given)
+            tensors = {name: value.contiguous() for name, value in given.items()}
+            fresh = tensors["x"].new_empty(tuple(x.shape))
+            theirs = int(sys.modules["torch"].cuda.current_stream(x.device).cuda_stream)
+            inputs = {n: (t.data_ptr(), t.numel() * t.element_size()) for n, t in tensors.items()}
+            cudart.order(runner.event, theirs, runner.stream)
+            try:
+                runner(inputs, fresh.data_ptr(), len(x))
+            finally:  # torch may give the tensors' memory to others as soon as they are dropped
+                cudart.order(runner.event, runner.stream, theirs)
+            return fresh
+
+    def layers(self, rows: int, *, calls: int = 20) -> tuple[Layer, ...]:
+        """Every layer, and its mean time over some calls of this many rows, one after another without CUDA graphs.
+
+        Raises InputError for more rows than the engine takes.
+        """
+        info = self.info
+        given: dict[str, Any] = {"x": np.ones((rows, *info.shape), np.float32), "sigma": np.ones(rows, np.float32)}
+        if info.num_classes:
+            given["labels"] = np.full(rows, info.labels[0], np.int64)
+        if info.guidance:
+            given["guidance"] = np.ones(rows, np.float32)
+        spent: dict[str, float] = {}
+
+        def add(name: str, milliseconds: float) -> None:
+            spent[name] = spent.get(name, 0.0) + milliseconds / calls
+
+        engine = self._loaded()
+        with cudart.on_device(self._index), contextlib.closing(Runner(engine, self.sidecar, graphs=False)) as runner:
+            _run_on_arrays(runner, given)  # what a first call sets up is not what later ones take
+            runner.context.time_layers(add)
+            for _ in range(calls):
+                _run_on_arrays(runner, given)
+            return list_layers(engine.inspect(runner.context), spent)
+
+    def _in_parts(self, *inputs: Any) -> Any:
+        starts = range(0, len(inputs[0]), self.max_rows)
+        parts = [self(*(a if a is None else a[i : i + self.max_rows] for a in inputs)) for i in starts]
+        return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else sys.modules["torch"].cat(parts)
+
+    def close(self) -> None:
+        """Release contexts, then the engine; calling the backend afterwards is an error."""
+        self._idle.clear()
+        self._finalizer()
+
+    def _loaded(self) -> adapter.Engine:
+        if not self._engines:
+            raise BackendError(f"{self._name}: the engine was closed; open it again")
+        return self._engines[0]
+
+    @contextlib.contextmanager
+    def _runner(self, rows: int) -> Iterator[Runner]:
+        """A runner that no other call uses; one that is prepared for so many rows, if there is one."""
+        engine = self._loaded()
+        with self._lock:
+            runner = next((r for r in self._idle if r.rows == rows), self._idle[-1] if self._idle else None)
+            if runner is not None:
+                self._idle.remove(runner)
+        if runner is None:
+            runner = Runner(engine, self.sidecar, graphs=self._graphs)
+            self._runners.append(runner)
+        try:
+            yield runner
+        finally:
+            self._idle.append(runner)
+
+
+def _run_on_arrays(runner: Runner, given: dict[str, Any]) -> NDArray[Any]:
+    arrays = {name: np.ascontiguousarray(value) for name, value in given.items()}
+    out = np.empty_like(arrays["x"])
+    runner({n: (a.ctypes.data, a.nbytes) for n, a in arrays.items()}, out.ctypes.data, len(out))
+    cudart.synchronize(runner.stream)
+    return out
+
+
+def _release(runners: list[Runner], engines: list[adapter.Engine], index: int) -> None:
+    """Contexts go before their engine. Where CUDA cannot release them any more, there is nothing left to release."""
+    with contextlib.suppress(BackendError), cudart.on_device(index):
+        while runners:
+            with contextlib.suppress(BackendError):
+                runners.pop().close()
+    while engines:
+        engines.pop().close()
+
+
+def _weights(plan: Path, sidecar: Sidecar) -> Path:
+    """The graph that a stripped plan takes its weights from. Raises FileError unless it is the one beside the plan."""
+    graph = plan.with_name(sidecar.onnx)
+    if not graph.is_file() or digest(graph) != sidecar.onnx_sha256:
+        raise FileError(f"{plan}: has no weights of its own; put the {sidecar.onnx} it was built from beside it")
+    return graph

@@ -1,0 +1,133 @@
+"""One execution context with a stream and memory of its own: runs one call at a time.
+
+Inputs are copied into buffers that stay where they are. A call of the same number of rows as the two before it is
+replayed as a CUDA graph, which costs the host one launch; another number of rows drops the graph, and two more calls
+make the next. All work is in the order of the runner's stream, which the caller orders with others.
+"""
+
+import contextlib
+
+from ncdeploy.backends.tensorrt import adapter, cudart
+from ncdeploy.errors import BackendError, OutOfMemoryError
+from ncdeploy.formats.profiles import choose
+from ncdeploy.formats.sidecar import Sidecar
+
+WARM = 2  # calls of one shape before it is captured: TensorRT finishes its set-up in the first
+
+
+class Runner:
+    """Of an engine that is loaded, on the device that is current. rows: of the calls it is prepared for, 0 for none.
+
+    graphs: replay repeated calls; an engine that streams weights cannot be captured, and is not
+    """
+
+    def __init__(self, engine: adapter.Engine, sidecar: Sidecar, *, graphs: bool) -> None:
+        self.context = engine.context()
+        self.stream = self.event = self.rows = 0
+        self._sidecar, self._graphs = sidecar, graphs and not engine.streaming
+        self._graph = self._repeats = self._capacity = 0
+        self._buffers: dict[str, int] = {}
+        self._scratch, self._scratch_size = 0, 0
+        try:
+            self.stream = cudart.new_stream()
+            self.event = cudart.new_event()
+        except BackendError:
+            self.close()
+            raise
+
+    def __call__(self, inputs: dict[str, tuple[int, int]], output: int, rows: int) -> None:
+        """Copy inputs (address, bytes) in, run, copy D of `rows` rows to the address `output`; all in stream order."""
+        self._prepare(inputs, rows)
+        for name, (address, size) in inputs.items():
+            cudart.copy(self._buffers[name], address, size, self.stream)
+        if self._graph:
+            cudart.launch(self._graph, self.stream)
+        else:
+            self.context.enqueue(self.stream)
+            self._repeats += 1
+            if self._graphs and self._repeats == WARM:
+                self._graph = self._capture()
+        cudart.copy(output, self._buffers["denoised"], inputs["x"][1], self.stream)
+
+    def close(self) -> None:
+        """Release everything; the stream's work is awaited first."""
+        if self.stream:
+            cudart.synchronize(self.stream)
+        self._drop_graph()
+        self.context.close()
+        self._free()
+        if self.event:
+            cudart.destroy_event(self.event)
+        if self.stream:
+            cudart.destroy_stream(self.stream)
+        self.stream = self.event = self.rows = 0
+
+    def _prepare(self, inputs: dict[str, tuple[int, int]], rows: int) -> None:
+        """Profile, shapes and memory for this many rows."""
+        if rows == self.rows:
+            return
+        self._drop_graph()
+        self.rows = 0  # until all of the below has worked
+        self.context.use_profile(choose(self._sidecar.profiles, rows), self.stream)
+        shape = self._sidecar.model.shape
+        self.context.shape(rows, {name: shape if name == "x" else () for name in inputs})
+        try:
+            if rows > self._capacity:
+                self._allocate({name: size for name, (_, size) in inputs.items()})
+                self._capacity = rows
+            self._reserve(self.context.scratch())
+        except OutOfMemoryError:
+            self._free()  # or a smaller call would find no room beside what this one took
+            raise
+        self.context.bind(self._buffers)
+        self.rows, self._repeats = rows, 0
+
+    def _free(self) -> None:
+        """Give all memory back; the stream must be idle."""
+        while self._buffers:
+            cudart.free(self._buffers.popitem()[1])
+        if self._scratch:
+            cudart.free(self._scratch)
+        self._capacity = self._scratch = self._scratch_size = 0
+
+    def _allocate(self, sizes: dict[str, int]) -> None:
+        cudart.synchronize(self.stream)
+        self._free()
+        for name, size in {**sizes, "denoised": sizes["x"]}.items():
+            self._buffers[name] = cudart.malloc(size)
+
+    def _reserve(self, size: int) -> None:
+        """Scratch memory for the engine; the largest so far is kept."""
+        if size > self._scratch_size:
+            cudart.synchronize(self.stream)
+            if self._scratch:
+                cudart.free(self._scratch)
+                self._scratch = self._scratch_size = 0
+            self._scratch, self._scratch_size = cudart.malloc(size), size
+        self.context.use_scratch(self._scratch, self._scratch_size)
+
+    def _capture(self) -> int:
+        """The call as a CUDA graph, 0 if something in it cannot be captured: then calls go on one by one."""
+        try:
+            cudart.begin_capture(self.stream)
+        except BackendError:
+            self._graphs = False
+            return 0
+        try:
+            self.context.enqueue(self.stream)
+        except BackendError:
+            self._graphs = False
+            with contextlib.suppress(BackendError):
+                cudart.destroy_graph(cudart.end_capture(self.stream))
+            return 0
+        try:
+            return cudart.end_capture(self.stream)
+        except BackendError:
+            self._graphs = False
+            return 0
+
+    def _drop_graph(self) -> None:
+        if self._graph:
+            cudart.synchronize(self.stream)  # it may still be running
+            cudart.destroy_graph(self._graph)
+            self._graph = 0

@@ -1,0 +1,1 @@
+"""Building engines for a runtime, and keeping them."""

@@ -1,0 +1,73 @@
+"""What a model file is, by its content: names lie, and a clear refusal beats a runtime's stack trace."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+from ncdeploy.errors import FileError
+from ncdeploy.formats.onnxfile import is_onnx
+
+Kind = Literal["torch", "onnx", "tensorrt"]
+
+ENGINE_MAGICS = (b"ftrt", b"ptrt", b"trtf", b"trtp")
+ENGINE_SUFFIXES = (".plan", ".engine", ".trt")
+EXPECTED = "expected a model.pt or .safetensors (ncdeploy train, import), a model.onnx (export) or a bundle"
+MANIFEST = "manifest.json"
+
+
+def detect(path: str | os.PathLike[str]) -> Kind:
+    """Which runtime's file this is.
+
+    Raises FileError, in one line, for a file that is missing, a folder, unreadable, empty, truncated or foreign.
+    """
+    file = Path(path).expanduser()
+    head = read_head(path, 9)
+    if head[8:] == b"{" and head[4:8] == bytes(4):  # safetensors: a length of 8 bytes, then JSON
+        return "torch"
+    if head.startswith(b"PK"):
+        return _zip_kind(path, file)
+    if head.startswith(ENGINE_MAGICS) or file.suffix in ENGINE_SUFFIXES:
+        return "tensorrt"
+    if head.startswith(b"\x80"):
+        raise FileError(f"{path}: is a bare Python pickle, which can run code, so it was not opened; {EXPECTED}")
+    if is_onnx(file):
+        return "onnx"
+    raise FileError(f"{path}: is not a model file; {EXPECTED}")
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder with the manifest of a bundle; `ncdeploy.open_bundle` says whether it is a good one."""
+    return (Path(path).expanduser() / MANIFEST).is_file()
+
+
+def read_head(path: str | os.PathLike[str], size: int = 8) -> bytes:
+    """The first bytes of a regular, readable, non-empty file; FileError otherwise."""
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise FileError(f"{path}: is a folder; {EXPECTED}")
+    if not file.exists():
+        raise FileError(f"{path}: there is no such file; {EXPECTED}")
+    if not file.is_file():
+        raise FileError(f"{path}: is not a regular file; {EXPECTED}")
+    try:
+        with file.open("rb") as f:
+            head = f.read(size)
+    except OSError as e:
+        raise FileError(f"{path}: cannot be read: {e.strerror or e}") from e
+    if not head:
+        raise FileError(f"{path}: is empty; {EXPECTED}")
+    return head
+
+
+def _zip_kind(path: str | os.PathLike[str], file: Path) -> Kind:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as e:
+        raise FileError(f"{path}: is truncated or damaged; copy or make it again") from e
+    if any(name.endswith("/data.pkl") for name in names):
+        return "torch"
+    if names and all(name.endswith(".npy") for name in names):
+        raise FileError(f"{path}: is an archive of NumPy arrays, not a model; {EXPECTED}")
+    raise FileError(f"{path}: is a zip archive, not a model; {EXPECTED}")
