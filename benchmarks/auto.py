@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ncdeploy import make_plan, open_engine, sample
+from ncdeploy import SampleOptions, make_plan, open_engine, sample
 from ncdeploy.auto.latency import Latency, measure_latency
 from ncdeploy.auto.tuner import Job, choose
 from ncdeploy.backends.base import Backend
@@ -138,9 +138,9 @@ def _run(
 ) -> tuple[float, list[int], Result]:
     """Seconds of a run, the rows of its calls, and what it returned."""
     rows: list[int] = []
-    known = {"latency": latency} if window == "auto" else {}
+    options = SampleOptions(latency=latency if window == "auto" else None, on_sweep=lambda s: rows.append(s.rows))
     start = time.perf_counter()
-    result = sample(engine, plan, seeds=seeds, window=window, on_sweep=lambda s: rows.append(s.rows), **known)
+    result = sample(engine, plan, seeds=seeds, window=window, options=options)
     return time.perf_counter() - start, rows, result
 
 

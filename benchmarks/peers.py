@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.paradigms import Run, paradigms, pipeline, scheduler
-from ncdeploy import make_plan, open_engine, sample
+from ncdeploy import SampleOptions, make_plan, open_engine, sample
 from ncdeploy.backends.base import Backend
 from ncdeploy.denoisers import Mixture, load_model
 from ncdeploy.sampling.noise import normal
@@ -72,7 +72,7 @@ class _Case:
 
     def ours(self, seed: int, *, window: int | None, engine: Backend | None = None) -> Result:
         like = torch.zeros((), dtype=self.dtype) if engine is None else np.zeros((), np.float32)
-        return sample(engine or self.denoise, self.plan, seeds=[seed], window=window, like=like)
+        return sample(engine or self.denoise, self.plan, seeds=[seed], window=window, options=SampleOptions(like=like))
 
     def theirs(self, seed: int, *, window: int, tolerance: float) -> Run:
         nodes = np.arange(self.steps + 1)[None]
@@ -150,7 +150,7 @@ def sequential(model: Path, repetitions: int = 5) -> Iterator[str]:
 
 
 def _ours(network: Any, plan: Plan, seed: int) -> float:
-    return sample(network, plan, seeds=[seed], like=torch.zeros(())).wall_s
+    return sample(network, plan, seeds=[seed], options=SampleOptions(like=torch.zeros(()))).wall_s
 
 
 def _loop(network: Any, solver: str, steps: int, seed: int) -> float:

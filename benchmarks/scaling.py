@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncdeploy import make_plan, sample
+from ncdeploy import SampleOptions, make_plan, sample
 from ncdeploy.run import iterate
 from ncdeploy.sampling.arrays import lower_matmul
 from ncdeploy.sampling.errorcurve import ErrorCurve
@@ -66,7 +66,10 @@ def timing(repetitions: int = 3) -> Iterator[str]:
 def sweeps(window: int, n: int) -> tuple[Iterator[Sweep], Gaussian]:
     """A run of n samples, to be driven sweep by sweep, and its denoiser."""
     denoise, plan = Gaussian(), make_plan("ddpm", 1000)
-    run = iterate(denoise, plan, shape=(DIM,), seeds=range(n), window=window, tolerance=0.0, error_curve=_CURVE)
+    run = iterate(
+        denoise, plan, seeds=range(n), window=window, tolerance=0.0,
+        options=SampleOptions(shape=(DIM,), error_curve=_CURVE),
+    )  # fmt: skip
     return run, denoise
 
 
@@ -111,7 +114,10 @@ def _peak(window: int, steps: int) -> float:
     plan, peaks = make_plan("ddpm", steps), []
     for n in (8, 16):
         tracemalloc.start()
-        sample(Gaussian(), plan, shape=(DIM,), seeds=range(n), window=window, tolerance=1e-3, error_curve=_CURVE)
+        sample(
+            Gaussian(), plan, seeds=range(n), window=window, tolerance=1e-3,
+            options=SampleOptions(shape=(DIM,), error_curve=_CURVE),
+        )  # fmt: skip
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     return (peaks[1] - peaks[0]) / 8 / (2 * window * DIM * 4)

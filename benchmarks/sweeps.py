@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ncdeploy import make_plan, sample
+from ncdeploy import SampleOptions, make_plan, sample
 from ncdeploy.denoisers import Mixture
 
 ROWS = (
@@ -35,8 +35,8 @@ def table(seeds: int = 32) -> Iterator[str]:
     for solver, steps, window in ROWS:
         plan = make_plan(solver, steps)
         with torch.inference_mode():
-            exact = sample(mixture, plan, seeds=range(seeds), like=like)
-            result = sample(mixture, plan, seeds=range(seeds), window=window, like=like)
+            exact = sample(mixture, plan, seeds=range(seeds), options=SampleOptions(like=like))
+            result = sample(mixture, plan, seeds=range(seeds), window=window, options=SampleOptions(like=like))
         error = (result.samples - exact.samples).flatten(1).square().mean(1).sqrt().numpy()
         yield (
             f"| {plan.name} | {window} | {plan.evaluations} | {result.sweeps.mean():.1f} | "

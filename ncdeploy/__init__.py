@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ncdeploy.backends import open_engine
     from ncdeploy.bundle import Bundle, open_bundle
     from ncdeploy.modelinfo import ModelInfo
-    from ncdeploy.run import iterate, sample
+    from ncdeploy.run import SampleOptions, Sampling, iterate, sample
     from ncdeploy.sampling import schedules, solvers
     from ncdeploy.sampling.errorcurve import ErrorCurve
     from ncdeploy.sampling.plan import Plan, PlanBuilder
@@ -32,6 +32,8 @@ _HOME = {
     "Plan": "ncdeploy.sampling.plan",
     "PlanBuilder": "ncdeploy.sampling.plan",
     "Result": "ncdeploy.sampling.result",
+    "SampleOptions": "ncdeploy.run",
+    "Sampling": "ncdeploy.run",
     "Sweep": "ncdeploy.sampling.result",
     "iterate": "ncdeploy.run",
     "make_plan": "ncdeploy.sampling.recipe",
@@ -56,6 +58,8 @@ __all__ = [
     "Plan",
     "PlanBuilder",
     "Result",
+    "SampleOptions",
+    "Sampling",
     "Sweep",
     "__version__",
     "iterate",

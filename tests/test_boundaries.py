@@ -55,14 +55,15 @@ def test_torch_tensors_need_nothing_but_torch_and_numpy() -> None:
         ("array_api_compat",),
         """
 import torch
-from ncdeploy import make_plan, sample
+from ncdeploy import SampleOptions, make_plan, sample
 from ncdeploy.auto.latency import Latency
 denoise = lambda x, sigma: x / (1 + sigma[:, None] ** 2)
 latency = Latency(rows=(1, 64), seconds=(1.0, 1.01), asked=64)
 like, plan = torch.zeros(()), make_plan("ddpm", 40)
-exact = sample(denoise, plan, shape=(3,), seeds=range(3), like=like)
-for options in ({"window": 8}, {"window": "auto", "latency": latency, "max_rows": 64}):
-    fast = sample(denoise, plan, shape=(3,), seeds=range(3), like=like, **options)
+exact = sample(denoise, plan, seeds=range(3), options=SampleOptions(shape=(3,), like=like))
+for window, known in (8, {}), ("auto", {"latency": latency, "max_rows": 64}):
+    options = SampleOptions(shape=(3,), like=like, **known)
+    fast = sample(denoise, plan, seeds=range(3), window=window, options=options)
     assert fast.depth < exact.depth, fast.depth
     assert float((fast.samples - exact.samples).abs().max()) < 1e-2
 """,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contrastive.sets import Study
-from ncdeploy import make_plan, sample
+from ncdeploy import SampleOptions, make_plan, sample
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.evaluation.budget import Budget
 from ncdeploy.evaluation.classification import log_losses
@@ -71,7 +71,8 @@ def measure(engine: TorchBackend, study: Study, *, samples: int) -> dict[str, An
     width = BANDWIDTH if plane else None
     for name, (plan, window, tolerance) in runs.items():
         result = sample(
-            engine, plan, seeds=range(samples), window=window, tolerance=tolerance, max_rows=25_600
+            engine, plan, seeds=range(samples), window=window, tolerance=tolerance,
+            options=SampleOptions(max_rows=25_600),
         )  # fmt: skip
         found[name] = {
             "energy": energy_distance(result.samples, reference),

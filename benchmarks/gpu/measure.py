@@ -18,7 +18,7 @@ from benchmarks.gpu.engines import most_rows
 from ncdeploy.auto.latency import Latency, measure_latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.run import Window, iterate, sample
+from ncdeploy.run import SampleOptions, Window, iterate, sample
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result
 
@@ -88,7 +88,7 @@ def sampling(
     if most is not None:
         windows = [w for w in windows if w == "auto" or (isinstance(w, int) and w <= most)]
     runs: dict[Window, list[tuple[float, Result]]] = {window: [] for window in [None, *windows]}
-    _some(iterate(engine, plan, seeds=range(n), like=like), 8)
+    _some(iterate(engine, plan, seeds=range(n), options=SampleOptions(like=like)), 8)
     for repetition in range(effort.repetitions):
         seeds = range(n * repetition, n * (repetition + 1))
         for window, found in runs.items():
@@ -146,7 +146,7 @@ def overhead(engine: Backend, plan: Plan, n: int, window: int, device: str, effo
     the device awaited after each, as a driver must that reads residuals."""
     like, seeds, most = torch.zeros((), device=device), range(n), most_rows(engine)
     recorder = Recorder(engine)
-    sample(recorder, plan, seeds=seeds, window=window, like=like, max_rows=most)
+    sample(recorder, plan, seeds=seeds, window=window, options=SampleOptions(like=like, max_rows=most))
     rows = recorder.rows
     x, sigma = torch.zeros((max(rows), *engine.info.shape), device=device), torch.ones(max(rows), device=device)
     whole = partial(sample, engine, plan, seeds=seeds, window=window, like=like, max_rows=most)
@@ -179,7 +179,9 @@ def copies(engine: Any, plan: Plan, n: int, window: int | None, device: str, *, 
     like = torch.zeros((), device=device)
 
     def begun() -> Any:
-        run = iterate(engine, plan, seeds=range(n), window=window, like=like, max_rows=most_rows(engine))
+        run = iterate(
+            engine, plan, seeds=range(n), window=window, options=SampleOptions(like=like, max_rows=most_rows(engine))
+        )
         _some(run, min(4, plan.evaluations // 4))
         return run
 

@@ -145,6 +145,7 @@ def sample(
     from ncdeploy.bundle import open_bundle
     from ncdeploy.drawing import images
     from ncdeploy.formats.filetype import is_bundle
+    from ncdeploy.run import SampleOptions
     from ncdeploy.run import sample as run_plan
     from ncdeploy.sampling.arrays import to_host
     from ncdeploy.sampling.parallel import TOLERANCE
@@ -196,10 +197,12 @@ def sample(
 
         def attempt(window: Any, rows: int) -> "Result":
             return run_plan(
-                backend, plan, shape=info.shape, seeds=range(seed, seed + n),
-                labels=None if classes is None else classes.tolist(), guidance=guidance, window=window, latency=latency,
-                tolerance=TOLERANCE if tolerance is None else tolerance, error_curve=info.error_curve,
-                max_rows=rows, on_sweep=show, like=backend.like,
+                backend, plan, seeds=range(seed, seed + n),
+                conditions={"labels": classes}, window=window,
+                tolerance=TOLERANCE if tolerance is None else tolerance,
+                options=SampleOptions(
+                    guidance=guidance, latency=latency, max_rows=rows, on_sweep=show, like=backend.like
+                ),
             )  # fmt: skip
 
         result = halve_until_it_fits(

@@ -10,7 +10,7 @@ from ncdeploy.backends.base import Backend
 from ncdeploy.errors import ParityError
 from ncdeploy.formats.bundle import BundledPlan
 from ncdeploy.parity import compare
-from ncdeploy.run import sample
+from ncdeploy.run import SampleOptions, sample
 
 SAMPLES = 4
 LARGEST_MEDIAN = 1e-2
@@ -33,8 +33,8 @@ def check_plans(engine: Backend, plans: Mapping[str, BundledPlan]) -> dict[str, 
         rows = max(BATCH_VALUES // info.dim, stored.window * info.evaluations)
         one, many = (
             sample(
-                engine, stored.plan, seeds=range(SAMPLES), labels=labels, window=window, tolerance=stored.tolerance,
-                max_rows=rows,
+                engine, stored.plan, seeds=range(SAMPLES), conditions={"labels": labels}, window=window,
+                tolerance=stored.tolerance, options=SampleOptions(max_rows=rows),
             )
             for window in (None, stored.window)
         )  # fmt: skip

@@ -86,6 +86,6 @@ def readme(engine: str, info: ModelInfo, plans: Mapping[str, BundledPlan], other
         device="" if onnx else ', device="cuda"',
         backend="onnxruntime" if onnx else "tensorrt",
         cli_labels=" --labels all" if info.num_classes else "",
-        python_labels=f" labels={classes}," if info.num_classes else "",
+        python_labels=f' conditions={{"labels": {classes}}},' if info.num_classes else "",
         cpp_labels=f", {{{', '.join(map(str, classes))}}}" if info.num_classes else "",
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.backends.base import Backend
-from ncdeploy.run import iterate
+from ncdeploy.run import SampleOptions, iterate
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result, Sweep
 
@@ -84,19 +84,16 @@ def watch(
     residuals: list[NDArray[np.float64]] = []
     info = backend.info
     keep = 30 if len(info.shape) == 3 else 2000  # pictures are few, points many
-    steps = iterate(
-        backend, plan, shape=info.shape, seeds=seeds, labels=None if labels is None else labels.tolist(),
-        window=window, error_curve=info.error_curve,
+    run = iterate(
+        backend, plan, seeds=seeds, conditions={"labels": labels}, window=window,
+        options=SampleOptions(shape=info.shape, error_curve=info.error_curve),
     )  # fmt: skip
-    while True:
-        try:
-            sweep = next(steps)
-        except StopIteration as end:
-            return Watched(result=end.value, estimates=np.array(estimates), residuals=np.array(residuals))
+    for sweep in run:
         estimates.append(np.array(sweep.estimate()[:keep], np.float32).reshape(-1, *info.shape))
         if window is not None:
             residuals.append(node_residuals(sweep))
         yield sweep
+    return Watched(result=run.result, estimates=np.array(estimates), residuals=np.array(residuals))
 
 
 def node_residuals(sweep: Sweep) -> NDArray[np.float64]:

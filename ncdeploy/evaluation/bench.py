@@ -21,7 +21,7 @@ from ncdeploy.auto.latency import Latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.errors import InputError
 from ncdeploy.evaluation.distances import energy_distance
-from ncdeploy.run import Window, sample
+from ncdeploy.run import SampleOptions, Window, sample
 from ncdeploy.sampling.parallel import TOLERANCE
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result
@@ -118,8 +118,9 @@ def bench(
         on_run(f"{plan.name} {_words(window)}")
         classes = None if labels is None else np.resize(np.asarray(labels), first + count)[first:].tolist()
         return sample(
-            engine, plan, seeds=range(first, first + count), labels=classes, window=window, tolerance=tolerance,
-            latency=latency if window == "auto" else None, max_rows=max_rows,
+            engine, plan, seeds=range(first, first + count), conditions={"labels": classes}, window=window,
+            tolerance=tolerance,
+            options=SampleOptions(latency=latency if window == "auto" else None, max_rows=max_rows),
         )  # fmt: skip
 
     timed: dict[tuple[int, Window], list[Result]] = {way: [] for way in ways}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.evaluation.distances import energy_distance, median_distance, mmd
-from ncdeploy.run import sample
+from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Result
 
@@ -61,14 +61,16 @@ def measure_quality(
     draws = [train[rng.permutation(len(train))[:n]] for _ in range(4)]
     runs = []
     for plan, ways in plans:
-        exact = sample(denoise, plan, seeds=range(n), labels=classes, max_rows=max_rows)
+        exact = sample(
+            denoise, plan, seeds=range(n), conditions={"labels": classes}, options=SampleOptions(max_rows=max_rows)
+        )
         found: list[tuple[int | None, float | None, Result]] = [(None, None, exact)]
         for most, tolerance in ways:
-            window = min(most, plan.evaluations)
             result = sample(
-                denoise, plan, seeds=range(n), labels=classes, window=window, tolerance=tolerance, max_rows=max_rows
-            )
-            found.append((window, tolerance, result))
+                denoise, plan, seeds=range(n), conditions={"labels": classes}, window=most, tolerance=tolerance,
+                options=SampleOptions(max_rows=max_rows),
+            )  # fmt: skip
+            found.append((result.window, tolerance, result))
         for at, limit, result in found:
             off = ((result.samples - exact.samples) ** 2).reshape(n, -1).mean(axis=1)
             runs.append(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.run import sample
+from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.posterior import Posterior
 
@@ -74,8 +74,8 @@ def visited_error(
     """
     recorder = Recorder(denoise, info, most=most, seed=0)
     sample(
-        recorder, plan, seeds=seeds, labels=None if labels is None else labels.tolist(), window=window,
-        tolerance=tolerance, max_rows=max_rows,
+        recorder, plan, seeds=seeds, conditions={"labels": labels}, window=window,
+        tolerance=tolerance, options=SampleOptions(max_rows=max_rows),
     )  # fmt: skip
     sweep, x, sigma, out, *classes = (np.concatenate(column) for column in zip(*recorder.kept, strict=True))
     rng = np.random.default_rng(1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ncdeploy.backends import open_engine
 from ncdeploy.backends.graphs.run import GraphEngine
-from ncdeploy.run import sample
+from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.errorcurve import ErrorCurve
 from ncdeploy.sampling.parallel import TOLERANCE
 
@@ -73,8 +73,8 @@ def agreement(
         labels = (np.arange(n) % len(info.labels)).tolist() if info.num_classes else None
         got = engine.sample(SEEDS, labels=labels, tolerance=tolerance)
         wanted = sample(
-            host, record.plan, seeds=SEEDS, labels=labels, window=engine.window(record.plan), tolerance=tolerance,
-            error_curve=info.error_curve or NO_FOLLOWING,
+            host, record.plan, seeds=SEEDS, conditions={"labels": labels}, window=engine.window(record.plan),
+            tolerance=tolerance, options=SampleOptions(error_curve=info.error_curve or NO_FOLLOWING),
         )  # fmt: skip
     finally:
         engine.close()

@@ -13,6 +13,7 @@ and any language can draw the same numbers:
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,12 @@ _ROUNDS = 10
 
 
 def check_seeds(seeds: Sequence[int] | Any) -> list[int]:
-    """The seeds as a list of ints. Raises InputError unless each fits 64 unsigned bits."""
-    values = [int(s) for s in seeds]
+    """The seeds as a list of ints. Raises InputError unless each is an integer that fits 64 unsigned bits."""
+    try:
+        values = [index(s) for s in seeds]
+    except TypeError as e:
+        hint = f": seeds=range({seeds}) for {seeds}, seeds=[{seeds}] for one" if isinstance(seeds, int) else ""
+        raise InputError(f"seeds: got {seeds!r}; expected one integer per sample{hint}") from e
     if not values:
         raise InputError("seeds: got none; give one per sample, for example seeds=range(16)")
     for s in values:

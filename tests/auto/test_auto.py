@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ncdeploy import InputError, Plan, make_plan, sample
+from keywords import grouped
+from ncdeploy import InputError, Plan, SampleOptions, make_plan, sample
 from ncdeploy.auto import latency as latency_module
 from ncdeploy.auto.latency import Latency, check_latency, measure_latency
 from ncdeploy.auto.rehearsal import rehearse
@@ -62,13 +63,15 @@ def network_time(engine: str, name: str, n: int, window: Any, believed: str | No
 
     with pytest.MonkeyPatch.context() as patch:
         clock = type("Clock", (), {"perf_counter": staticmethod(lambda: spent)})
-        for module in ("run", "auto.latency"):
+        for module in ("run", "run.policy", "auto.latency"):
             patch.setattr(import_module(f"ncdeploy.{module}"), "time", clock)
         for first in range(0, 6, n):
             sample(
-                denoise, plan_of(name), shape=SHAPE, seeds=range(first, first + n), window=window, like=DOUBLE,
-                error_curve=error_curve(), mean=digits().means.mean(0), max_rows=4096,
-                latency=curve(believed or engine) if window == "auto" else None,
+                denoise, plan_of(name), seeds=range(first, first + n), window=window,
+                options=SampleOptions(
+                    shape=SHAPE, like=DOUBLE, error_curve=error_curve(), mean=digits().means.mean(0), max_rows=4096,
+                    latency=curve(believed or engine) if window == "auto" else None,
+                ),
             )  # fmt: skip
     return spent
 
@@ -93,10 +96,10 @@ def test_where_batching_pays_auto_gains(engine: str) -> None:
 def test_samples_of_auto_are_those_of_sequential_sampling() -> None:
     for engine in ENGINES:
         result = sample(
-            digits(), plan_of("ddim-100"), shape=SHAPE, seeds=range(16), window="auto", latency=curve(engine),
-            error_curve=error_curve(), like=DOUBLE,
+            digits(), plan_of("ddim-100"), seeds=range(16), window="auto",
+            options=SampleOptions(shape=SHAPE, latency=curve(engine), error_curve=error_curve(), like=DOUBLE),
         )  # fmt: skip
-        exact = sample(digits(), plan_of("ddim-100"), shape=SHAPE, seeds=range(16), like=DOUBLE)
+        exact = sample(digits(), plan_of("ddim-100"), seeds=range(16), options=SampleOptions(shape=SHAPE, like=DOUBLE))
         assert np.median(np.abs(result.samples - exact.samples)) < 2e-4
         assert result.choice is not None
         assert result.window == result.choice.window
@@ -108,8 +111,9 @@ def test_a_rehearsal_tells_the_sweeps_of_a_real_run(name: str) -> None:
     plan = plan_of(name)
     for window in (8, 24):
         run = sample(
-            digits(), plan, shape=SHAPE, seeds=range(16), window=window, error_curve=error_curve(), like=DOUBLE
-        )
+            digits(), plan, seeds=range(16), window=window,
+            options=SampleOptions(shape=SHAPE, error_curve=error_curve(), like=DOUBLE),
+        )  # fmt: skip
         expected = rehearse(plan, window, 1e-3, 0.1, 0.5)
         assert expected.sweeps == pytest.approx(run.sweeps.mean(), rel=0.35)
         assert expected.nfe == pytest.approx(run.nfe, rel=0.35)
@@ -121,7 +125,8 @@ def test_at_narrow_windows_a_rehearsal_is_close(name: str, window: int) -> None:
     """Where few rows share a call, a tenth decides whether they pay."""
     plan = plan_of(name)
     run = sample(
-        digits(), plan, shape=SHAPE, seeds=range(8), window=window, error_curve=error_curve(), like=DOUBLE
+        digits(), plan, seeds=range(8), window=window,
+        options=SampleOptions(shape=SHAPE, error_curve=error_curve(), like=DOUBLE),
     )  # fmt: skip
     expected = rehearse(plan, window, 1e-3, 0.1, 0.5)
     assert expected.sweeps == pytest.approx(run.sweeps.mean(), rel=0.08)
@@ -217,7 +222,7 @@ def test_a_window_may_change_at_every_sweep(name: str, lanes: int, curve_known: 
     )  # fmt: skip
     for _ in run.run():
         run.window = int(rng.integers(1, plan.evaluations + 1))
-    exact = sample(digits(), plan, shape=SHAPE, seeds=range(4), like=DOUBLE)
+    exact = sample(digits(), plan, seeds=range(4), options=SampleOptions(shape=SHAPE, like=DOUBLE))
     np.testing.assert_allclose(run.samples.reshape(exact.samples.shape), exact.samples, rtol=0, atol=1e-12)
 
 
@@ -306,4 +311,4 @@ def test_a_curve_survives_json_and_refuses_nonsense() -> None:
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        sample(digits(), plan_of("ddim-100"), shape=SHAPE, seeds=range(2), like=DOUBLE, **options)
+        sample(digits(), plan_of("ddim-100"), **grouped(shape=SHAPE, seeds=range(2), like=DOUBLE, **options))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ncdeploy import ModelInfo, make_plan, sample
+from ncdeploy import ModelInfo, SampleOptions, make_plan, sample
 from ncdeploy.auto import forecast
 from ncdeploy.auto import latency as latency_module
 from ncdeploy.auto.latency import Latency
@@ -58,13 +58,16 @@ def test_samples_that_are_left_over_cost_what_their_rows_do(
         nonlocal spent
         spent = 0.0
         sample(
-            denoise, plan_of("ddim-40"), shape=SHAPE, seeds=range(n), window=window, max_rows=max_rows, like=DOUBLE,
-            error_curve=error_curve(), latency=curve(engine) if window == "auto" else None,
+            denoise, plan_of("ddim-40"), seeds=range(n), window=window,
+            options=SampleOptions(
+                shape=SHAPE, max_rows=max_rows, like=DOUBLE, error_curve=error_curve(),
+                latency=curve(engine) if window == "auto" else None,
+            ),
         )  # fmt: skip
         return spent
 
     clock = type("Clock", (), {"perf_counter": staticmethod(lambda: spent)})
-    monkeypatch.setattr(import_module("ncdeploy.run"), "time", clock)
+    monkeypatch.setattr(import_module("ncdeploy.run.policy"), "time", clock)
     alone, auto = seconds(None), seconds("auto")
     choice = tuner_of("ddim-40", engine, n=n, max_rows=max_rows).choose()
     assert auto <= alone / 0.97
@@ -79,8 +82,8 @@ def test_a_tolerance_below_rounding_is_sampled_sequentially(tolerance: float) ->
     assert tuner_of("ddpm-500", "free batching", tolerance=tolerance).choose().window is None
     assert rehearse.cache_info().misses == rehearsed
     result = sample(
-        lambda x, sigma: digits()(x, sigma).astype(x.dtype), plan_of("ddim-40"), shape=SHAPE, seeds=[0],
-        window="auto", tolerance=tolerance, latency=curve("free batching"),
+        lambda x, sigma: digits()(x, sigma).astype(x.dtype), plan_of("ddim-40"), seeds=[0], window="auto",
+        tolerance=tolerance, options=SampleOptions(shape=SHAPE, latency=curve("free batching")),
     )  # fmt: skip
     assert result.depth == 40
     fine = tuner_of("ddim-40", "free batching", tolerance=1e-9, eps=float(np.finfo(np.float64).eps)).choose()
@@ -108,17 +111,17 @@ def test_the_course_of_a_rehearsal_ends_with_its_sweeps(name: str) -> None:
 
 def test_a_run_without_an_error_curve_is_rehearsed_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, jobs = plan_of("ddim-100"), []
-    run = sample(digits(), plan, shape=SHAPE, seeds=range(16), window=24, like=DOUBLE)
+    run = sample(digits(), plan, seeds=range(16), window=24, options=SampleOptions(shape=SHAPE, like=DOUBLE))
     online, known = (rehearse(plan, 24, 1e-3, 0.1, 0.5, estimated) for estimated in (True, False))
     assert online.sweeps == pytest.approx(run.sweeps.mean(), rel=0.35)
     assert online.sweeps > known.sweeps
-    module = import_module("ncdeploy.run")
+    module = import_module("ncdeploy.run.policy")
     choose = module.choose
     monkeypatch.setattr(module, "choose", lambda job: jobs.append(job) or choose(job))
     for given in (None, error_curve()):
         sample(
-            digits(), plan, shape=SHAPE, seeds=[0], window="auto", latency=curve("linear"), like=DOUBLE,
-            error_curve=given,
+            digits(), plan, seeds=[0], window="auto",
+            options=SampleOptions(shape=SHAPE, latency=curve("linear"), like=DOUBLE, error_curve=given),
         )  # fmt: skip
     assert [job.online for job in jobs] == [True, False]
 
@@ -146,13 +149,13 @@ def test_two_rows_of_a_guided_call_are_timed_once(outside: bool, monkeypatch: py
             now += 0.01 * len(x)
             return digits()(x, sigma)
 
-    module = import_module("ncdeploy.run")
+    module = import_module("ncdeploy.run.policy")
     choose = module.choose
     monkeypatch.setattr(module, "choose", lambda job: jobs.append(job) or choose(job))
     monkeypatch.setattr(latency_module, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: now)}))
     sample(
-        Guided(Engine(), 1.5) if outside else Engine(), plan_of("ddim-40"), seeds=[0], labels=[1], window="auto",
-        guidance=None if outside else 1.5, max_rows=16, like=DOUBLE,
+        Guided(Engine(), 1.5) if outside else Engine(), plan_of("ddim-40"), seeds=[0], conditions={"labels": [1]},
+        window="auto", options=SampleOptions(guidance=None if outside else 1.5, max_rows=16, like=DOUBLE),
     )  # fmt: skip
     assert jobs[0].latency(4 * jobs[0].per_row) == pytest.approx(0.08, rel=0.01)
     assert jobs[0].max_rows == 8
@@ -161,8 +164,8 @@ def test_two_rows_of_a_guided_call_are_timed_once(outside: bool, monkeypatch: py
 def test_a_plan_made_again_is_not_rehearsed_again() -> None:
     def run(plan: Any) -> int:
         sample(
-            digits(), plan, shape=SHAPE, seeds=[0], window="auto", latency=curve("free batching"), like=DOUBLE,
-            error_curve=error_curve(),
+            digits(), plan, seeds=[0], window="auto",
+            options=SampleOptions(shape=SHAPE, latency=curve("free batching"), like=DOUBLE, error_curve=error_curve()),
         )  # fmt: skip
         return int(rehearse.cache_info().misses)
 

@@ -5,7 +5,7 @@ import pytest
 
 from ncdeploy.backends.memory import halve_until_it_fits
 from ncdeploy.errors import OutOfMemoryError
-from ncdeploy.run import sample
+from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.recipe import make_plan
 from oracle import digits, error_curve
 
@@ -23,11 +23,14 @@ def test_it_goes_on_with_less_and_says_so(window, room):
 
     def run(window, rows):
         return sample(
-            denoise, plan, shape=(64,), seeds=range(5), window=window, max_rows=rows, error_curve=error_curve()
-        )
+            denoise, plan, seeds=range(5), window=window,
+            options=SampleOptions(shape=(64,), max_rows=rows, error_curve=error_curve()),
+        )  # fmt: skip
 
     result = halve_until_it_fits(run, window=window, samples=5, rows=4096, say=said.append)
-    exact = sample(lambda x, s: digits()(x, s).astype(x.dtype), plan, shape=(64,), seeds=range(5))
+    exact = sample(
+        lambda x, s: digits()(x, s).astype(x.dtype), plan, seeds=range(5), options=SampleOptions(shape=(64,))
+    )
     assert np.sqrt(np.mean((result.samples - exact.samples) ** 2)) < 2e-3
     assert bool(said) == (room < 100)
     assert all("going on with" in line for line in said)

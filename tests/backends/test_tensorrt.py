@@ -21,7 +21,7 @@ from ncdeploy.export.precision import lower
 from ncdeploy.formats.profiles import profiles_for
 from ncdeploy.formats.sidecar import Options, read_sidecar, sidecar_path, write_sidecar
 from ncdeploy.modelinfo import METADATA_KEY
-from ncdeploy.run import sample
+from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.recipe import make_plan
 from oracle import GaussianMixture
 from tiny_models import IMAGES, write_mixture
@@ -110,7 +110,7 @@ def test_sampling_in_sequence_and_in_parallel(device, plan):
     engine = open_engine(plan)
     steps = make_plan("ddim", 12, sigma_min=0.02, sigma_max=80.0, schedule="karras")
     exact = sample(engine, steps, seeds=range(4))
-    fast = sample(engine, steps, seeds=range(4), window=8, tolerance=0, max_rows=engine.max_rows)
+    fast = sample(engine, steps, seeds=range(4), window=8, tolerance=0, options=SampleOptions(max_rows=engine.max_rows))
     assert np.abs(fast.samples - exact.samples).max() < 1e-4
     assert {"profile 0", "profile 1"} <= set(device.log)
     engine.close()

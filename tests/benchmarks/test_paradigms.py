@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ncdeploy import make_plan, sample
+from ncdeploy import SampleOptions, make_plan, sample
 from ncdeploy.denoisers import Mixture
 from ncdeploy.sampling.noise import normal
 
@@ -24,7 +24,7 @@ def _draws(seed: int, steps: int) -> torch.Tensor:
 def _exact(mixture: Mixture, solver: str, steps: int, seed: int) -> torch.Tensor:
     like = torch.zeros((), dtype=torch.float64)
     with torch.inference_mode():
-        return sample(mixture, make_plan(solver, steps), seeds=[seed], like=like).samples[0]
+        return sample(mixture, make_plan(solver, steps), seeds=[seed], options=SampleOptions(like=like)).samples[0]
 
 
 def _theirs(mixture: Mixture, solver: str, steps: int, draws: torch.Tensor, *, window: int, tolerance: float):

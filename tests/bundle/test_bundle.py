@@ -80,7 +80,7 @@ def test_the_python_example_of_its_readme_runs_without_pytorch(bundle):
 def test_labels_are_in_the_examples_of_a_model_with_classes(tmp_path):
     model = write_mixture(tmp_path / "m.onnx", replace(IMAGES, num_classes=3), np.zeros((3, 1, 8, 8)))
     text = (make_bundle(model, tmp_path / "b", plans=[make_plan("ddim", 5)]).path / "README.md").read_text()
-    assert "seeds=range(4), labels=[0, 1, 2, 0]," in text
+    assert 'seeds=range(4), conditions={"labels": [0, 1, 2, 0]},' in text
     assert "sampler.sample({0, 1, 2, 3}, {0, 1, 2, 0})" in text
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from bundle_files import reseal
 from cpp_build import run
+from keywords import grouped
 from ncdeploy import make_plan, open_engine, sample
 from ncdeploy.bundle import Bundle, make_bundle
 from ncdeploy.denoisers import EDM, UNet, UNetConfig
@@ -64,7 +65,7 @@ def simple(release: Path, bundle: Path, tmp_path: Path, **options: Any) -> tuple
 def python(bundle: Bundle, plan: str, *, window: int | None, **options: Any) -> tuple[np.ndarray, list[int]]:
     entry = bundle.plan(plan)
     engine = open_engine(bundle, threads=1)
-    done = sample(engine, entry.plan, seeds=SEEDS, window=window, tolerance=entry.tolerance, **options)
+    done = sample(engine, entry.plan, **grouped(seeds=SEEDS, window=window, tolerance=entry.tolerance, **options))
     return done.samples.reshape(len(SEEDS), -1), done.sweeps.tolist()
 
 

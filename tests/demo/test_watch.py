@@ -11,7 +11,7 @@ from ncdeploy.demo import pictures
 from ncdeploy.demo.outcome import measure_quality
 from ncdeploy.demo.watch import Pair, Watched, node_residuals, run_pair
 from ncdeploy.evaluation.distances import energy_distance
-from ncdeploy.run import sample
+from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.recipe import make_plan
 from oracle import digits
 from tiny_models import IMAGES
@@ -47,8 +47,9 @@ def test_both_runs_are_what_sample_gives_and_progress_reaches_the_end():
     shares, pair = _finish(run_pair(Oracle(), plan, seeds=range(6), labels=None, window=10))
     for run, window in ((pair.sequential, None), (pair.parallel, 10)):
         wanted = sample(
-            Oracle(), plan, shape=IMAGES.shape, seeds=range(6), window=window, error_curve=IMAGES.error_curve
-        )
+            Oracle(), plan, seeds=range(6), window=window,
+            options=SampleOptions(shape=IMAGES.shape, error_curve=IMAGES.error_curve),
+        )  # fmt: skip
         assert np.array_equal(run.result.samples, wanted.samples)
         assert len(run.estimates) == wanted.depth == run.result.depth
         assert run.estimates.shape[1:] == (6, 1, 8, 8)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from ncdeploy import make_plan, sample
+from ncdeploy import SampleOptions, make_plan, sample
 from ncdeploy.backends import open_engine
 from ncdeploy.backends.base import Backend
 from ncdeploy.backends.torch import TorchBackend
@@ -85,7 +85,11 @@ def test_the_graph_guides_as_the_host_does(rows: int, files: dict[str, Path]) ->
 def test_samples_of_both_are_the_same_in_sequence_and_in_parallel(files: dict[str, Path]) -> None:
     plan = make_plan("ddim", 20)
     inside, outside = open_engine(files["onnx"]), open_engine(files["pt"])
-    options: dict[str, Any] = {"seeds": range(4), "labels": [0, 1, 2, 0], "guidance": 1.5}
+    options: dict[str, Any] = {
+        "seeds": range(4),
+        "conditions": {"labels": [0, 1, 2, 0]},
+        "options": SampleOptions(guidance=1.5),
+    }
     for window in (None, 8):
         a, b = (sample(engine, plan, window=window, **options) for engine in (inside, outside))
         assert np.abs(a.samples - b.samples).max() <= 1e-3

@@ -12,7 +12,7 @@ from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers import Mixture
 from ncdeploy.export import export_onnx
 from ncdeploy.export.precision import check_types, emulate
-from ncdeploy.run import sample
+from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.recipe import make_plan
 from ncdeploy.training import TrainConfig, load_data, start
 
@@ -33,7 +33,7 @@ def denoisers():
 
 def samples(denoise, info, solver):
     plan = make_plan(solver, PLANS[solver], sigma_min=info.sigma_min, sigma_max=info.sigma_max, schedule="karras")
-    return sample(denoise, plan, shape=info.shape, seeds=range(16)).samples
+    return sample(denoise, plan, seeds=range(16), options=SampleOptions(shape=info.shape)).samples
 
 
 def rms(one, other):

@@ -10,7 +10,7 @@ import torch
 
 import ncdeploy.export.compose as compose_module
 from export_graphs import MEANS, Bench, rms
-from ncdeploy import make_plan, open_engine, sample
+from ncdeploy import SampleOptions, make_plan, open_engine, sample
 from ncdeploy.backends.graphs.run import GraphEngine, is_graph
 from ncdeploy.backends.graphs.tables import draw, draws_of, plan_tables, widest_window
 from ncdeploy.denoisers import EDM, UNet, UNetConfig
@@ -62,7 +62,7 @@ def test_samples_sweeps_and_residuals_are_those_of_the_host_loop(bench, name, op
 def test_at_tolerance_0_they_are_the_sequential_samples_of_the_exact_denoiser(bench, name):
     plan = PLANS[name]
     got = bench.graph(plan, kind="sampler", window=10).sample(SEEDS, tolerance=0)
-    exact = sample(digits(), plan, shape=(1, 8, 8), seeds=SEEDS, like=np.zeros(()))
+    exact = sample(digits(), plan, seeds=SEEDS, options=SampleOptions(shape=(1, 8, 8), like=np.zeros(())))
     assert rms(got.samples, exact.samples).max() <= 1e-4
 
 
@@ -137,7 +137,9 @@ def test_a_model_without_an_error_curve(tmp_path):
     plan = PLANS["dpmpp_2m-12"]
     done = export_graph(path, tmp_path / "s.onnx", choose_record(plan, VECTORS, kind="sampler"), threads=1)
     assert done.agreement.ok
-    wanted = sample(open_engine(path, threads=1), plan, seeds=SEEDS, window=12, error_curve=NO_FOLLOWING)
+    wanted = sample(
+        open_engine(path, threads=1), plan, seeds=SEEDS, window=12, options=SampleOptions(error_curve=NO_FOLLOWING)
+    )
     assert rms(GraphEngine(tmp_path / "s.onnx").sample(SEEDS).samples, wanted.samples).max() <= 1e-4
 
 
@@ -155,8 +157,8 @@ def test_classes_reach_every_row(tmp_path):
         export_graph(path, tmp_path / "s.onnx", record, threads=1)
         got = GraphEngine(tmp_path / "s.onnx", threads=1).sample(SEEDS, labels=labels)
         host = open_engine(path, threads=1)
-        wanted = sample(host, PLANS["ddpm-60"], seeds=SEEDS, labels=labels, window=10)
-        other = sample(host, PLANS["ddpm-60"], seeds=SEEDS, labels=labels[::-1], window=10)
+        wanted = sample(host, PLANS["ddpm-60"], seeds=SEEDS, conditions={"labels": labels}, window=10)
+        other = sample(host, PLANS["ddpm-60"], seeds=SEEDS, conditions={"labels": labels[::-1]}, window=10)
         assert rms(got.samples, wanted.samples).max() <= 1e-4
         assert rms(got.samples, other.samples).min() > 1e-2
     engine = GraphEngine(tmp_path / "s.onnx", threads=1)
@@ -180,7 +182,10 @@ def test_a_network_with_guidance(tmp_path):
         assert export_graph(tmp_path / "m.onnx", tmp_path / f"{kind}.onnx", record, threads=1).agreement.ok
         engine = GraphEngine(tmp_path / f"{kind}.onnx", threads=1)
         got = engine.sample(SEEDS, labels=labels, guidance=2.5, tolerance=1e-5)
-        wanted = sample(host, plan, seeds=SEEDS, labels=labels, guidance=2.5, window=6, tolerance=1e-5)
+        wanted = sample(
+            host, plan, seeds=SEEDS, conditions={"labels": labels}, window=6, tolerance=1e-5,
+            options=SampleOptions(guidance=2.5),
+        )  # fmt: skip
         assert rms(got.samples, wanted.samples).max() <= 1e-4
         other = engine.sample(SEEDS, labels=labels, guidance=1.0, tolerance=1e-5)
         assert rms(got.samples, other.samples).min() > 1e-3

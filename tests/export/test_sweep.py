@@ -6,7 +6,7 @@ import pytest
 
 import ncdeploy.export.compose as compose_module
 from export_graphs import Bench, rms
-from ncdeploy import make_plan, sample
+from ncdeploy import SampleOptions, make_plan, sample
 from ncdeploy.backends.graphs.tables import draw, plan_tables
 from ncdeploy.errors import InputError, ParityError
 from ncdeploy.export.compose import choose_record, export_graph
@@ -35,7 +35,7 @@ def test_at_tolerance_0_the_samples_are_the_sequential_ones_of_the_exact_denoise
     plan = PLANS[name]
     graph = bench.graph(plan, kind="sweep", window=9, sweeps=sweeps, plan_input=plan_input)
     got = graph.sample(SEEDS, tolerance=0)
-    exact = sample(digits(), plan, shape=(1, 8, 8), seeds=SEEDS, like=np.zeros(()))
+    exact = sample(digits(), plan, seeds=SEEDS, options=SampleOptions(shape=(1, 8, 8), like=np.zeros(())))
     assert rms(got.samples, exact.samples).max() <= 1e-4
     assert got.residual.max() == 0
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ncdeploy import make_plan, sample
+from ncdeploy import SampleOptions, make_plan, sample
 from ncdeploy.denoisers import Mixture
 
 pytestmark = pytest.mark.gpu
@@ -41,8 +41,8 @@ def test_it_samples_in_parallel_on_the_device(path):
     from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend
 
     engine, plan = OnnxRuntimeBackend(path, device="cuda"), make_plan("ddim", 60)
-    exact = sample(engine, plan, seeds=range(4), like=engine.like)
-    fast = sample(engine, plan, seeds=range(4), window=20, like=engine.like)
+    exact = sample(engine, plan, seeds=range(4), options=SampleOptions(like=engine.like))
+    fast = sample(engine, plan, seeds=range(4), window=20, options=SampleOptions(like=engine.like))
     assert fast.samples.is_cuda
     assert fast.depth < exact.depth
     assert float((fast.samples - exact.samples).square().flatten(1).mean(1).sqrt().median()) < 2e-3

@@ -14,7 +14,7 @@ from ncdeploy.formats.profiles import profiles_for
 from ncdeploy.formats.sidecar import Options
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity import compare
-from ncdeploy.run import sample
+from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.recipe import make_plan
 
 pytestmark = pytest.mark.gpu
@@ -46,8 +46,10 @@ def plan(request, tmp_path_factory):
 def test_it_samples_in_parallel_on_the_device(plan):
     engine = open_engine(plan)
     steps = make_plan("ddim", 40, sigma_min=0.02, sigma_max=80.0, schedule="karras")
-    exact = sample(engine, steps, seeds=range(4), like=engine.like)
-    fast = sample(engine, steps, seeds=range(4), window=16, like=engine.like, max_rows=engine.max_rows)
+    exact = sample(engine, steps, seeds=range(4), options=SampleOptions(like=engine.like))
+    fast = sample(
+        engine, steps, seeds=range(4), window=16, options=SampleOptions(like=engine.like, max_rows=engine.max_rows)
+    )
     assert fast.samples.is_cuda
     assert fast.depth < exact.depth
     assert float((fast.samples - exact.samples).square().mean().sqrt()) < 1e-2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ncdeploy import iterate, make_plan, sample
+from ncdeploy import SampleOptions, iterate, make_plan, sample
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers import Mixture
 from ncdeploy.errors import OutOfMemoryError
@@ -63,10 +63,12 @@ def test_convolutions_are_float32():
 def test_the_drivers_give_the_samples_of_the_cpu(mixture):
     double = copy.deepcopy(mixture).double()
     plan, on_cpu = make_plan("ddpm", 60), torch.zeros((), dtype=torch.float64)
-    exact = sample(double, plan, shape=(1, 8, 8), seeds=range(4), like=on_cpu).samples
+    exact = sample(double, plan, seeds=range(4), options=SampleOptions(shape=(1, 8, 8), like=on_cpu)).samples
     double.cuda()
     for window in (None, 12):
-        result = sample(double, plan, shape=(1, 8, 8), seeds=range(4), window=window, like=on_cpu.cuda())
+        result = sample(
+            double, plan, seeds=range(4), window=window, options=SampleOptions(shape=(1, 8, 8), like=on_cpu.cuda())
+        )
         assert result.samples.is_cuda
         rms = (result.samples.cpu() - exact).square().flatten(1).mean(1).sqrt()
         assert float(rms.median()) < 2e-4
@@ -78,7 +80,7 @@ def test_no_state_comes_to_the_host(mixture, window, monkeypatch):
     from benchmarks.gpu.copies import device_copies
 
     engine, plan = TorchBackend(copy.deepcopy(mixture), device="cuda"), make_plan("ddpm", 200)
-    run = iterate(engine, plan, seeds=[0], window=window, like=engine.like)
+    run = iterate(engine, plan, seeds=[0], window=window, options=SampleOptions(like=engine.like))
     next(run)
     seen = device_copies(lambda: [next(run) for _ in range(4)])
     if seen is None:

@@ -73,13 +73,13 @@ def test_heun_samples_are_those_of_the_original_sampler(files: dict[str, Path], 
     labels = [2, 0] if denoiser.info.num_classes else None
     engine = TorchBackend(denoiser)
     plan = make_plan("heun", 18, sigma_min=0.002, sigma_max=80)
-    result = sample(engine, plan, seeds=edm_files.SEEDS, labels=labels)
+    result = sample(engine, plan, seeds=edm_files.SEEDS, conditions={"labels": labels})
     wanted = edm_files.golden(case, "samples")
     assert wanted.std() > 0.1
     np.testing.assert_allclose(result.samples, wanted, rtol=0, atol=1e-4)
-    own = sample(engine, make_plan(**denoiser.info.default_plan), seeds=edm_files.SEEDS, labels=labels)
+    own = sample(engine, make_plan(**denoiser.info.default_plan), seeds=edm_files.SEEDS, conditions={"labels": labels})
     np.testing.assert_array_equal(own.samples, result.samples)
-    other = sample(engine, plan, seeds=edm_files.SEEDS, labels=None if labels is None else [0, 2])
+    other = sample(engine, plan, seeds=edm_files.SEEDS, conditions={"labels": None if labels is None else [0, 2]})
     assert labels is None or abs(other.samples - wanted).max() > 1e-2, "labels must matter"
 
 

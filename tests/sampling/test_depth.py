@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ncdeploy import make_plan, sample
+from ncdeploy import SampleOptions, make_plan, sample
 from oracle import digits, error_curve
 
 SEEDS = range(16)
@@ -17,7 +17,9 @@ DOUBLE = np.zeros((), np.float64)
 
 @cache
 def sequential(solver: str, steps: int) -> np.ndarray:
-    return sample(digits(), make_plan(solver, steps), shape=(64,), seeds=SEEDS, like=DOUBLE).samples
+    return sample(
+        digits(), make_plan(solver, steps), seeds=SEEDS, options=SampleOptions(shape=(64,), like=DOUBLE)
+    ).samples
 
 
 @pytest.mark.parametrize(
@@ -34,8 +36,8 @@ def sequential(solver: str, steps: int) -> np.ndarray:
 def test_depth_and_nfe(solver: str, steps: int, window: int, sweeps: float, nfe: float) -> None:
     plan = make_plan(solver, steps)
     result = sample(
-        digits(), plan, shape=(64,), seeds=SEEDS, window=window, like=DOUBLE,
-        error_curve=error_curve(), mean=digits().means.mean(0),
+        digits(), plan, seeds=SEEDS, window=window,
+        options=SampleOptions(shape=(64,), like=DOUBLE, error_curve=error_curve(), mean=digits().means.mean(0)),
     )  # fmt: skip
     assert result.sweeps.mean() <= 1.1 * sweeps
     assert result.nfe / plan.evaluations <= 1.1 * nfe

@@ -1,13 +1,15 @@
 """Both drivers on the exact denoiser: the same samples, however they are computed."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ncdeploy import InputError, ModelInfo, NumericalError, Plan, iterate, make_plan, sample
+from keywords import grouped
+from ncdeploy import InputError, ModelInfo, NumericalError, Plan, SampleOptions, iterate, make_plan, sample
 from ncdeploy.sampling import noise_window
 from ncdeploy.sampling.noise import normal
 from ncdeploy.sampling.result import Result
@@ -32,7 +34,7 @@ DOUBLE = np.zeros((), np.float64)
 
 def run(plan: Plan, n: int = 4, **options: Any) -> Result:
     options = {"like": DOUBLE, "shape": SHAPE, "seeds": range(n), "error_curve": error_curve()} | options
-    return sample(digits(), plan, **options)
+    return sample(digits(), plan, **grouped(**options))
 
 
 @cache
@@ -105,8 +107,10 @@ def test_samples_in_turn_equal_samples_at_once(window: int | None) -> None:
         largest = max(largest, len(x))
         return digits()(x, sigma)
 
-    options: dict[str, Any] = {"shape": SHAPE, "seeds": range(7), "like": DOUBLE, "window": window}
-    in_turn = sample(denoise, plan, max_rows=30 if window else 3, error_curve=error_curve(), **options)
+    in_turn = sample(
+        denoise, plan, seeds=range(7), window=window,
+        options=SampleOptions(shape=SHAPE, like=DOUBLE, max_rows=30 if window else 3, error_curve=error_curve()),
+    )  # fmt: skip
     assert largest == (30 if window else 3)
     at_once = run(plan, 7, window=window)
     np.testing.assert_allclose(in_turn.samples, at_once.samples, rtol=0, atol=1e-12)
@@ -115,8 +119,8 @@ def test_samples_in_turn_equal_samples_at_once(window: int | None) -> None:
 
 def test_a_free_lane_takes_the_next_sample_at_once() -> None:
     working = [s.lanes.tolist() for s in iterate(
-        digits(), PLANS["ddpm"](), shape=SHAPE, seeds=range(6), window=10, max_rows=20,
-        error_curve=error_curve(), like=DOUBLE,
+        digits(), PLANS["ddpm"](), seeds=range(6), window=10,
+        options=SampleOptions(shape=SHAPE, max_rows=20, error_curve=error_curve(), like=DOUBLE),
     )]  # fmt: skip
     last_start = next(i for i, lanes in enumerate(working) if 5 in lanes)
     assert all(len(lanes) == 2 for lanes in working[:last_start])
@@ -130,8 +134,8 @@ def test_torch_tensors_give_the_same_samples(name: str, window: int | None) -> N
         return torch.from_numpy(digits()(x.numpy(), sigma.numpy()))
 
     result = sample(
-        denoise, PLANS[name](), shape=SHAPE, seeds=range(4), window=window, error_curve=error_curve(),
-        like=torch.zeros((), dtype=torch.float64),
+        denoise, PLANS[name](), seeds=range(4), window=window,
+        options=SampleOptions(shape=SHAPE, error_curve=error_curve(), like=torch.zeros((), dtype=torch.float64)),
     )  # fmt: skip
     assert isinstance(result.samples, torch.Tensor)
     np.testing.assert_allclose(result.samples.numpy(), run(PLANS[name](), window=window).samples, rtol=0, atol=1e-9)
@@ -143,7 +147,9 @@ def test_single_precision_stays_close() -> None:
         return digits()(x, sigma).astype(np.float32)
 
     for window in (None, 25):
-        result = sample(denoise, PLANS["heun"](), shape=SHAPE, seeds=range(4), window=window, tolerance=1e-4)
+        result = sample(
+            denoise, PLANS["heun"](), seeds=range(4), window=window, tolerance=1e-4, options=SampleOptions(shape=SHAPE)
+        )
         assert result.samples.dtype == np.float32
         assert np.median(rms(result.samples, sequential("heun"))) < 1e-4
 
@@ -158,8 +164,8 @@ def test_labels_follow_their_samples() -> None:
 
     for window in (None, 7):
         result = sample(
-            denoise, PLANS["ddim"](), shape=SHAPE, seeds=range(5), labels=[4, 1, 3, 0, 2], window=window,
-            max_rows=14, like=DOUBLE,
+            denoise, PLANS["ddim"](), seeds=range(5), conditions={"labels": [4, 1, 3, 0, 2]}, window=window,
+            options=SampleOptions(shape=SHAPE, max_rows=14, like=DOUBLE),
         )  # fmt: skip
         np.testing.assert_allclose(result.samples.mean(axis=(1, 2, 3)), [4, 1, 3, 0, 2], atol=1e-12)
     assert seen == {0, 1, 2, 3, 4}
@@ -168,17 +174,18 @@ def test_labels_follow_their_samples() -> None:
 @pytest.mark.parametrize("window", [None, 10])
 def test_every_sweep_is_reported(window: int | None) -> None:
     plan = PLANS["ddim"]()
-    steps = iterate(digits(), plan, shape=SHAPE, seeds=range(3), window=window, error_curve=error_curve(), like=DOUBLE)
+    steps = iterate(
+        digits(), plan, seeds=range(3), window=window,
+        options=SampleOptions(shape=SHAPE, error_curve=error_curve(), like=DOUBLE),
+    )  # fmt: skip
     before, rows, final = np.zeros(3), 0, None
-    while True:
-        try:
-            sweep = next(steps)
-        except StopIteration as end:
-            result = end.value
-            break
+    with pytest.raises(InputError, match="result: the run has not come to its end"):
+        _ = steps.result
+    for sweep in steps:
         assert np.all(sweep.accepted >= before)
         before, rows, final = sweep.accepted, rows + sweep.rows, sweep.estimate()
         assert final.shape == (3, *SHAPE)
+    result = steps.result
     assert rows / 3 == result.nfe
     if window:
         assert before.tolist() == [len(plan)] * 3
@@ -200,7 +207,7 @@ def test_a_backend_supplies_shape_and_curve() -> None:
             return digits()(x, sigma)
 
     plan = PLANS["ddim"]()
-    by_info = sample(Engine(), plan, seeds=range(2), window=50, like=DOUBLE)
+    by_info = sample(Engine(), plan, seeds=range(2), window=50, options=SampleOptions(like=DOUBLE))
     by_hand = run(plan, 2, window=50, mean=digits().means.mean(0))
     np.testing.assert_array_equal(by_info.samples, by_hand.samples)
     assert by_info.depth == by_hand.depth < run(plan, 2, window=50, error_curve=None).depth
@@ -216,7 +223,7 @@ def test_nan_names_node_sigma_and_sample(window: int | None) -> None:
         return D
 
     with pytest.raises(NumericalError, match=rf"node 5 \(sigma = {plan.sigmas[5]:.6g}\) of sample 0"):
-        sample(denoise, plan, shape=SHAPE, seeds=range(2), window=window, like=DOUBLE)
+        sample(denoise, plan, seeds=range(2), window=window, options=SampleOptions(shape=SHAPE, like=DOUBLE))
 
 
 def test_infinities_that_cancel_are_an_error_like_any_other() -> None:
@@ -226,7 +233,7 @@ def test_infinities_that_cancel_are_an_error_like_any_other() -> None:
         return D
 
     with pytest.raises(NumericalError, match="node 0"):
-        sample(denoise, PLANS["euler"](), shape=SHAPE, seeds=range(2), like=DOUBLE)
+        sample(denoise, PLANS["euler"](), seeds=range(2), options=SampleOptions(shape=SHAPE, like=DOUBLE))
 
 
 def test_a_window_may_be_a_number_of_numpy() -> None:
@@ -254,13 +261,16 @@ def test_no_noise_is_drawn_behind_the_last_node(window: int, monkeypatch: pytest
     ("options", "message"),
     [
         ({"window": 0}, "window: got 0"),
-        ({"window": 51}, "window: got 51; plan .* has 50 evaluations"),
+        ({"window": True}, "window: got True"),
+        ({"window": 2.5}, "window: got 2.5"),
         ({"tolerance": -1.0}, "tolerance"),
         ({"tolerance": float("nan")}, "tolerance"),
         ({"error_floor": 0.0}, "error_floor"),
         ({"window": 20, "max_rows": 19}, "max_rows: got 19; a window of 20"),
         ({"labels": [1]}, "labels: got 1 for 4 seeds"),
         ({"seeds": []}, "seeds"),
+        ({"seeds": 4}, r"seeds: got 4; .* seeds=range\(4\) for 4"),
+        ({"seeds": [1.5]}, r"seeds: got \[1.5\]; expected one integer per sample$"),
         ({"mean": np.zeros(3), "window": 5}, "mean: got 3 values for samples of 64"),
         ({"shape": None}, "shape"),
         ({"shape": (0, 8)}, r"shape: got \(0, 8\)"),
@@ -271,10 +281,38 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
         run(PLANS["ddim"](), **options)
 
 
+@pytest.mark.parametrize(
+    ("denoise", "plan", "given", "message"),
+    [
+        ("model.onnx", None, {}, r"denoise: got a path; open it first, with open_engine\('model.onnx'\)"),
+        (Path("model.onnx"), None, {}, "denoise: got a path"),
+        (3, None, {}, "denoise: got int; expected a callable"),
+        (None, "ddim-50", {}, "plan: got 'ddim-50'; expected a Plan, such as make_plan"),
+        (None, Path("a.plan"), {}, "plan: got PosixPath"),
+        (None, None, {"options": {"max_rows": 3}}, "options: got dict"),
+        (None, None, {"conditions": [1, 2]}, "conditions: got list"),
+        (None, None, {"conditions": {"text": [1, 2]}}, r"conditions: got \['text'\]"),
+    ],
+)
+def test_what_is_no_engine_no_plan_or_no_options_is_told_in_a_line(
+    denoise: Any, plan: Any, given: dict[str, Any], message: str
+) -> None:
+    options = {"seeds": range(2), "options": SampleOptions(shape=SHAPE)} | given
+    with pytest.raises(InputError, match=message):
+        iterate(denoise or digits(), plan or PLANS["ddim"](), **options)
+
+
+def test_a_window_beyond_the_plan_is_the_plan() -> None:
+    whole, beyond = (run(PLANS["ddim"](), window=window) for window in (50, 1000))
+    assert np.array_equal(whole.samples, beyond.samples)
+    assert (whole.window, whole.depth) == (beyond.window, beyond.depth)
+    assert whole.window == 50
+
+
 @pytest.mark.parametrize("broken", [lambda x, s: x[:-1], lambda x, s: x.astype(np.float32), lambda x, s: None])
 def test_a_denoiser_of_the_wrong_shape_or_dtype_is_refused(broken: Any) -> None:
     with pytest.raises(InputError, match="D must match x"):
-        sample(broken, PLANS["ddim"](), shape=SHAPE, seeds=range(2), like=DOUBLE)
+        sample(broken, PLANS["ddim"](), seeds=range(2), options=SampleOptions(shape=SHAPE, like=DOUBLE))
 
 
 def test_state_is_proportional_to_the_window_not_to_the_plan() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from keywords import grouped
 from ncdeploy import InputError, ModelInfo, iterate, make_plan, sample
 from ncdeploy.guidance import Guided
 from ncdeploy.sampling.result import Result
@@ -51,7 +52,7 @@ PLANS = {
 def run(name: str = "dpmpp_2m", denoise: Any = None, **options: Any) -> Result:
     model = Labelled(INFO) if denoise is None else denoise
     given = {"shape": (8,), "seeds": range(len(LABELS)), "labels": LABELS, "like": DOUBLE} | options
-    return sample(model, PLANS[name](), **given)
+    return sample(model, PLANS[name](), **grouped(**given))
 
 
 def batch(dtype: Any = np.float64) -> tuple[Any, Any, Any]:
@@ -210,7 +211,7 @@ def test_a_model_cannot_guide_without_an_unconditional_class() -> None:
 
 def test_iterate_guides_too() -> None:
     plan = PLANS["dpmpp_2m"]()
-    options = {"seeds": range(4), "labels": LABELS, "like": DOUBLE}
-    sweeps = list(iterate(Labelled(INFO), plan, guidance=1.5, window=4, **options))
+    options = grouped(seeds=range(4), labels=LABELS, like=DOUBLE, guidance=1.5, window=4)
+    sweeps = list(iterate(Labelled(INFO), plan, **options))
     assert np.abs(sweeps[-1].estimate() - run(guidance=1.5, window=4).samples).max() == 0
     assert max(sweep.rows for sweep in sweeps) <= 16

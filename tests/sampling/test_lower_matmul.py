@@ -35,12 +35,13 @@ def test_a_triangle_may_be_a_part_of_longer_rows() -> None:
 _RUN = """
 import time
 import numpy as np
-from ncdeploy import make_plan, sample
+from ncdeploy import SampleOptions, make_plan, sample
 def denoise(x, sigma):
     return x / (1 + sigma[:, None] ** 2)
 for window, dim in ((128, 64), (24, 3072), (64, 3072)):
     for seeds in ([0], [0, 1]):
-        sample(denoise, make_plan("ddpm", 1000), shape=(dim,), seeds=seeds, window=window)
+        options = SampleOptions(shape=(dim,))
+        sample(denoise, make_plan("ddpm", 1000), seeds=seeds, window=window, options=options)
 print((time.process_time() - time.thread_time()) / time.thread_time())
 """
 

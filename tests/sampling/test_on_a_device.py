@@ -17,6 +17,7 @@ from benchmarks.gpu.measure import copies
 from ncdeploy import make_plan, sample
 from ncdeploy.denoisers import Mixture
 from ncdeploy.auto.latency import Latency
+from keywords import grouped
 
 mixture = Mixture(np.random.default_rng(0).uniform(-1, 1, (20, 1, 8, 8)).astype(np.float32), 0.1)
 here, curve, shape = torch.zeros(()), mixture.info.error_curve, (1, 8, 8)
@@ -54,9 +55,9 @@ for plan, ways in (
             options = {"shape": shape, "seeds": range(n), **options}
             device.COPIES.clear()
             with device.Device():
-                got = sample(denoise, plan, like=there, **options)
+                got = sample(denoise, plan, **grouped(like=there, **options))
             assert isinstance(got.samples, device.Imagined)
-            assert torch.equal(got.samples.held, sample(denoise, plan, like=here, **options).samples)
+            assert torch.equal(got.samples.held, sample(denoise, plan, **grouped(like=here, **options)).samples)
             assert len(device.COPIES) == got.depth * (1 if got.window is None else 2), "a flag, and residuals"
             nodes = 1 if got.window is None else len(plan)
             assert max(device.COPIES) <= 4 * nodes * n < 4 * 64 * n, max(device.COPIES)

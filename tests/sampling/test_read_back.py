@@ -9,7 +9,7 @@ import torch
 
 import ncdeploy.sampling.evaluator as evaluator
 import ncdeploy.sampling.parallel as parallel
-from ncdeploy import NumericalError, make_plan, sample
+from ncdeploy import NumericalError, SampleOptions, make_plan, sample
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.arrays import read_back, to_host
@@ -123,8 +123,9 @@ def test_tensors_are_read_back_once_a_call_and_flags_come_with_the_residual(wind
         return torch.from_numpy(digits()(x.numpy(), sigma.numpy()))
 
     result = sample(
-        denoise, make_plan("ddim", 20), shape=(64,), seeds=range(3), window=window, like=like, error_curve=error_curve()
-    )
+        denoise, make_plan("ddim", 20), seeds=range(3), window=window,
+        options=SampleOptions(shape=(64,), like=like, error_curve=error_curve()),
+    )  # fmt: skip
     sweep = ["start flag", "start residual", "wait residual", "wait flag"] if window else ["start flag", "wait flag"]
     assert events == sweep * result.depth
 
@@ -141,8 +142,8 @@ def test_nan_in_a_tensor_still_names_node_sigma_and_sample(window, bad):
 
     with pytest.raises(NumericalError, match=rf"node {bad} \(sigma = {plan.sigmas[bad]:.6g}\) of sample 0"):
         sample(
-            denoise, plan, shape=(64,), seeds=range(2), window=window, like=torch.zeros((), dtype=torch.float64),
-            error_curve=error_curve(),
+            denoise, plan, seeds=range(2), window=window,
+            options=SampleOptions(shape=(64,), like=torch.zeros((), dtype=torch.float64), error_curve=error_curve()),
         )  # fmt: skip
 
 
@@ -154,4 +155,4 @@ def test_labels_are_checked_before_anything_runs():
             raise AssertionError("not reached")
 
     with pytest.raises(InputError, match=r"labels: got \[-1, 9\]; this model takes 0 to 3"):
-        sample(Engine(), make_plan("ddim", 5), seeds=range(3), labels=[9, 0, -1])
+        sample(Engine(), make_plan("ddim", 5), seeds=range(3), conditions={"labels": [9, 0, -1]})

@@ -116,22 +116,20 @@ def test_folders_of_pictures(tmp_path: Path) -> None:
 def bad(folder: Path, what: str) -> str:
     """Write one kind of bad data and return its name."""
     table = np.random.default_rng(0).normal(size=(40, 2))
-    path = folder / "data.npy"
+    fourth, path = np.arange(40)[:, None] == 3, folder / "data.npy"
+    tables = {
+        "nan": np.where(fourth & [False, True], np.nan, table),
+        "few": table[:5],
+        "constant": np.full_like(table, 2.0),
+        "flat column": table * [1, 0] + [0, 7],
+        "empty": table[:0],
+        "text": np.array([["a", "b"]] * 40),
+        "one axis": table[:, 0],
+    }
+    if what in tables:
+        np.save(path, tables[what])
+        return str(path)
     match what:
-        case "nan":
-            table[3, 1] = np.nan
-        case "few":
-            table = table[:5]
-        case "constant":
-            table[:] = 2.0
-        case "flat column":
-            table[:, 1] = 7.0
-        case "empty":
-            table = table[:0]
-        case "text":
-            table = np.array([["a", "b"]] * 40)
-        case "one axis":
-            table = table[:, 0]
         case "damaged":
             path.write_bytes(b"\x93NUMPY\x01\x00garbage")
             return str(path)
@@ -174,8 +172,8 @@ def bad(folder: Path, what: str) -> str:
             pictures(folder / "p", 10)
             pictures(folder / "p" / "more", 10)
             return str(folder / "p")
-    np.save(path, table)
-    return str(path)
+        case _:
+            raise KeyError(what)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Run a plan on a denoiser: `sample` returns when it is done, `iterate` after every network call.
+
+A call is checked (`request`), a window and the samples at once are decided on (`policy`), and a driver runs.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from ncdeploy.errors import InputError
+from ncdeploy.run.options import SampleOptions, Window
+from ncdeploy.run.policy import AUTO_VALUES, decide, steered
+from ncdeploy.run.request import Conditions, Request, check
+from ncdeploy.sampling.arrays import namespace
+from ncdeploy.sampling.evaluator import Denoise, Evaluator
+from ncdeploy.sampling.parallel import TOLERANCE, ParallelRun
+from ncdeploy.sampling.plan import Plan
+from ncdeploy.sampling.result import Result, Sweep
+from ncdeploy.sampling.sequential import SequentialRun
+
+__all__ = ["AUTO_VALUES", "Conditions", "SampleOptions", "Sampling", "Window", "iterate", "sample"]
+
+
+class Sampling(Iterator[Sweep]):
+    """A run as an iterator: a Sweep after every network call, and in the end `result`."""
+
+    def __init__(self, request: Request) -> None:
+        self._result: Result | None = None
+        self._steps = self._run(request)
+
+    def __next__(self) -> Sweep:
+        return next(self._steps)
+
+    @property
+    def result(self) -> Result:
+        """The finished run. Raises InputError before its last sweep."""
+        if self._result is None:
+            raise InputError("result: the run has not come to its end; take its sweeps first, `for sweep in run: ...`")
+        return self._result
+
+    def _run(self, request: Request) -> Iterator[Sweep]:
+        policy = decide(request)
+        start, on_sweep = time.perf_counter(), request.options.on_sweep
+        evaluator = Evaluator(request.denoise, request.shape, request.classes, request.like)
+        run: SequentialRun | ParallelRun
+        if policy.window is None:
+            run = SequentialRun(
+                evaluator, request.plan, seeds=request.seeds, dim=request.dim, lanes=policy.lanes, like=request.like
+            )
+            steps = run.run()
+        else:
+            run = ParallelRun(
+                evaluator, request.plan, seeds=request.seeds, dim=request.dim, window=policy.window,
+                tolerance=request.tolerance, floor=request.options.error_floor, curve=request.error_curve,
+                mean=request.mean, lanes=policy.lanes, like=request.like,
+            )  # fmt: skip
+            steps = run.run() if policy.tuner is None else steered(run, policy.tuner)
+        for sweep in steps:
+            if on_sweep is not None:
+                on_sweep(sweep)
+            yield sweep
+        evaluator.check()
+        n = len(request.seeds)
+        self._result = Result(
+            samples=namespace(request.like).reshape(run.samples, (n, *request.shape)),
+            depth=evaluator.calls,
+            nfe=evaluator.rows / n,
+            sweeps=run.sweeps,
+            residual=run.residual,
+            wall_s=time.perf_counter() - start,
+            engine_s=evaluator.seconds,
+            window=policy.window,
+            choice=policy.choice,
+        )
+
+
+def sample(
+    denoise: Denoise,
+    plan: Plan,
+    *,
+    seeds: Sequence[int],
+    conditions: Conditions | None = None,
+    window: Window = None,
+    tolerance: float = TOLERANCE,
+    options: SampleOptions | None = None,
+) -> Result:
+    """Draw one sample per seed.
+
+    denoise:    callable D(x, sigma) or, with labels, D(x, sigma, labels); x [B, *shape], sigma [B]. One with a
+                ModelInfo in `.info` (every backend) says of what shape its samples are
+    plan:       what `ncdeploy.make_plan` or a solver returns
+    seeds:      one integer per sample; a sample depends on its seed alone, not on batch or window
+    conditions: {"labels": one class index per sample}, for a model with classes
+    window:     None runs sequentially; an integer is the evaluated nodes per sample and sweep, at most the plan's
+                length; "auto" takes what is predicted to be fastest (see `tuner`), sequential included, and corrects
+                it while running
+    tolerance:  a node is accepted when the rms of its change is at most tolerance * hypot(sigma, error_floor);
+                0 iterates to the sequential result
+    options:    the rest, see `SampleOptions`: guidance, the array kind and device, the largest batch ...
+
+    Raises InputError for values that do not fit, NumericalError when the network returns NaN or infinity.
+    """
+    run = iterate(
+        denoise, plan, seeds=seeds, conditions=conditions, window=window, tolerance=tolerance, options=options
+    )
+    for _ in run:
+        pass
+    return run.result
+
+
+def iterate(
+    denoise: Denoise,
+    plan: Plan,
+    *,
+    seeds: Sequence[int],
+    conditions: Conditions | None = None,
+    window: Window = None,
+    tolerance: float = TOLERANCE,
+    options: SampleOptions | None = None,
+) -> Sampling:
+    """As `sample`, but a Sweep after every network call: `for sweep in run: ...`, then `run.result`."""
+    return Sampling(check(denoise, plan, seeds, conditions, window, tolerance, options))

@@ -1,0 +1,50 @@
+"""What a run may be told beside its plan and seeds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from numpy.typing import ArrayLike
+
+from ncdeploy.auto.latency import Latency
+from ncdeploy.errors import InputError
+from ncdeploy.sampling.errorcurve import ErrorCurve
+from ncdeploy.sampling.parallel import ERROR_FLOOR
+from ncdeploy.sampling.result import Sweep
+
+Window = int | Literal["auto"] | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampleOptions:
+    """Options of `ncdeploy.sample` and `ncdeploy.iterate` that most calls leave alone.
+
+    guidance:    weight of classifier-free guidance, for a model with classes and an unconditional one: 1 is the
+                 conditional model, 0 the unconditional one. Each D then takes two rows of the same call
+    shape:       of one sample, without the batch axis; a denoiser with a ModelInfo in `.info` tells it
+    latency:     of the engine, for window="auto", which checks it for long runs where it decides between sequential
+                 and parallel; None measures it now, which takes about a second
+    error_curve: the model's denoising error (None: ModelInfo.error_curve); without one the parallel driver estimates
+                 the scalar Jacobian from its iterates
+    mean:        [*shape], the mean of the data (None: ModelInfo.mean), first guess of the parallel driver
+    error_floor: in model units; below this noise level the tolerance is absolute
+    max_rows:    most rows the network sees in one call; more samples than fit are worked on in turn
+    like:        an array whose kind, dtype and device the run uses; NumPy float32 if None
+    on_sweep:    called after every network call
+
+    Raises InputError for an error_floor that is not positive.
+    """
+
+    guidance: float | None = None
+    shape: tuple[int, ...] | None = None
+    latency: Latency | None = None
+    error_curve: ErrorCurve | None = None
+    mean: ArrayLike | None = None
+    error_floor: float = ERROR_FLOOR
+    max_rows: int | None = None
+    like: Any = None
+    on_sweep: Callable[[Sweep], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.error_floor > 0:
+            raise InputError(f"error_floor: got {self.error_floor}; expected a positive number")

@@ -1,0 +1,171 @@
+"""Checks: what a caller of `sample` asks for, with what the model's info says where nothing is given."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ncdeploy.errors import InputError
+from ncdeploy.guidance import Guided
+from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.run.options import SampleOptions, Window
+from ncdeploy.sampling.errorcurve import ErrorCurve
+from ncdeploy.sampling.evaluator import Denoise, evaluations_per_row
+from ncdeploy.sampling.noise import check_seeds
+from ncdeploy.sampling.plan import Floats, Plan
+
+Conditions = Mapping[str, ArrayLike | None]  # name -> one value per sample; None as if the name were not there
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """A run that can be made.
+
+    denoise:  with guidance around it where that is asked for; per_row: rows that its network sees for one row of x
+    shape:    of one sample; classes: int64 [n], or None
+    window:   at most the evaluations of the plan; tolerance, options: as given
+    info:     of the denoiser, or None; mean: [dim], or None
+    """
+
+    denoise: Denoise
+    plan: Plan
+    seeds: list[int]
+    shape: tuple[int, ...]
+    classes: NDArray[np.int64] | None
+    window: Window
+    tolerance: float
+    options: SampleOptions
+    info: ModelInfo | None
+    mean: Floats | None
+    like: Any
+
+    @property
+    def dim(self) -> int:
+        """Values of one sample."""
+        return int(np.prod(self.shape))
+
+    @property
+    def error_curve(self) -> ErrorCurve | None:
+        """As given, else that of the model."""
+        return self.options.error_curve or (None if self.info is None else self.info.error_curve)
+
+    @property
+    def per_row(self) -> int:
+        """Rows the network sees for one row of x."""
+        return evaluations_per_row(self.denoise)
+
+    @property
+    def needed(self) -> int:
+        """Rows of a network call that has a single sample in it."""
+        return (self.window if isinstance(self.window, int) else 1) * self.per_row
+
+
+def check(
+    denoise: Denoise,
+    plan: Plan,
+    seeds: Sequence[int],
+    conditions: Conditions | None,
+    window: Window,
+    tolerance: float,
+    options: SampleOptions | None,
+) -> Request:
+    """Raises InputError for values that do not fit."""
+    options = SampleOptions() if options is None else options
+    _check_kinds(denoise, plan, options)
+    names = check_seeds(seeds)
+    labels = _labels(conditions, len(names))
+    if options.guidance is not None:
+        if labels is None:
+            raise InputError("guidance: needs labels, one class per sample")
+        denoise = Guided(denoise, options.guidance)
+    info = getattr(denoise, "info", None)
+    info = info if isinstance(info, ModelInfo) else None
+    if labels is not None and info is not None and info.num_classes:
+        unknown = sorted(set(labels.tolist()) - set(info.labels))
+        if unknown:
+            raise InputError(f"labels: got {unknown}; this model takes {info.describe_labels()}")
+    if not tolerance >= 0:
+        raise InputError(f"tolerance: got {tolerance}; expected 0 or more")
+    shape = _shape(options, info)
+    request = Request(
+        denoise=denoise, plan=plan, seeds=names, shape=shape,
+        classes=labels, window=_window(window, plan), tolerance=tolerance, options=options, info=info,
+        mean=_mean(options, info, shape), like=np.zeros((), np.float32) if options.like is None else options.like,
+    )  # fmt: skip
+    _check_fit(request)
+    return request
+
+
+def _check_kinds(denoise: Denoise, plan: Plan, options: SampleOptions) -> None:
+    if isinstance(denoise, str | Path):
+        raise InputError(f"denoise: got a path; open it first, with open_engine({str(denoise)!r})")
+    if not callable(denoise):
+        raise InputError(
+            f"denoise: got {type(denoise).__name__}; expected a callable D(x, sigma), such as open_engine(...) returns"
+        )
+    if not isinstance(plan, Plan):
+        got = repr(plan) if isinstance(plan, str) else type(plan).__name__
+        raise InputError(f'plan: got {got}; expected a Plan, such as make_plan("ddim", steps=100) returns')
+    if not isinstance(options, SampleOptions):
+        raise InputError(f"options: got {type(options).__name__}; expected a SampleOptions(...)")
+
+
+def _labels(conditions: Conditions | None, n: int) -> NDArray[np.int64] | None:
+    if conditions is None:
+        return None
+    if not isinstance(conditions, Mapping) or set(conditions) - {"labels"}:
+        got = sorted(conditions) if isinstance(conditions, Mapping) else type(conditions).__name__
+        raise InputError(f'conditions: got {got}; expected {{"labels": [...]}}, one class per sample')
+    if conditions.get("labels") is None:
+        return None
+    labels = np.asarray(conditions["labels"])
+    if labels.shape != (n,):
+        raise InputError(f"labels: got {labels.size} for {n} seeds; give one per sample")
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"labels: got {labels.tolist()}; expected integers")
+    return labels.astype(np.int64)
+
+
+def _shape(options: SampleOptions, info: ModelInfo | None) -> tuple[int, ...]:
+    shape = options.shape if options.shape is not None or info is None else info.shape
+    if shape is None:
+        raise InputError(
+            "shape: not given, and the denoiser has no info that tells it; give options=SampleOptions(shape=(...))"
+        )
+    if min(shape, default=1) < 1:
+        raise InputError(f"shape: got {tuple(shape)}; expected positive integers")
+    return tuple(shape)
+
+
+def _mean(options: SampleOptions, info: ModelInfo | None, shape: tuple[int, ...]) -> Floats | None:
+    given = options.mean if options.mean is not None or info is None else info.mean
+    if given is None:
+        return None
+    mean = np.asarray(given, np.float64).reshape(-1)
+    dim = int(np.prod(shape))
+    if mean.size != dim:
+        raise InputError(f"mean: got {mean.size} values for samples of {dim}")
+    return mean
+
+
+def _window(window: Window, plan: Plan) -> Window:
+    if window is None or window == "auto":
+        return window
+    if isinstance(window, bool) or not isinstance(window, int | np.integer):
+        raise InputError(f'window: got {window!r}; expected a number, "auto" or None')
+    if window < 1:
+        raise InputError(f"window: got {window}; expected 1 or more, {plan.evaluations} is all of plan {plan.name}")
+    return min(int(window), plan.evaluations)
+
+
+def _check_fit(request: Request) -> None:
+    options, needed = request.options, request.needed
+    if options.latency is not None and request.window != "auto":
+        raise InputError('latency: only window="auto" uses it; leave it out')
+    if options.max_rows is not None and options.max_rows < needed:
+        width = needed // request.per_row
+        guided = ", with guidance" if needed > width else ""
+        raise InputError(f"max_rows: got {options.max_rows}; a window of {width} needs at least {needed}{guided}")
