@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ncdeploy.errors import InputError
+
 _SAME = [
     "all", "arange", "asarray", "broadcast_to", "clip", "concat", "cos", "empty_like", "finfo", "float32", "float64",
     "full", "full_like", "int64", "isfinite", "log", "matmul", "moveaxis", "ones", "ones_like", "reshape", "sin",
@@ -19,18 +21,13 @@ _UNTHREADED = 1 << 18  # multiplications up to which OpenBLAS, NumPy's own BLAS,
 
 
 def namespace(array: Any) -> Any:
-    """The array-API functions for an array: NumPy itself, PyTorch's own, or what array-api-compat finds for others.
-
-    For the first two a wrapper's checks would cost more than many a call.
-    """
+    """The array-API functions for a NumPy array or a torch tensor. Raises InputError for anything else."""
     if isinstance(array, np.ndarray | np.generic):
         return np
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         return _torch()
-    from array_api_compat import array_namespace
-
-    return array_namespace(array)
+    raise InputError(f"like: got {type(array).__name__}; expected a NumPy array or a torch tensor")
 
 
 @cache

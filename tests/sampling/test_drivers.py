@@ -274,6 +274,7 @@ def test_no_noise_is_drawn_behind_the_last_node(window: int, monkeypatch: pytest
         ({"mean": np.zeros(3), "window": 5}, "mean: got 3 values for samples of 64"),
         ({"shape": None}, "shape"),
         ({"shape": (0, 8)}, r"shape: got \(0, 8\)"),
+        ({"like": [0.0]}, "like: got list; expected a NumPy array or a torch tensor"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
