@@ -1,5 +1,6 @@
 """ncdeploy: diffusion models from PyTorch to ONNX and engines, sampled in parallel to a known tolerance."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ncdeploy.errors import (
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from ncdeploy.sampling.plan import Plan, PlanBuilder
     from ncdeploy.sampling.recipe import make_plan
     from ncdeploy.sampling.result import Result, Sweep
+
+# ONNX Runtime 1.29 and later leave a device id and a queue of events under the user's cache, and send them. Whoever
+# wants that sets it to 0; it is read when onnxruntime is imported, wherever in the process that is.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Looked up on first use, so that `import ncdeploy` costs nothing and the command line starts at once.
 _HOME = {

@@ -19,7 +19,7 @@ RUN python -m venv --without-pip /opt/ncdeploy \
 FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 ncdeploy
 COPY --from=build /opt/ncdeploy /opt/ncdeploy
-ENV PATH=/opt/ncdeploy/bin:$PATH
+ENV PATH=/opt/ncdeploy/bin:$PATH ORT_DISABLE_TELEMETRY=1
 USER 10001
 WORKDIR /data
 ENTRYPOINT ["ncdeploy"]

@@ -22,7 +22,7 @@ RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     && python3 -m pip --python /opt/ncdeploy/bin/python install --no-cache-dir -c /constraints.txt \
         "$(echo /wheels/ncdeploy-*.whl)[${EXTRAS}]" \
     && useradd --create-home --uid 10001 ncdeploy
-ENV PATH=/opt/ncdeploy/bin:$PATH
+ENV PATH=/opt/ncdeploy/bin:$PATH ORT_DISABLE_TELEMETRY=1
 USER 10001
 WORKDIR /data
 ENTRYPOINT ["ncdeploy"]
