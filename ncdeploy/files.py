@@ -1,8 +1,18 @@
-"""Writing files so that a failure loses nothing: checked before the work, replaced in one step after it."""
+"""Files read within bounds, and written so that a failure loses nothing: checked before the work, replaced in one step
+after it.
+
+Until it is whole, a new file is a temporary one beside its target, locked by its writer. What a killed run left behind
+has no lock any more, and the next one that writes there removes it.
+"""
 
 import contextlib
+import errno
+import fcntl
 import os
+import re
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +20,46 @@ from ncdeploy.errors import FileError
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/ncdeploy, else ~/.cache/ncdeploy; not created here."""
+    """$XDG_CACHE_HOME/ncdeploy, else ~/.cache/ncdeploy; not created here.
+
+    For a user without a home, as services and containers have, a place where nothing can be made, and nothing is kept.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ncdeploy"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "ncdeploy"
+    except RuntimeError:
+        return Path(os.devnull) / "ncdeploy"
+
+
+def regular_file(path: str | os.PathLike[str], expected: str) -> Path:
+    """The path, `~` resolved, of a file that can be read to its end: none that is missing, a folder, pipe or device.
+
+    Raises FileError, which says what was expected.
+    """
+    try:
+        file = Path(path).expanduser()
+        mode = file.stat().st_mode
+    except FileNotFoundError as e:
+        raise FileError(f"{path}: there is no such file; {expected}") from e
+    except (OSError, ValueError, RuntimeError) as e:  # a link to itself; a zero in the name; ~nobody
+        raise FileError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}; {expected}") from e
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise FileError(f"{path}: is {kind}; {expected}")
+    return file
+
+
+def read_file(path: str | os.PathLike[str], most: int, expected: str) -> bytes:
+    """The bytes of a regular file of at most `most`. Raises FileError."""
+    file = regular_file(path, expected)
+    try:
+        with file.open("rb") as f:
+            data = f.read(most + 1)
+    except OSError as e:
+        raise FileError(f"{path}: cannot be read: {e.strerror or e}; {expected}") from e
+    if len(data) > most:
+        raise FileError(f"{path}: has {file.stat().st_size} bytes, at most {most} are read; {expected}")
+    return data
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
@@ -20,34 +67,116 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
 
     Meant to be called before hours of work rather than after them. Nothing is created.
     """
-    target = Path(path).expanduser().resolve()
+    try:
+        target = Path(path).expanduser().resolve()
+    except (OSError, RuntimeError) as e:  # a link to itself; ~nobody
+        raise FileError(f"{path}: is not the name of a file: {e}") from e
     parent = target.parent
     if target.is_dir():
         raise FileError(f"{path}: is a folder, expected the name of a file in it")
-    if not parent.is_dir():
-        raise FileError(f"{path}: the folder {parent} does not exist; create it first, e.g. mkdir -p {parent}")
+    check_folder_of(path, parent)
     if target.exists() and not target.is_file():
         raise FileError(f"{path}: is a device or a pipe, expected a regular file that can be replaced")
+    return target
+
+
+def check_folder_of(path: str | os.PathLike[str], parent: Path) -> None:
+    """Raise FileError unless something can be made in the folder `parent`, in which `path` is."""
+    if not parent.is_dir():
+        raise FileError(f"{path}: the folder {parent} does not exist; create it first, e.g. mkdir -p {parent}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise FileError(f"{path}: the folder {parent} is not writable; choose another output or change its permissions")
-    return target
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path with the same suffix in the same folder, and move it to `path` if the body succeeds.
+    """Yield an empty temporary file with the same suffix in the same folder, and move it to `path` if the body succeeds.
 
-    A reader sees the old file or the new one, never a part; a failure leaves the old file and no debris.
-    Raises FileError if the file cannot be written.
+    A reader sees the old file or the new one, never a part, whenever the power fails; a failure leaves the old file and
+    no debris. The new file has the mode of the old one, or what the umask says. Raises FileError if the file cannot be
+    written.
     """
     target = check_writable(path)
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
-        yield temporary
-        with temporary.open("rb+") as f:
-            os.fsync(f.fileno())
-        temporary.replace(target)
+        with temporary_beside(target) as (temporary, lock):
+            yield temporary
+            if not os.fstat(lock).st_size:
+                raise OSError("nothing was written")
+            with contextlib.suppress(OSError):  # no old file, or one of somebody else
+                os.fchmod(lock, stat.S_IMODE(target.stat().st_mode))
+            os.fsync(lock)
+            temporary.replace(target)
+            sync(target.parent)
     except OSError as e:
         raise FileError(f"{path}: cannot be written: {e.strerror or e}") from e
+
+
+@contextlib.contextmanager
+def temporary_beside(target: Path, *, folder: bool = False) -> Iterator[tuple[Path, int]]:
+    """Make a file or folder beside `target` under a name of its own, locked while the body runs and gone after it.
+
+    Yields its path and the descriptor that holds the lock. Those of killed runs are removed.
+    """
+    stem, suffix = (target.name, "") if folder else (target.stem, target.suffix)
+    stem = stem[:40]  # names have at most 255 bytes
+    _sweep(target.parent, re.compile(rf"\.{re.escape(stem)}\.[0-9a-f]{{8}}\.tmp{re.escape(suffix)}"))
+    while True:
+        temporary = target.with_name(f".{stem}.{secrets.token_hex(4)}.tmp{suffix}")
+        if folder:
+            temporary.mkdir()
+        lock = os.open(temporary, _FOLDER if folder else _NEW, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is(temporary, lock):
+                continue  # swept by another run before it was locked
+            yield temporary, lock
+            return
+        finally:
+            _remove(temporary)
+            os.close(lock)
+
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ANY = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def sync(path: Path) -> None:
+    """Bring what a folder or file holds to the disk; where a file system cannot, that is no error."""
+    descriptor = os.open(path, _ANY)
+    try:
+        os.fsync(descriptor)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _sweep(folder: Path, pattern: re.Pattern[str]) -> None:
+    """Remove the temporary files and folders that no process has locked."""
+    for path in [folder / name for name in os.listdir(folder) if pattern.fullmatch(name)]:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, _ANY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+            finally:
+                os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether the path still names what was opened."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except OSError:
+        return False

@@ -2,12 +2,14 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ncdeploy.errors import FileError
-from ncdeploy.files import atomic_write, check_writable
+from ncdeploy.files import atomic_write, cache_folder, check_writable, read_file
 
 
 def test_a_good_place_is_accepted_and_left_alone(tmp_path: Path) -> None:
@@ -63,3 +65,79 @@ def test_links_are_followed_and_the_umask_holds(tmp_path: Path) -> None:
         os.umask(before)
     assert (tmp_path / "link.txt").is_symlink()
     assert stat.S_IMODE((tmp_path / "real" / "out.txt").stat().st_mode) == 0o640
+
+
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+    target.chmod(0o604)
+    with atomic_write(target) as path:
+        path.write_text("new")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o604
+
+
+WRITE_AND_WAIT = """
+import sys, time
+from ncdeploy.files import atomic_write
+with atomic_write(sys.argv[1]) as path:
+    path.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_run_left_is_removed_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "out.txt"
+    command = [sys.executable, "-c", WRITE_AND_WAIT, str(target)]
+    running, killed = (subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2))
+    try:
+        for process in (running, killed):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "writing\n"
+        killed.kill()
+        killed.wait()
+        assert len(list(tmp_path.iterdir())) == 2
+        (tmp_path / ".out.txt").write_text("of the user")
+        (tmp_path / ".out.12345678.txt").write_text("of the user")
+        with atomic_write(target) as path:
+            path.write_text("new")
+        assert target.read_text() == "new"
+        left = {p.name for p in tmp_path.iterdir()} - {"out.txt", ".out.txt", ".out.12345678.txt"}
+        assert len(left) == 1, "of the run that still writes"
+    finally:
+        for process in (running, killed):
+            process.kill()
+            process.communicate()
+
+
+def test_names_of_any_length(tmp_path: Path) -> None:
+    target = tmp_path / ("x" * 251 + ".txt")
+    with atomic_write(target) as path:
+        path.write_text("new")
+    assert target.read_text() == "new"
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    folder = cache_folder()
+    assert not folder.exists()
+    with pytest.raises(OSError, match="Not a directory"):
+        folder.mkdir(parents=True)
+
+
+def test_only_regular_files_of_a_known_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_bytes(bytes(10))
+    for name, said in {"pipe": "regular", ".": "a folder", "none": "no such file", "loop": "cannot be read"}.items():
+        with pytest.raises(FileError, match=f"{said}.*expected a test"):
+            read_file(tmp_path / name, 10, "expected a test")
+    with pytest.raises(FileError, match="regular"):
+        read_file("/dev/zero", 10, "expected a test")
+    with pytest.raises(FileError, match="has 10 bytes, at most 9"):
+        read_file(tmp_path / "file", 9, "expected a test")
+    assert read_file(tmp_path / "file", 10, "expected a test") == bytes(10)

@@ -1,5 +1,6 @@
 """The latency curve of an engine on this machine, measured once and kept in the user's cache folder."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,7 +11,9 @@ from pathlib import Path
 from ncdeploy.auto.latency import BUDGET, Latency, measure_latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write, cache_folder
+from ncdeploy.files import atomic_write, cache_folder, read_file
+
+MOST_BYTES = 1 << 16  # of a kept curve
 
 
 def latency_file(engine: str | os.PathLike[str], backend: Backend, *, threads: int | None) -> Path:
@@ -53,21 +56,17 @@ def tune(
     """
     file = latency_file(engine, backend, threads=threads)
     if not again:
-        try:
-            kept = Latency.from_json(file.read_text())
+        with contextlib.suppress(FileError, InputError, UnicodeDecodeError):  # none yet, or not what was kept: measure
+            kept = Latency.from_json(read_file(file, MOST_BYTES, "expected a kept curve").decode())
             if kept.asked >= max_rows:
                 return kept
-        except (OSError, InputError):  # none yet, or not readable: measure
-            pass
     label = 0 if backend.info.num_classes else None
     latency = measure_latency(
         backend, shape=backend.info.shape, max_rows=max_rows, label=label, like=getattr(backend, "like", None),
         budget=budget, on_call=on_call,
     )  # fmt: skip
-    try:
+    with contextlib.suppress(OSError, FileError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as temporary:
             temporary.write_text(latency.to_json())
-    except (OSError, FileError):
-        pass
     return latency

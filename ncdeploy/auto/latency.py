@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ncdeploy.errors import InputError
+from ncdeploy.errors import FileError, InputError
+from ncdeploy.formats.strictjson import parse
 from ncdeploy.sampling.arrays import device_of, namespace, to_host
 from ncdeploy.sampling.plan import Floats
 
@@ -26,6 +27,7 @@ _BURST = 2.5  # of what a size usually takes: no mood of the machine, and left o
 _LAGS = 1, 2  # neighbours in time, and the next but one, should there have been a disturbance in between
 _REWEIGHTINGS, _SAME = 30, 0.01  # of least squares, until they are least absolute deviations; those below count alike
 _FEW, _FEW_SHARE = 8, 1 / 3  # rows that are measured on a slow network too
+_LONGEST = 1e6  # seconds: no call takes so long
 _TURNS = 3, 20  # at least and at most, of measuring a few sizes again
 
 
@@ -43,7 +45,7 @@ class Latency:
 
     def __post_init__(self) -> None:
         rows, seconds = np.asarray(self.rows), np.asarray(self.seconds, float)
-        sound = rows.ndim == 1 and rows.shape == seconds.shape and rows.size > 0 and np.all(np.isfinite(seconds))
+        sound = rows.ndim == 1 and rows.shape == seconds.shape and rows.size > 0 and np.all(seconds < _LONGEST)
         rising = sound and np.all(np.diff(rows) > 0) and np.all(np.diff(seconds) >= 0)
         if not (rising and rows[0] == 1 and seconds[0] > 0):
             raise InputError("latency: expected increasing rows from 1 and as many positive seconds that do not fall")
@@ -85,10 +87,10 @@ class Latency:
     def from_json(cls, text: str) -> "Latency":
         """The inverse of `to_json`. Raises InputError for anything else."""
         try:
-            fields = json.loads(text)
+            fields = parse(text.encode(), "latency")
             rows, seconds = tuple(map(int, fields["rows"])), tuple(map(float, fields["seconds"]))
             return cls(rows=rows, seconds=seconds, asked=int(fields["asked"]))
-        except (ValueError, TypeError, KeyError) as e:
+        except (FileError, ValueError, TypeError, KeyError) as e:
             raise InputError(f"latency: not a curve that was written by ncdeploy ({type(e).__name__})") from e
 
 

@@ -1,13 +1,18 @@
 """Writing a folder so that a failure loses nothing: checked before the work, put in place in one step after it."""
 
 import contextlib
+import ctypes
+import errno
 import os
-import secrets
-import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from ncdeploy.errors import FileError
+from ncdeploy.files import check_folder_of, sync, temporary_beside
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+_UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # to the kernel, or to the file system
 
 
 def check_folder(path: str | os.PathLike[str], *, mark: str, force: bool) -> Path:
@@ -17,11 +22,7 @@ def check_folder(path: str | os.PathLike[str], *, mark: str, force: bool) -> Pat
     force: whether such a folder may be replaced; any other one with something in it is never touched
     """
     target = Path(path).expanduser().resolve()
-    parent = target.parent
-    if not parent.is_dir():
-        raise FileError(f"{path}: the folder {parent} does not exist; create it first, e.g. mkdir -p {parent}")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise FileError(f"{path}: the folder {parent} is not writable; choose another output or change its permissions")
+    check_folder_of(path, target.parent)
     if target.is_dir():
         if (target / mark).is_file():
             if not force:
@@ -37,23 +38,41 @@ def check_folder(path: str | os.PathLike[str], *, mark: str, force: bool) -> Pat
 def atomic_folder(path: str | os.PathLike[str], *, mark: str, force: bool) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, and move it there if the body succeeds.
 
-    A failure leaves what was there and no debris. Arguments and errors are those of `check_folder`.
+    A folder that is there is exchanged for the new one in one step. A failure leaves what was there and no debris.
+    Arguments and errors are those of `check_folder`.
     """
     target = check_folder(path, mark=mark, force=force)
-    temporary, old = (target.with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
     try:
-        temporary.mkdir()
-        yield temporary
-        if target.exists():
-            target.replace(old)
-        try:
-            temporary.replace(target)
-        except OSError:
-            if old.exists():
-                old.replace(target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        with temporary_beside(target, folder=True) as (temporary, _):
+            yield temporary
+            for folder, _, files in os.walk(temporary):
+                for name in files:
+                    sync(Path(folder, name))
+                sync(Path(folder))
+            if target.exists():
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+                _exchange(temporary, target)
+            else:
+                temporary.replace(target)
+            sync(target.parent)
     except OSError as e:
         raise FileError(f"{path}: cannot be written: {e.strerror or e}") from e
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Let two folders change names; in one step where the system can, so that a reader always finds one."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is not None:
+        if rename(_HERE, os.fsencode(new), _HERE, os.fsencode(old), _EXCHANGE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in _UNKNOWN:
+            raise OSError(code, os.strerror(code))
+    aside = new.with_name(f"{new.name}.old")
+    old.replace(aside)
+    try:
+        new.replace(old)
+    except OSError:
+        aside.replace(old)
+        raise
+    aside.replace(new)

@@ -37,11 +37,9 @@ def write_file(path: str | os.PathLike[str], weights: Mapping[str, Tensor], desc
     # Tensors may not share memory in this format; a copy of each costs little beside writing them.
     separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     metadata = {"format": "pt", KEY: json.dumps(description, sort_keys=True)}
+    content = torch_files.save(separate, metadata=metadata)  # its save_file makes a file that only its owner may read
     with atomic_write(path) as temporary:
-        try:
-            torch_files.save_file(separate, str(temporary), metadata=metadata)
-        except Exception as e:  # the writer's own error type, for a full disk among others
-            raise FileError(f"{path}: cannot be written: {_reason(e)}") from e
+        temporary.write_bytes(content)
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def test_telemetry_of_onnx_runtime_is_off_unless_asked_for(tmp_path: Path, asked
     home = tmp_path / "home"
     home.mkdir()
     kept = {k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
-    environment = {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT)} | ({"ORT_DISABLE_TELEMETRY": "0"} if asked else {})
+    environment = {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT)} | (
+        {"ORT_DISABLE_TELEMETRY": "0"} if asked else {}
+    )
     subprocess.run([sys.executable, "-c", RUN, str(model)], env=environment, check=True)
     left = [path for path in home.rglob("*") if path.is_file()]
     if asked:
