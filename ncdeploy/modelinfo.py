@@ -5,12 +5,29 @@ check inputs, choose a plan and label its output.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.records import Kind, about, check, parse, read, read_format, required
+from ncdeploy.records.kinds import (
+    FLAG,
+    MAX_VALUES,
+    NOT_ZERO,
+    NUMBER,
+    NUMBERS,
+    PLAN_OPTIONS,
+    POSITIVE,
+    SHAPE,
+    TEXT,
+    TEXTS,
+    integer,
+    nullable,
+    object_of,
+    one_of,
+)
 from ncdeploy.sampling.errorcurve import ErrorCurve
 
 METADATA_KEY = "ncdeploy"
@@ -20,60 +37,68 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """Everything a runtime needs to know of a denoiser D(x, sigma[, labels]).
+    """Everything a runtime needs to know of a denoiser D(x, sigma[, labels]). Model units are what the network sees.
 
-    shape:          of one sample, without the batch axis: (C, H, W) for images, (d,) for vectors
-    sigma_min/max:  noise levels the network was trained on, in model units
-    sigma_data:     standard deviation of the training data, in model units
-    num_classes:    0 if the model takes no labels; otherwise 0 .. num_classes - 1 are the classes
-    unconditional:  whether the label num_classes means "no class". False for networks trained with a class on
-                    every sample (guided-diffusion, diffusers): each row then needs a class
-    guidance:       whether D takes, beside labels, a weight w of classifier-free guidance for each row and returns
-                    D(x, sigma, no class) + w (D(x, sigma, label) - D(x, sigma, no class)), at two evaluations a row
-    offset, scale:  data units = offset + scale * model units
-    data:           name of the training data
-    default_plan:   keyword arguments of `ncdeploy.make_plan` that suit the model
-    mean:           mean of the training data, prod(shape) values in model units, or None
-    error_curve:    measured denoising error, in model units, or None
-    weights_digest: SHA-256 of the weights ("" when unknown)
-    precision:      of convolutions and matrix products in an exported graph: fp32, tf32 (a float32 graph whose runtime
-                    may round their inputs to 10 bits), fp16 or bf16
-    versions:       package versions that wrote the file
+    Raises InputError for a field that does not hold what is said beside it.
     """
 
-    shape: tuple[int, ...]
-    sigma_min: float
-    sigma_max: float
-    sigma_data: float
-    num_classes: int = 0
-    unconditional: bool = True
-    guidance: bool = False
-    offset: float = 0.0
-    scale: float = 1.0
-    data: str = ""
-    default_plan: dict[str, Any] = field(default_factory=dict)
-    mean: tuple[float, ...] | None = None
-    error_curve: ErrorCurve | None = None
-    weights_digest: str = ""
-    precision: str = "fp32"
-    versions: dict[str, str] = field(default_factory=dict)
+    shape: tuple[int, ...] = field(
+        metadata=about(SHAPE, "of one sample, without the batch axis: (C, H, W) for images, (d,) for vectors")
+    )
+    sigma_min: float = field(metadata=about(POSITIVE, "lowest noise level of the training, in model units"))
+    sigma_max: float = field(metadata=about(POSITIVE, "highest noise level, above sigma_min"))
+    sigma_data: float = field(metadata=about(POSITIVE, "standard deviation of the training data, in model units"))
+    num_classes: int = field(
+        default=0,
+        metadata=about(integer(0, MAX_VALUES), "0 if it takes no labels, else the classes are 0 .. num_classes - 1"),
+    )
+    # False for networks trained with a class on every sample (guided-diffusion, diffusers)
+    unconditional: bool = field(
+        default=True,
+        metadata=about(FLAG, 'whether the label num_classes means "no class"; else each row needs a class'),
+    )
+    guidance: bool = field(
+        default=False,
+        metadata=about(
+            FLAG,
+            "whether D takes, beside labels, a weight w of classifier-free guidance for each row and returns "
+            "D(x, sigma, no class) + w (D(x, sigma, label) - D(x, sigma, no class)), at two evaluations a row",
+        ),
+    )
+    offset: float = field(default=0.0, metadata=about(NUMBER, "data units = offset + scale * model units"))
+    scale: float = field(default=1.0, metadata=about(NOT_ZERO, "see offset"))
+    data: str = field(default="", metadata=about(TEXT, "name of the training data"))
+    default_plan: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=about(PLAN_OPTIONS, "keyword arguments of `ncdeploy.make_plan` that suit the model"),
+    )
+    mean: tuple[float, ...] | None = field(
+        default=None,
+        metadata=about(nullable(NUMBERS), "mean of the training data, one value for each of a sample, in model units"),
+    )
+    error_curve: ErrorCurve | None = field(
+        default=None,
+        metadata=about(nullable(object_of(ErrorCurve, "an error curve")), "measured denoising error, in model units"),
+    )
+    weights_digest: str = field(default="", metadata=about(TEXT, "SHA-256 of the weights, empty when unknown"))
+    precision: str = field(
+        default="fp32",
+        metadata=about(
+            one_of(*PRECISIONS),
+            "of convolutions and matrix products in an exported graph; tf32 is a float32 graph whose runtime may round "
+            "their inputs to 10 bits",
+        ),
+    )
+    versions: dict[str, str] = field(
+        default_factory=dict, metadata=about(TEXTS, "package versions that wrote the file")
+    )
 
     def __post_init__(self) -> None:
-        if not self.shape or any(not isinstance(n, int) or n < 1 for n in self.shape):
-            raise InputError(f"shape: got {self.shape}, expected positive integers without the batch axis")
-        if not 0 < self.sigma_min < self.sigma_max < float("inf"):
+        check(self)
+        if not self.sigma_min < self.sigma_max:
             raise InputError(f"sigma range: got {self.sigma_min} .. {self.sigma_max}, expected 0 < min < max")
-        if not 0 < self.sigma_data < float("inf"):
-            raise InputError(f"sigma_data: got {self.sigma_data}, expected a positive number")
-        if self.mean is not None and (len(self.mean) != self.dim or not np.all(np.isfinite(self.mean))):
+        if self.mean is not None and len(self.mean) != self.dim:
             raise InputError(f"mean: got {len(self.mean)} values, expected {self.dim} finite ones")
-        if self.num_classes < 0:
-            raise InputError(f"num_classes: got {self.num_classes}, expected 0 or more")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
-        for name in ("unconditional", "guidance"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name}: got {getattr(self, name)!r}, expected true or false")
         if self.guidance and self.null_label is None:
             raise InputError("guidance: needs a model with classes and an unconditional one among its labels")
 
@@ -103,31 +128,28 @@ class ModelInfo:
             return f"0 to {self.num_classes - 1} (it has no unconditional class)"
         return f"0 to {self.num_classes} ({self.num_classes} = unconditional)"
 
+    def to_record(self) -> dict[str, Any]:
+        """The fields as a JSON object, with the version of their format."""
+        return {"format": FORMAT_VERSION, **asdict(self), **required(self)}
+
     def to_json(self) -> str:
         """One line of JSON, keys sorted."""
-        return json.dumps({"format": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
+        return json.dumps(self.to_record(), sort_keys=True)
+
+    @classmethod
+    def from_record(cls, record: Any) -> "ModelInfo":
+        """Read what `to_record` wrote. Raises FileError naming what is missing or wrong."""
+        if isinstance(record, dict):
+            read_format("model metadata", "format", FORMAT_VERSION, record)
+        try:
+            return read(cls, record)
+        except InputError as e:
+            raise FileError(f"model metadata is damaged: {e}") from e
 
     @classmethod
     def from_json(cls, text: str) -> "ModelInfo":
-        """Read what `to_json` wrote. Raises FileError naming what is missing or wrong."""
-        try:
-            record = json.loads(text)
-        except ValueError as e:
-            raise FileError(f"model metadata is not JSON: {e}") from e
-        if not isinstance(record, dict) or record.get("format") != FORMAT_VERSION:
-            found = record.get("format") if isinstance(record, dict) else type(record).__name__
-            raise FileError(f"model metadata has format {found}, this version reads {FORMAT_VERSION}; update ncdeploy")
-        record.pop("format")
-        unknown = sorted(set(record) - {f.name for f in fields(cls)})
-        if unknown:
-            raise FileError(f"model metadata has unknown fields {unknown}; update ncdeploy")
-        try:
-            record["shape"] = tuple(record["shape"])
-            if record.get("mean") is not None:
-                record["mean"] = tuple(record["mean"])
-            curve = record.get("error_curve")
-            if curve is not None:
-                record["error_curve"] = ErrorCurve(sigmas=tuple(curve["sigmas"]), mse=tuple(curve["mse"]))
-            return cls(**record)
-        except (KeyError, TypeError, ValueError) as e:
-            raise FileError(f"model metadata is damaged: {e}") from e
+        """Read what `to_json` wrote. Raises as `from_record` does."""
+        return cls.from_record(parse(text, "model metadata"))
+
+
+MODEL = Kind(words="the record of a model", fits=lambda v: isinstance(v, dict | ModelInfo), read=ModelInfo.from_record)

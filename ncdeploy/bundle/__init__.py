@@ -8,26 +8,14 @@
       manifest.json     what the folder holds, below
       manifest.sha256   "<SHA-256 of manifest.json in lower-case hex>  manifest.json\\n", as sha256sum writes it
 
-manifest.json is one object in UTF-8, at most 64 MiB, with exactly these keys:
-
-    format    "ncdeploy bundle"
-    version   1
-    engine    "model.onnx" or "model.plan"
-    model     what the model is, as in the metadata of an ONNX file: the object that `ModelInfo.to_json` writes
-    plans     [{"name", "file", "window", "tolerance"}, ...], at least one; the first is the default
-                name       as in the plan file; unique
-                file       "plans/NAME.ncplan"
-                window     nodes per sample and sweep in parallel sampling, 1 to the plan's evaluations
-                tolerance  of parallel sampling, a number >= 0
-    files     {name: {"bytes", "sha256"}} of every file of the bundle but the two manifest files
-    parity    what was compared when the bundle was made (see `ncdeploy.bundle.check`), or null
-    versions  {package: version} that made the bundle
+manifest.json is one object in UTF-8, at most 64 MiB, with "format": "ncdeploy bundle", "version": 1 and the fields of
+`ncdeploy.formats.manifest.Manifest`, which docs/stability.md lists together with what may change.
 
 An engine that describes itself, in ONNX metadata or in model.plan.json, does so in the words of `model`.
 
 A name of a file is relative, its parts are separated by "/" and match [A-Za-z0-9_][A-Za-z0-9_.-]*, and neither it nor
 a folder on the way may be a link. A reader refuses a manifest whose digest differs, that repeats a key, holds NaN, an
-infinity or an integer beyond 2^53, or breaks a rule above; and any listed file whose size or digest differs.
+infinity or an integer beyond 2^53, or breaks a rule of these fields; and any listed file whose size or digest differs.
 
 Digests find damage. They do not say who made a bundle: whoever can write all its files can make another valid one.
 """

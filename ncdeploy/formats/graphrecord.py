@@ -5,12 +5,12 @@ The record is JSON under `GRAPH_KEY` in the ONNX metadata; a graph without one i
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.records import Kind, about, check, parse, read, read_format
+from ncdeploy.records.kinds import FLAG, FLAGS, NUMBERS, POSITIVE, ROWS, TEXT, integer, one_of
 from ncdeploy.sampling.plan import Plan
 
 GRAPH_KEY = "ncdeploy.graph"
@@ -20,46 +20,62 @@ KINDS = ("denoiser", "sweep", "sampler")
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanRecord:
+    """A plan as JSON; `Plan` says what its arrays are."""
+
+    name: str = field(metadata=about(TEXT, "for people"))
+    sigmas: tuple[float, ...] = field(metadata=about(NUMBERS, "[n], noise level of each node"))
+    state: list[list[float]] = field(metadata=about(ROWS, "[n, reach], coefficients of earlier states"))
+    denoised: list[list[float]] = field(metadata=about(ROWS, "[n, reach], coefficients of earlier outputs"))
+    noise: tuple[float, ...] = field(metadata=about(NUMBERS, "[n], coefficients of fresh noise"))
+    evaluated: list[bool] = field(metadata=about(FLAGS, "[n], whether the denoiser is called there"))
+
+
+def _plan(record: dict[str, Any]) -> Plan:
+    arrays: dict[str, Any] = vars(read(PlanRecord, record))
+    if len({len(row) for name in ("state", "denoised") for row in arrays[name]}) != 1:
+        raise InputError("state and denoised: expected rows of one length")
+    return Plan(**arrays)
+
+
+PLAN = Kind(words="a plan", fits=lambda v: isinstance(v, dict | Plan), read=_plan)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GraphRecord:
-    """A graph that runs a plan.
+    """A graph that runs a plan."""
 
-    kind:       "sampler", the whole loop, or "sweep", some sweeps of one window
-    plan:       the plan inside, or, where plan_input, the one it was verified with
-    plan_input: whether the plan is an input instead (`ncdeploy.backends.graphs.tables`)
-    window:     evaluated nodes of the plan in a window
-    span:       nodes of a window after its base; reach: accepted nodes it keeps, the base the last of them
-    sweeps:     of one call, for "sweep"; 0 for "sampler"
-    fixed_rows: of a sampler: whether a sweep evaluates whole windows, also where nothing needs it, so that all shapes
-                in the loop are known before it runs, as TensorRT's loops ask for; a sweep graph always does
-    error_floor: noise level below which the tolerance is absolute, in model units
-    """
-
-    kind: str
-    plan: Plan
-    plan_input: bool
-    window: int
-    span: int
-    reach: int
-    sweeps: int = 0
-    fixed_rows: bool = False
-    error_floor: float = 0.1
+    kind: str = field(
+        metadata=about(one_of(*KINDS[1:]), '"sampler", the whole loop, or "sweep", some sweeps of one window')
+    )
+    plan: Plan = field(metadata=about(PLAN, "the plan inside, or, where plan_input, the one it was verified with"))
+    # How it is then given: `ncdeploy.backends.graphs.tables`
+    plan_input: bool = field(metadata=about(FLAG, "whether the plan is an input instead"))
+    window: int = field(metadata=about(integer(1), "evaluated nodes of the plan in a window"))
+    span: int = field(metadata=about(integer(1), "nodes of a window after its base"))
+    reach: int = field(metadata=about(integer(1), "accepted nodes that it keeps, the base the last of them"))
+    sweeps: int = field(default=0, metadata=about(integer(0), 'of one call, for "sweep"; 0 for "sampler"'))
+    fixed_rows: bool = field(
+        default=False,
+        metadata=about(
+            FLAG,
+            "of a sampler: whether a sweep evaluates whole windows, also where nothing needs it, so that all shapes in "
+            "the loop are known before it runs, as TensorRT's loops ask for; a sweep graph always does",
+        ),
+    )
+    error_floor: float = field(
+        default=0.1,
+        metadata=about(POSITIVE, "noise level below which the tolerance is absolute, in model units"),
+    )
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS[1:]:
-            raise InputError(f"graph: got kind {self.kind!r}, expected sweep or sampler")
-        for name in ("plan_input", "fixed_rows"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"graph: got {name} {getattr(self, name)!r}, expected true or false")
-        for name, low in (("window", 1), ("span", 1), ("reach", 1), ("sweeps", int(self.kind == "sweep"))):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise InputError(f"graph: got {name} {value!r}, expected a number of at least {low}")
+        check(self)
+        if self.kind == "sweep" and self.sweeps < 1:
+            raise InputError(f"sweeps: got {self.sweeps}, expected at least 1 in a sweep graph")
         n = len(self.plan)
         if not (self.window <= self.plan.evaluations and self.span < n and self.plan.reach <= self.reach <= n + MORE):
             sizes = f"window {self.window}, span {self.span} and reach {self.reach}"
             raise InputError(f"graph: {sizes} do not fit plan {self.plan.name} of {n} nodes")
-        if not 0 < self.error_floor < float("inf"):
-            raise InputError(f"graph: got error_floor {self.error_floor!r}, expected a positive number")
 
     @property
     def slots(self) -> int:
@@ -75,17 +91,11 @@ class GraphRecord:
     @classmethod
     def from_json(cls, text: str) -> "GraphRecord":
         """Read what `to_json` wrote. Raises FileError naming what is missing or wrong."""
+        record = parse(text, "graph metadata")
+        read_format("graph metadata", "format", FORMAT_VERSION, record)
         try:
-            record = json.loads(text)
-        except ValueError as e:
-            raise FileError(f"graph metadata is not JSON: {e}") from e
-        if not isinstance(record, dict) or record.pop("format", None) != FORMAT_VERSION:
-            raise FileError(f"graph metadata is not of format {FORMAT_VERSION}, as this version reads; update ncdeploy")
-        try:
-            plan = record.pop("plan")
-            arrays: dict[str, Any] = {name: np.array(plan[name]) for name in _ARRAYS}
-            return cls(plan=Plan(name=str(plan["name"]), **arrays), **record)
-        except (KeyError, TypeError, ValueError, IndexError) as e:
+            return read(cls, record)
+        except InputError as e:
             raise FileError(f"graph metadata is damaged: {e}") from e
 
     def describe(self) -> str:

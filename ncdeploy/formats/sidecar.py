@@ -1,33 +1,31 @@
-"""model.plan.json: what lies beside model.plan, which TensorRT and other programs read unchanged.
-
-format               1
-tensorrt             version that built the plan, "11.4.0.106"
-compute_capability   of the GPU, [9, 0]
-device, driver       its name; CUDA version of the driver, "13.0"
-platform             "linux-x86_64"
-plan_sha256          of model.plan, plan_bytes its size
-onnx, onnx_sha256    name and digest of the graph it was built from
-model                the record of the model (ModelInfo), with its precision
-profiles             [[least, best, most], ...] rows of a call
-options              of the build: tf32, version_compatible, hardware_compatible, stripped, weight_streaming ...
-layers               matrix products by type, read back from the engine: {"fp16": 30}
-device_memory        bytes that one execution context takes
-parity               how it compared with the graph, or null
-latency              [[rows, seconds], ...] of one call
-command              that builds it again
-"""
+"""model.plan.json: what lies beside model.plan, which TensorRT and other programs read unchanged."""
 
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import atomic_write
 from ncdeploy.formats.profiles import Profile
-from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.modelinfo import MODEL, ModelInfo
+from ncdeploy.records import Kind, about, check, parse, read, read_format
+from ncdeploy.records.fields import is_integer
+from ncdeploy.records.kinds import (
+    BYTES,
+    COUNTS,
+    FLAG,
+    OBJECT,
+    TEXT,
+    integer,
+    is_number,
+    list_of,
+    nullable,
+    object_of,
+    one_of,
+)
 
 FORMAT = 1
 HARDWARE = ("none", "same_compute_capability", "ampere_plus")
@@ -35,80 +33,85 @@ HARDWARE = ("none", "same_compute_capability", "ampere_plus")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to build. hardware_compatible: one of HARDWARE; workspace: most bytes a layer may use, None for no limit;
-    level: effort of the builder, 0 to 5."""
+    """How to build."""
 
-    tf32: bool = False
-    version_compatible: bool = False
-    hardware_compatible: str = "none"
-    stripped: bool = False
-    refittable: bool = False
-    weight_streaming: bool = False
-    workspace: int | None = None
-    level: int = 3
+    tf32: bool = field(default=False, metadata=about(FLAG, "whether float32 products may round to 10 bits"))
+    version_compatible: bool = field(default=False, metadata=about(FLAG, "whether later TensorRT versions run it"))
+    hardware_compatible: str = field(default="none", metadata=about(one_of(*HARDWARE), "other GPUs that run it"))
+    stripped: bool = field(default=False, metadata=about(FLAG, "whether it was built without weights"))
+    refittable: bool = field(default=False, metadata=about(FLAG, "whether weights can be exchanged"))
+    weight_streaming: bool = field(default=False, metadata=about(FLAG, "whether weights may stay on the host"))
+    workspace: int | None = field(
+        default=None, metadata=about(nullable(integer(1)), "most bytes a layer may use, null for no limit")
+    )
+    level: int = field(default=3, metadata=about(integer(0, 5), "effort of the builder"))
 
     def __post_init__(self) -> None:
-        if self.hardware_compatible not in HARDWARE:
-            raise InputError(
-                f"hardware_compatible: got {self.hardware_compatible!r}, expected one of {', '.join(HARDWARE)}"
-            )
-        if not 0 <= self.level <= 5:
-            raise InputError(f"optimization level: got {self.level}, expected 0 to 5")
-        if self.workspace is not None and self.workspace < 1:
-            raise InputError(f"workspace: got {self.workspace} bytes, expected a positive number")
+        check(self)
+
+
+PROFILES = Kind(
+    words="a list of [least, best, most] rows",
+    fits=lambda v: isinstance(v, list | tuple) and all(isinstance(p, Profile) or _is_triple(p) for p in v),
+    read=lambda v: tuple(Profile(least=a, best=b, most=c) for a, b, c in v),
+)
+LATENCY = Kind(
+    words="a list of [rows, seconds]",
+    fits=lambda v: isinstance(v, list | tuple) and all(_is_timing(pair) for pair in v),
+    read=lambda v: tuple((rows, float(seconds)) for rows, seconds in v),
+)
+CAPABILITY = list_of(integer(0), "two integers such as [9, 0]", 2, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """The record; field by field at the top of this file."""
+    """The record of an engine."""
 
-    tensorrt: str
-    compute_capability: tuple[int, int]
-    device: str
-    driver: str
-    platform: str
-    plan_sha256: str
-    plan_bytes: int
-    onnx: str
-    onnx_sha256: str
-    model: ModelInfo
-    profiles: tuple[Profile, ...]
-    options: Options
-    layers: dict[str, int]
-    device_memory: int
-    command: str
-    parity: dict[str, Any] | None = None
-    latency: tuple[tuple[int, float], ...] = field(default=())
+    tensorrt: str = field(metadata=about(TEXT, 'version that built the engine, "11.4.0.106"'))
+    compute_capability: tuple[int, int] = field(metadata=about(CAPABILITY, "of the GPU"))
+    device: str = field(metadata=about(TEXT, "name of the GPU"))
+    driver: str = field(metadata=about(TEXT, 'CUDA version of its driver, "13.0"'))
+    platform: str = field(metadata=about(TEXT, '"linux-x86_64"'))
+    plan_sha256: str = field(metadata=about(TEXT, "of model.plan"))
+    plan_bytes: int = field(metadata=about(BYTES, "size of model.plan"))
+    onnx: str = field(metadata=about(TEXT, "name of the graph it was built from"))
+    onnx_sha256: str = field(metadata=about(TEXT, "of that graph"))
+    model: ModelInfo = field(metadata=about(MODEL, "what the model is, with the precision of the engine"))
+    profiles: tuple[Profile, ...] = field(metadata=about(PROFILES, "rows of a call that it is tuned for"))
+    options: Options = field(metadata=about(object_of(Options, "options of the build"), "how it was built"))
+    layers: dict[str, int] = field(
+        metadata=about(COUNTS, 'matrix products by type, read back from the engine: {"fp16": 30}')
+    )
+    device_memory: int = field(metadata=about(BYTES, "bytes that one execution context takes"))
+    command: str = field(metadata=about(TEXT, "that builds it again"))
+    parity: dict[str, Any] | None = field(
+        default=None, metadata=about(nullable(OBJECT), "how it compared with the graph")
+    )
+    latency: tuple[tuple[int, float], ...] = field(default=(), metadata=about(LATENCY, "seconds of one call by rows"))
 
     def to_json(self) -> str:
         """Indented JSON, for people and programs."""
-        record = {"format": FORMAT, **asdict(self), "model": json.loads(self.model.to_json())}
+        record = {"format": FORMAT, **asdict(self), "model": self.model.to_record()}
         record["profiles"] = [[p.least, p.best, p.most] for p in self.profiles]
         return json.dumps(record, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Sidecar":
-        """Read what `to_json` wrote. Raises FileError naming what is missing or wrong."""
+    def from_json(cls, text: str, path: str = "model.plan.json") -> "Sidecar":
+        """Read what `to_json` wrote; errors carry the path. Raises FileError naming what is missing or wrong."""
+        record = parse(text, path)
+        read_format(path, "format", FORMAT, record)
         try:
-            record = json.loads(text)
-        except ValueError as e:
-            raise FileError(f"is not JSON: {e}") from e
-        version = record.pop("format", None) if isinstance(record, dict) else None
-        if version != FORMAT:
-            raise FileError(f"has format {version}, this version reads {FORMAT}; update ncdeploy or build again")
-        unknown = sorted(set(record) - {f.name for f in fields(cls)})
-        if unknown:
-            raise FileError(f"has unknown fields {', '.join(unknown)}; update ncdeploy")
-        try:
-            major, minor = record["compute_capability"]
-            record["compute_capability"] = int(major), int(minor)
-            record["model"] = ModelInfo.from_json(json.dumps(record["model"]))
-            record["profiles"] = tuple(Profile(least=a, best=b, most=c) for a, b, c in record["profiles"])
-            record["options"] = Options(**record["options"])
-            record["latency"] = tuple((int(rows), float(seconds)) for rows, seconds in record["latency"])
-            return cls(**record)
-        except (KeyError, TypeError, ValueError) as e:
-            raise FileError(f"is damaged: {e}; build the engine again") from e
+            return read(cls, record)
+        except InputError as e:
+            raise FileError(f"{path}: is damaged: {e}; build the engine again") from e
+
+
+def _is_triple(v: Any) -> bool:
+    return isinstance(v, list) and len(v) == 3 and all(map(is_integer, v))
+
+
+def _is_timing(v: Any) -> bool:
+    return isinstance(v, list | tuple) and len(v) == 2 and is_integer(v[0]) and is_number(v[1])
 
 
 def sidecar_path(plan: str | os.PathLike[str]) -> Path:
@@ -121,7 +124,7 @@ def read_sidecar(plan: str | os.PathLike[str]) -> Sidecar:
     """The record beside a plan. Raises FileError if it is missing or damaged."""
     path = sidecar_path(plan)
     try:
-        return Sidecar.from_json(path.read_text(encoding="utf-8"))
+        return Sidecar.from_json(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as e:
         raise FileError(
             f"{plan}: is a TensorRT engine, and {path.name} is missing beside it, which says where it runs; copy it, "
@@ -129,8 +132,6 @@ def read_sidecar(plan: str | os.PathLike[str]) -> Sidecar:
         ) from e
     except (OSError, UnicodeDecodeError) as e:
         raise FileError(f"{path}: cannot be read: {e}") from e
-    except FileError as e:
-        raise FileError(f"{path}: {e}") from e
 
 
 def write_sidecar(plan: str | os.PathLike[str], sidecar: Sidecar) -> None:

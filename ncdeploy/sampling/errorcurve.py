@@ -1,24 +1,25 @@
 """The denoising error of a model by noise level, and the scalar Jacobian that follows from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError
+from ncdeploy.records import about
+from ncdeploy.records.kinds import NUMBERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorCurve:
     """Mean squared denoising error per dimension, mse(sigma) = E|x0 - D(x0 + sigma n, sigma)|^2 / d.
 
-    sigmas: increasing noise levels; mse: one value each, in squared units of the data.
     Tweedie's second-order formula makes mse / sigma^2 the mean diagonal of dD/dx.
     """
 
-    sigmas: tuple[float, ...]
-    mse: tuple[float, ...]
+    sigmas: tuple[float, ...] = field(metadata=about(NUMBERS, "increasing noise levels, at least two"))
+    mse: tuple[float, ...] = field(metadata=about(NUMBERS, "one positive value each, in squared model units"))
 
     def __post_init__(self) -> None:
         s, m = np.asarray(self.sigmas, float), np.asarray(self.mse, float)

@@ -257,8 +257,8 @@ def test_nan_ends_with_the_seed(tmp_path):
     "change",
     [
         {"format": 2}, {"kind": "loop"}, {"window": 0}, {"window": 99}, {"span": "3"}, {"span": 10**9}, {"span": True},
-        {"reach": 0}, {"reach": 10**9}, {"extra": 1}, {"plan": None}, {"plan": {"name": "x"}}, {"plan_input": 1},
-        {"fixed_rows": None}, {"error_floor": -1}, {"error_floor": "1"},
+        {"reach": 0}, {"reach": 10**9}, {"requires": ["extra"]}, {"plan": None}, {"plan": {"name": "x"}},
+        {"plan_input": 1}, {"fixed_rows": None}, {"error_floor": -1}, {"error_floor": "1"},
     ],
     ids=str,
 )  # fmt: skip

@@ -101,13 +101,13 @@ def test_the_record_survives_the_disk(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda r: "{", "not JSON"),
-        (lambda r: "[]", "format None"),
+        (lambda r: "{", "not valid JSON"),
+        (lambda r: "[]", "holds a JSON list"),
         (lambda r: json.dumps({**r, "format": 2}), "format 2"),
-        (lambda r: json.dumps({**r, "extra": 1}), "unknown fields extra"),
+        (lambda r: json.dumps({**r, "requires": ["extra"]}), "needs the field 'extra'"),
         (lambda r: json.dumps({k: v for k, v in r.items() if k != "plan_sha256"}), "damaged.*plan_sha256"),
         (lambda r: json.dumps({**r, "profiles": [[4, 2, 1]]}), "damaged"),
-        (lambda r: json.dumps({**r, "options": {"tf33": True}}), "damaged"),
+        (lambda r: json.dumps({**r, "options": {"tf32": 1}}), "damaged.*tf32"),
         (lambda r: json.dumps({**r, "compute_capability": 9}), "damaged"),
     ],
 )

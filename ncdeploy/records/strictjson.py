@@ -9,11 +9,13 @@ from ncdeploy.errors import FileError
 LARGEST_INTEGER = 2**53  # beyond it, readers that keep numbers as doubles round
 
 
-def parse(data: bytes, path: str) -> dict[str, Any]:
-    """The object in the bytes of a file, whose name errors carry. Raises FileError if it is not strict JSON."""
+def parse(data: bytes | str, path: str) -> dict[str, Any]:
+    """The object in a text, or in the bytes of a file, whose name errors carry. Raises FileError if it is not strict
+    JSON."""
     try:
+        text = data if isinstance(data, str) else data.decode()
         record = json.loads(
-            data.decode(), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int
         )
         json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is a string that cannot be printed
     except RecursionError as e:
