@@ -25,9 +25,7 @@ def bench(
     engine: Annotated[Path, typer.Argument(help="model.onnx, model.pt or a bundle.", show_default=False)],
     solvers: Annotated[
         str,
-        typer.Option(
-            help="Any of ddpm, ddim, euler, heun, dpmpp_2m, dpmpp_2m_sde, unipc and ipndm.", rich_help_panel=_WHAT
-        ),
+        typer.Option(help=f"Any of {options.SOLVERS}.", rich_help_panel=_WHAT),
     ] = "dpmpp_2m,unipc,heun,ddim",
     steps: Annotated[str, typer.Option(help="Of every solver.", rich_help_panel=_WHAT)] = "8,15,30",
     windows: Annotated[

@@ -47,7 +47,7 @@ def choose_plan(info: "ModelInfo", **given: Any) -> "Plan":
     Another solver keeps of the model's plan the noise range, where it takes one, or the training levels of a
     variance-preserving model, which suit every solver.
     """
-    from ncdeploy.sampling.recipe import DEFAULT_SCHEDULE, SCHEDULE_OPTIONS, VARIANCE_PRESERVING, make_plan
+    from ncdeploy.sampling.recipe import SCHEDULE_OPTIONS, SOLVERS, VARIANCE_PRESERVING, make_plan
 
     given = {name: value for name, value in given.items() if value is not None}
     own = dict(info.default_plan)
@@ -61,7 +61,8 @@ def choose_plan(info: "ModelInfo", **given: Any) -> "Plan":
     chosen = own | given
     if info.default_plan.get("schedule") in VARIANCE_PRESERVING:
         chosen = {"sigma_min": info.sigma_min, "sigma_max": info.sigma_max} | chosen
-    schedule = chosen.get("schedule") or DEFAULT_SCHEDULE.get(chosen.get("solver", "dpmpp_2m"), "")
+    solver = SOLVERS.get(chosen.get("solver", "dpmpp_2m"))  # of a name that there is not, make_plan says so
+    schedule = chosen.get("schedule") or ("" if solver is None else solver.schedule)
     takes = SCHEDULE_OPTIONS.get(schedule, ())
     dropped = {"sigma_min", "sigma_max", "spacing", "levels"} - set(takes) - set(given)
     return make_plan(**{name: value for name, value in chosen.items() if name not in dropped})

@@ -4,6 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ncdeploy.sampling.solvers import FILES
+
+SOLVERS = ", ".join(FILES)
 UNDESCRIBED = "A file that does not describe its model"
 
 Shape = Annotated[

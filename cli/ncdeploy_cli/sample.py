@@ -66,7 +66,7 @@ def sample(
     solver: Annotated[
         str | None,
         typer.Option(
-            help="ddpm, ddim, euler, heun, dpmpp_2m, dpmpp_2m_sde, unipc or ipndm.",
+            help=f"One of {options.SOLVERS}.",
             show_default="the model's own",
             rich_help_panel=_PLAN,
         ),

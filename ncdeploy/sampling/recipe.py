@@ -8,27 +8,9 @@ from typing import Any
 from ncdeploy.errors import InputError
 from ncdeploy.sampling import schedules, solvers
 from ncdeploy.sampling.plan import Plan
+from ncdeploy.sampling.solvers.base import Solver
 
-SOLVERS: dict[str, Callable[..., Plan]] = {
-    "ddpm": solvers.ddpm,
-    "ddim": solvers.ddim,
-    "euler": solvers.euler,
-    "heun": solvers.heun,
-    "dpmpp_2m": solvers.dpmpp_2m,
-    "dpmpp_2m_sde": solvers.dpmpp_2m_sde,
-    "unipc": solvers.unipc,
-    "ipndm": solvers.ipndm,
-}
-SOLVER_OPTIONS: dict[str, tuple[str, ...]] = {
-    "ddpm": ("variance",),
-    "ddim": ("eta",),
-    "euler": (),
-    "heun": (),
-    "dpmpp_2m": (),
-    "dpmpp_2m_sde": (),
-    "unipc": ("order",),
-    "ipndm": ("order",),
-}
+SOLVERS: dict[str, Solver[...]] = {name: getattr(solvers, name) for name in solvers.FILES}
 
 SCHEDULES: dict[str, Callable[..., schedules.Floats]] = {
     "karras": schedules.karras,
@@ -44,17 +26,6 @@ SCHEDULE_OPTIONS: dict[str, tuple[str, ...]] = {
     "cosine": ("spacing",),
     "table": ("spacing", "levels"),
 }
-DEFAULT_SCHEDULE: dict[str, str] = {
-    "ddpm": "ddpm",
-    "ddim": "ddpm",
-    "euler": "karras",
-    "heun": "karras",
-    "dpmpp_2m": "karras",
-    "dpmpp_2m_sde": "karras",
-    "unipc": "karras",
-    "ipndm": "karras",
-}
-
 # Variance-preserving processes start from white noise of variance 1, which is 1 + s0^2 in these coordinates.
 VARIANCE_PRESERVING = ("ddpm", "cosine", "table")
 
@@ -76,10 +47,10 @@ def make_plan(
 ) -> Plan:
     """The plan of a solver on a schedule, both by name.
 
-    solver:    ddpm, ddim, euler, heun, dpmpp_2m, dpmpp_2m_sde, unipc or ipndm
+    solver:    a name of `ncdeploy.solvers`: ddpm, ddim, euler, heun, dpmpp_2m ...
     steps:     steps of the solver, at least 1; each is one evaluation of the denoiser, for heun two but for the last
-    schedule:  karras, exponential, ddpm (linear beta), cosine or table; None = ddpm for ddpm and ddim, karras for
-               the others
+    schedule:  karras, exponential, ddpm (linear beta), cosine or table; None = the solver's usual: ddpm for ddpm and
+               ddim, karras for the others
     sigma_min, sigma_max: of karras and exponential, in units of the data; None = 0.02 and 80
     spacing:   of ddpm, cosine and table: leading (None), trailing or linspace
     levels:    of table, which needs them: sigma of every training step, increasing
@@ -90,10 +61,10 @@ def make_plan(
     Raises InputError for an unknown name, a value out of range, or an option that would do nothing.
     """
     solver = _known("solver", solver, SOLVERS)
-    schedule = _known("schedule", DEFAULT_SCHEDULE[solver] if schedule is None else schedule, SCHEDULES)
+    schedule = _known("schedule", SOLVERS[solver].schedule if schedule is None else schedule, SCHEDULES)
 
     solver_options = _given(eta=eta, variance=variance, order=order)
-    _check_options("solver", solver, solver_options, SOLVER_OPTIONS)
+    _check_options("solver", solver, solver_options, {name: known.options for name, known in SOLVERS.items()})
     schedule_options = _given(sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, levels=levels)
     _check_options("schedule", schedule, schedule_options, SCHEDULE_OPTIONS)
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ncdeploy.sampling import schedules, solvers
+from ncdeploy.sampling import recipe, schedules, solvers
 from ncdeploy.sampling.plan import Plan
 from oracle import GaussianMixture
 from substitution import substitute
@@ -90,7 +90,7 @@ ODE_ORDERS: list[tuple[str, Solver, Callable[[int], Floats], float]] = [
     ("dpmpp_2m", solvers.dpmpp_2m, exponential, 2),
     # UniC raises UniP's order by one.
     ("unipc 1", partial(solvers.unipc, order=1), exponential, 2),
-    ("unipc 2", partial(solvers.unipc, order=2), exponential, 3),
+    ("unipc 2", solvers.unipc, exponential, 3),
     ("unipc 3", partial(solvers.unipc, order=3), exponential, 4),
     ("ipndm 1", partial(solvers.ipndm, order=1), uniform, 1),
     ("ipndm 2", partial(solvers.ipndm, order=2), uniform, 2),
@@ -106,6 +106,13 @@ def test_order_of_a_deterministic_solver(solver: Solver, grid: Callable[[int], F
     errors = [flow_error(solver(grid(n))) for n in STEPS]
     assert errors[-1] < errors[0] < 0.05
     assert abs(order(errors) - expected) < 0.25
+
+
+@pytest.mark.parametrize("solver", recipe.SOLVERS.values(), ids=recipe.SOLVERS)
+def test_the_order_that_a_solver_says_is_measured_above(solver: recipe.Solver[...]) -> None:
+    """With default options, in whichever of the two tables it belongs to."""
+    table = SDE_ORDERS if solver.stochastic else ODE_ORDERS
+    assert max(case[3] for case in table if case[1] is solver) == solver.order
 
 
 def test_one_wrong_coefficient_costs_the_order() -> None:

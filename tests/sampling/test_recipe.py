@@ -18,16 +18,22 @@ def same(a: Plan, b: Plan) -> bool:
 
 
 def test_tables_are_complete_and_true() -> None:
-    assert set(recipe.SOLVERS) == set(solvers.__all__)
-    assert set(recipe.SOLVERS) == set(recipe.SOLVER_OPTIONS) == set(recipe.DEFAULT_SCHEDULE)
+    assert set(recipe.SOLVERS) == set(dir(solvers))
     assert set(recipe.SCHEDULES) == set(recipe.SCHEDULE_OPTIONS)
-    for functions, options in (
-        (recipe.SOLVERS, recipe.SOLVER_OPTIONS),
-        (recipe.SCHEDULES, recipe.SCHEDULE_OPTIONS),
-    ):
-        for name, function in functions.items():
-            assert set(options[name]) <= set(inspect.signature(function).parameters)
-            assert function.__name__ == name
+    for name, function in recipe.SCHEDULES.items():
+        assert set(recipe.SCHEDULE_OPTIONS[name]) <= set(inspect.signature(function).parameters)
+        assert function.__name__ == name
+
+
+@pytest.mark.parametrize("name", recipe.SOLVERS)
+def test_a_solver_says_what_it_is(name: str) -> None:
+    solver = getattr(solvers, name)
+    assert (solver.name, solver) == (name, recipe.SOLVERS[name])
+    assert solver.stochastic == make_plan(name, 12).stochastic
+    assert solver.schedule in recipe.SCHEDULES
+    taken = set(inspect.signature(make_plan).parameters)
+    assert set(solver.options) == set(inspect.signature(solver).parameters) - {"sigmas", "scale"} <= taken
+    assert solver.__doc__
 
 
 @pytest.mark.parametrize("solver", recipe.SOLVERS)

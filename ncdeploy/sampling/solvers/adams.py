@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.plan import Plan, PlanBuilder
 from ncdeploy.sampling.schedules import check_sigmas
+from ncdeploy.sampling.solvers.base import solver
 
 # Weights of eps_k, eps_{k-1}, ... for 1 to 4 remembered values, for equal steps.
 ADAMS_BASHFORTH = {
@@ -17,6 +18,7 @@ ADAMS_BASHFORTH = {
 }
 
 
+@solver(order=4)  # for equal steps
 def ipndm(sigmas: ArrayLike, *, order: int = 4, scale: float | None = None) -> Plan:
     """x' = x + (s' - s) eps_eff, eps_eff from up to `order` nodes (Zhang & Chen 2023, "DEIS", iPNDM).
 

@@ -15,8 +15,10 @@ from numpy.typing import ArrayLike
 
 from ncdeploy.sampling.plan import Plan, PlanBuilder
 from ncdeploy.sampling.schedules import check_sigmas
+from ncdeploy.sampling.solvers.base import solver
 
 
+@solver(order=2)
 def dpmpp_2m(sigmas: ArrayLike, *, scale: float | None = None) -> Plan:
     """DPM-Solver++(2M), order 2, deterministic (Lu et al. 2022, "DPM-Solver++", algorithm 2)."""
     levels = check_sigmas(sigmas)
@@ -27,6 +29,7 @@ def dpmpp_2m(sigmas: ArrayLike, *, scale: float | None = None) -> Plan:
     return plan.build()
 
 
+@solver(order=2, stochastic=True)
 def dpmpp_2m_sde(sigmas: ArrayLike, *, scale: float | None = None) -> Plan:
     """SDE-DPM-Solver++(2M), stochastic (Lu et al. 2022, "DPM-Solver++", fast solvers for SDEs).
 

@@ -6,8 +6,10 @@ from numpy.typing import ArrayLike
 
 from ncdeploy.sampling.plan import Plan, PlanBuilder
 from ncdeploy.sampling.schedules import check_sigmas
+from ncdeploy.sampling.solvers.base import solver
 
 
+@solver(order=1)
 def euler(sigmas: ArrayLike, *, scale: float | None = None) -> Plan:
     """Euler's method, order 1: x' = x + (s' - s) (x - D) / s. The same map as deterministic ddim."""
     levels = check_sigmas(sigmas)
@@ -18,6 +20,7 @@ def euler(sigmas: ArrayLike, *, scale: float | None = None) -> Plan:
     return plan.build()
 
 
+@solver(order=2)
 def heun(sigmas: ArrayLike, *, scale: float | None = None) -> Plan:
     """Heun's method, order 2 (Karras et al. 2022, algorithm 1). The step to 0 is Euler's.
 

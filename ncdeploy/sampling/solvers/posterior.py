@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.plan import Plan, PlanBuilder
 from ncdeploy.sampling.schedules import check_sigmas
+from ncdeploy.sampling.solvers.base import solver
 
 Variance = Literal["posterior", "beta"]
 
 
+@solver(order=1, stochastic=True, schedule="ddpm")
 def ddpm(sigmas: ArrayLike, *, variance: Variance = "posterior", scale: float | None = None) -> Plan:
     """Ancestral sampling (Ho et al. 2020, algorithm 2).
 
@@ -38,6 +40,7 @@ def ddpm(sigmas: ArrayLike, *, variance: Variance = "posterior", scale: float | 
     return plan.build()
 
 
+@solver(order=1, schedule="ddpm")
 def ddim(sigmas: ArrayLike, *, eta: float = 0.0, scale: float | None = None) -> Plan:
     """Non-Markovian sampling (Song et al. 2021, eq. 12 and 16).
 

@@ -20,10 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.plan import Plan, PlanBuilder
 from ncdeploy.sampling.schedules import check_sigmas
+from ncdeploy.sampling.solvers.base import solver
 
 HIGHEST_ORDER = 3
 
 
+@solver(order=3)
 def unipc(sigmas: ArrayLike, *, order: int = 2, scale: float | None = None) -> Plan:
     """UniPC-p with p = order, 1 to 3 (Zhao et al. 2023, algorithms 1 and 2). It converges with order p + 1.
 
