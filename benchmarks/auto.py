@@ -25,10 +25,10 @@ from ncdeploy import SampleOptions, make_plan, open_engine, sample
 from ncdeploy.auto.latency import Latency, measure_latency
 from ncdeploy.auto.tuner import Job, choose
 from ncdeploy.backends.base import Backend
+from ncdeploy.result import Result
 from ncdeploy.run import AUTO_VALUES
 from ncdeploy.sampling.parallel import ERROR_FLOOR, TOLERANCE
 from ncdeploy.sampling.plan import Floats, Plan
-from ncdeploy.sampling.result import Result
 
 SIZES = (1, 4, 64)
 PLANS = (  # and how many samples

@@ -24,9 +24,9 @@ from benchmarks.paradigms import Run, paradigms, pipeline, scheduler
 from ncdeploy import SampleOptions, make_plan, open_engine, sample
 from ncdeploy.backends.base import Backend
 from ncdeploy.denoisers import Mixture, load_model
+from ncdeploy.result import Result
 from ncdeploy.sampling.noise import normal
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.result import Result
 
 CASES = (("ddpm", 1000, 64), ("ddpm", 1000, 256), ("ddim", 100, 100))
 SEEDS = 8

@@ -9,8 +9,13 @@ NcdeployError                 catch this one to catch them all; the command line
 ├── ParityError               two models that should agree do not
 └── NumericalError            the network returned NaN or infinity
 
+Warnings are NcdeployWarning.
 A message says what happened, what was expected, and what to do.
 """
+
+
+class NcdeployWarning(UserWarning):
+    """Something was done as asked, and the result may not be what the user expects."""
 
 
 class NcdeployError(Exception):

@@ -10,7 +10,7 @@ guiding the other.
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
@@ -80,6 +80,12 @@ class Guided:
         close = getattr(self._denoise, "close", None)
         if close is not None:
             close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def guidable(info: ModelInfo) -> ModelInfo:

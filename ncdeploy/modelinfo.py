@@ -5,12 +5,13 @@ check inputs, choose a plan and label its output.
 """
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ncdeploy.errors import FileError, InputError
+from ncdeploy.errors import FileError, InputError, NcdeployWarning
 from ncdeploy.records import Kind, about, check, parse, read, read_format, required
 from ncdeploy.records.kinds import (
     FLAG,
@@ -29,6 +30,8 @@ from ncdeploy.records.kinds import (
     one_of,
 )
 from ncdeploy.sampling.errorcurve import ErrorCurve
+from ncdeploy.sampling.plan import Plan
+from ncdeploy.sampling.recipe import adapted_plan
 
 METADATA_KEY = "ncdeploy"
 FORMAT_VERSION = 1
@@ -121,6 +124,47 @@ class ModelInfo:
     def evaluations(self) -> int:
         """Rows that the network evaluates for one row of x."""
         return 2 if self.guidance else 1
+
+    def plan(
+        self,
+        solver: str | None = None,
+        steps: int | None = None,
+        *,
+        schedule: str | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        spacing: str | None = None,
+        eta: float | None = None,
+        variance: str | None = None,
+        order: int | None = None,
+    ) -> Plan:
+        """The model's own plan, `default_plan`, with what is given here instead: see `ncdeploy.make_plan`.
+
+        Warns as `check_plan` does; raises InputError as `make_plan` does.
+        """
+        plan = adapted_plan(
+            self.default_plan, (self.sigma_min, self.sigma_max), solver=solver, steps=steps, schedule=schedule,
+            sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, eta=eta, variance=variance, order=order,
+        )  # fmt: skip
+        self.check_plan(plan, stacklevel=3)
+        return plan
+
+    def check_plan(self, plan: Plan, *, stacklevel: int = 2) -> None:
+        """Warn, with NcdeployWarning, if the plan asks for noise levels that the model was not trained on."""
+        asked = plan.sigmas[plan.evaluated]
+        low, high = float(asked.min()), float(asked.max())
+        if low < self.sigma_min * (1 - 1e-3) or high > self.sigma_max * (1 + 1e-3):
+            warnings.warn(
+                f"{plan.name} asks for noise levels {low:.3g} to {high:.3g}, the model was trained on "
+                f"{self.sigma_min:.3g} to {self.sigma_max:.3g}; samples may suffer (schedule, sigma_min and sigma_max "
+                "choose others)",
+                NcdeployWarning,
+                stacklevel=stacklevel,
+            )
+
+    def to_data_units(self, x: Any) -> Any:
+        """An array in model units, in the units of the training data: offset + scale * x."""
+        return self.offset + self.scale * x
 
     def describe_labels(self) -> str:
         """The labels in words, for messages: "0 to 10 (10 = unconditional)"."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ncdeploy import make_plan
 from ncdeploy.formats.profiles import profiles_for
-from ncdeploy.formats.sidecar import Options, Sidecar
+from ncdeploy.formats.sidecar import BuildOptions, Sidecar
 from oracle import error_curve
 from tiny_models import VECTORS
 
@@ -34,7 +34,7 @@ def write_engine(path: Path) -> Path:
     sidecar = Sidecar(
         tensorrt="11.4.0.106", compute_capability=(9, 0), device="GPU", driver="13.0", platform="linux-x86_64",
         plan_sha256=hashlib.sha256(path.read_bytes()).hexdigest(), plan_bytes=104, onnx="m.onnx", onnx_sha256="0" * 64,
-        model=INFO, profiles=profiles_for(4, 8, 8), options=Options(), layers={}, device_memory=0, command="",
+        model=INFO, profiles=profiles_for(4, 8, 8), options=BuildOptions(), layers={}, device_memory=0, command="",
     )  # fmt: skip
     path.with_name(path.name + ".json").write_text(sidecar.to_json())
     return path

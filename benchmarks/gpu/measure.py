@@ -18,9 +18,9 @@ from benchmarks.gpu.engines import most_rows
 from ncdeploy.auto.latency import Latency, measure_latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.result import Result
 from ncdeploy.run import SampleOptions, Window, iterate, sample
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.result import Result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ncdeploy_cli import console, options
-from ncdeploy_cli.choices import BATCH_VALUES, choose_classes, choose_plan
+from ncdeploy_cli.choices import BATCH_VALUES, choose_classes
 from ncdeploy_cli.tune import tuned
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def bench(
         raise InputError("--tolerance: is of parallel sampling, which --windows none leaves out; leave it out too")
     backend = open_engine(engine, device=device, threads=threads, allow_module=trust)
     info = backend.info
-    plans = [(name, k, choose_plan(info, solver=name, steps=k)) for name in _names(solvers) for k in counts]
+    plans = [(name, k, info.plan(name, k)) for name in _names(solvers) for k in counts]
     if data is None and all(plan.stochastic for _, _, plan in plans):
         for option, value in (("--quality", quality), ("--budget", budget), ("--output", output)):
             if value is not None:

@@ -87,7 +87,7 @@ def build(
     from ncdeploy.files import check_writable
     from ncdeploy.formats.filetype import detect
     from ncdeploy.formats.profiles import profiles_for
-    from ncdeploy.formats.sidecar import Options
+    from ncdeploy.formats.sidecar import BuildOptions
 
     kind = detect(model)
     if kind == "tensorrt":
@@ -103,7 +103,7 @@ def build(
     check_writable(target)
     tuned = min(DEFAULT_WINDOW, max_window) if window is None else window
     profiles = profiles_for(max_samples, max_window, tuned)
-    settings = Options(
+    settings = BuildOptions(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
         stripped=strip,

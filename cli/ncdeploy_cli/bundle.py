@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ncdeploy_cli import console, options
-from ncdeploy_cli.choices import choose_plan, describe, outside_training
+from ncdeploy_cli.choices import describe
 
 if TYPE_CHECKING:
     from ncdeploy.bundle import Bundle
@@ -94,8 +94,6 @@ def bundle(
         sigma_min = sigma_max = None  # they describe the model, whose range is the default of the schedule
     info = engine_info(engine, described)
     plans = _choose_plans(info, solver, steps, {"schedule": schedule, "sigma_min": sigma_min, "sigma_max": sigma_max})
-    for warning in filter(None, (outside_training(plan, info) for plan in plans)):
-        console.warn(warning)
     with console.stderr().status("opening the engine") as status:
         made = make_bundle(
             engine,
@@ -132,8 +130,8 @@ def _choose_plans(
             "give them in pairs, for example --solver ddim --steps 100 --solver ddpm --steps 1000"
         )
     if not solvers or not steps:
-        return [choose_plan(info, **common)]
-    return [choose_plan(info, solver=name, steps=count, **common) for name, count in zip(solvers, steps, strict=True)]
+        return [info.plan(**common)]
+    return [info.plan(name, count, **common) for name, count in zip(solvers, steps, strict=True)]
 
 
 def _say(made: "Bundle", output: Path) -> None:

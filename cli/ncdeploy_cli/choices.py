@@ -41,39 +41,12 @@ def describe(
     return None if info is None else replace(info, default_plan={"sigma_min": sigma_min, "sigma_max": sigma_max})
 
 
-def choose_plan(info: "ModelInfo", **given: Any) -> "Plan":
-    """The model's default plan, changed by the arguments of `make_plan` that are not None.
-
-    Another solver keeps of the model's plan the noise range, where it takes one, or the training levels of a
-    variance-preserving model, which suit every solver.
-    """
-    from ncdeploy.sampling.recipe import SCHEDULE_OPTIONS, SOLVERS, VARIANCE_PRESERVING, make_plan
-
-    given = {name: value for name, value in given.items() if value is not None}
-    own = dict(info.default_plan)
-    if given.get("solver", own.get("solver")) != own.get("solver"):
-        kept = ["sigma_min", "sigma_max"]
-        if own.get("schedule") in VARIANCE_PRESERVING:
-            kept += ["schedule", "spacing", "levels"]
-        own = {name: own[name] for name in kept if name in own}
-    if "schedule" in given and given["schedule"] != own.get("schedule"):
-        own.pop("schedule", None)
-    chosen = own | given
-    if info.default_plan.get("schedule") in VARIANCE_PRESERVING:
-        chosen = {"sigma_min": info.sigma_min, "sigma_max": info.sigma_max} | chosen
-    solver = SOLVERS.get(chosen.get("solver", "dpmpp_2m"))  # of a name that there is not, make_plan says so
-    schedule = chosen.get("schedule") or ("" if solver is None else solver.schedule)
-    takes = SCHEDULE_OPTIONS.get(schedule, ())
-    dropped = {"sigma_min", "sigma_max", "spacing", "levels"} - set(takes) - set(given)
-    return make_plan(**{name: value for name, value in chosen.items() if name not in dropped})
-
-
 def choose_run(
     bundle: "Bundle | None", info: "ModelInfo", name: str | None, *, parallel: bool | None, window: "Window",
     tolerance: float | None, **given: Any,
 ) -> "tuple[Plan, Window, float | None]":  # fmt: skip
     """The plan, and its tolerance where none was said: of a bundle, the plan `name` or the first, unless arguments of
-    `make_plan` are given; of any other engine, what `choose_plan` returns. The window of a bundle's plan is for hosts
+    `make_plan` are given; of any other engine, what `info.plan` returns. The window of a bundle's plan is for hosts
     that cannot tell what is fastest; here that is "auto", as for any engine.
 
     Raises InputError for a name without a bundle, or beside arguments of `make_plan`.
@@ -84,8 +57,9 @@ def choose_run(
     if name is not None and asked:
         raise InputError(f"--plan {name}: {asked[0]} asks for another plan; leave one of them out")
     if bundle is None or asked:
-        return choose_plan(info, **given), window, tolerance
+        return info.plan(**given), window, tolerance
     stored = bundle.plan(name)
+    info.check_plan(stored.plan)
     if (parallel or (parallel is None and window is not None)) and tolerance is None:
         tolerance = stored.tolerance
     return stored.plan, window, tolerance
@@ -140,18 +114,6 @@ def check_guidance(weight: float | None, labels: str | None, info: "ModelInfo") 
     guidable(info)
     if labels in (None, "none"):
         raise InputError("--guidance: leads towards a class; say which with --labels 3,3,7 or --labels all")
-
-
-def outside_training(plan: "Plan", info: "ModelInfo") -> str | None:
-    """What to say when the plan asks for noise levels that the model was not trained on, or None."""
-    asked = plan.sigmas[plan.evaluated]
-    low, high = float(asked.min()), float(asked.max())
-    if low >= info.sigma_min * (1 - 1e-3) and high <= info.sigma_max * (1 + 1e-3):
-        return None
-    return (
-        f"{plan.name} asks for noise levels {low:.3g} to {high:.3g}, the model was trained on {info.sigma_min:.3g} to "
-        f"{info.sigma_max:.3g}; samples may suffer (see --schedule, --sigma-min, --sigma-max)"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,25 @@ def warn(message: str) -> None:
     _line("warning", "bold yellow", message)
 
 
+@contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Every NcdeployWarning inside is said as `warn` does."""
+    import warnings
+
+    from ncdeploy.errors import NcdeployWarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, NcdeployWarning):
+            warn(str(message))
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        warnings.simplefilter("always", NcdeployWarning)
+        yield
+
+
 def _line(kind: str, style: str, message: str) -> None:
     from rich.text import Text
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from ncdeploy_cli import console, options
-from ncdeploy_cli.choices import choose_plan
 
 _GRAPH = "With the sampler inside"
 
@@ -92,7 +91,7 @@ def export(
         ):  # fmt: skip
             if value is not None:
                 raise InputError(f"{option}: nothing is compared with --no-verify; leave one of them out")
-    of_plan = {"solver": solver, "steps": steps, "schedule": schedule, "eta": eta}
+    of_plan: dict[str, Any] = {"solver": solver, "steps": steps, "schedule": schedule, "eta": eta}
     _check_graph(graph, {**of_plan, "plan_input": plan_input or None, "window": window}, sweeps, fixed_rows)
     target = model.with_suffix(".onnx") if output is None else output
     if target.expanduser().resolve() == model.expanduser().resolve():
@@ -110,7 +109,7 @@ def export(
             from ncdeploy.export.compose import SWEEPS, choose_record, export_graph
 
             record = choose_record(
-                choose_plan(denoiser.info, **of_plan), denoiser.info, kind=graph, window=window,
+                denoiser.info.plan(**of_plan), denoiser.info, kind=graph, window=window,
                 sweeps=SWEEPS if sweeps is None else sweeps, plan_input=plan_input,
                 fixed_rows=fixed_rows,
             )  # fmt: skip

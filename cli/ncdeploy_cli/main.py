@@ -37,7 +37,8 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:  # typer vendors the class of the context
         try:
-            return super().invoke(ctx)
+            with console.warnings_in_a_line():
+                return super().invoke(ctx)
         except NcdeployError as e:
             if ctx.params["debug"]:
                 raise

@@ -12,7 +12,6 @@ from ncdeploy_cli.choices import (
     choose_classes,
     choose_run,
     describe,
-    outside_training,
     parse_window,
 )
 from ncdeploy_cli.tune import tuned
@@ -20,8 +19,9 @@ from ncdeploy_cli.tune import tuned
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ncdeploy.result import Result
     from ncdeploy.sampling.plan import Plan
-    from ncdeploy.sampling.result import Result, Sweep
+    from ncdeploy.sampling.result import Sweep
 
 _PLAN, _RUN = "Which samples", "How they are computed"
 
@@ -185,9 +185,6 @@ def sample(
     how = Execution.choose(
         plan, info, parallel=parallel, window=width, tolerance=tolerance, batch=batch, guided=guidance is not None
     )
-    warning = outside_training(plan, info)
-    if warning:
-        console.warn(warning)
 
     latency = tuned(engine, backend, how.rows, threads) if how.window == "auto" else None
     with console.progress(plan.name, n * len(plan), "nodes") as bar:

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ncdeploy_cli import console
-from ncdeploy_cli.choices import Execution, choose_classes, choose_plan, outside_training
+from ncdeploy_cli.choices import Execution, choose_classes
 
 if TYPE_CHECKING:
-    from ncdeploy.sampling.result import Result
+    from ncdeploy.result import Result
 
 
 def sample_graph(
@@ -40,13 +40,12 @@ def sample_graph(
     output = output or ("samples.png" if len(info.shape) == 3 or info.shape == (2,) else "samples.npz")
     images.check_output(output, info)
     classes = choose_classes(labels, n, info)
-    chosen = choose_plan(info, **plan) if asked else record.plan
+    chosen = info.plan(**plan) if asked else record.plan
+    if not asked:
+        info.check_plan(chosen)
     how = Execution.choose(
         chosen, info, parallel=True, window=graph.window(chosen), tolerance=tolerance, batch=batch
     )  # fmt: skip
-    warning = outside_training(chosen, info)
-    if warning:
-        console.warn(warning)
     with console.stderr().status(f"{chosen.name}, {n} samples") as status:
         result = graph.sample(
             range(seed, seed + n), labels=None if classes is None else classes.tolist(), guidance=guidance,

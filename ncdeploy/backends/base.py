@@ -8,7 +8,7 @@ Each row has its own sigma. The result is a fresh array that the caller owns.
 """
 
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -36,6 +36,24 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release device memory and files; calling the backend afterwards is an error."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+class Closing:
+    """`with open_engine(...) as engine:` closes it at the end."""
+
+    def close(self) -> None:
+        """Release what is held."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def tensor_on(device: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncdeploy.backends.base import check_inputs, tensor_on
+from ncdeploy.backends.base import Closing, check_inputs, tensor_on
 from ncdeploy.backends.providers import (
     LOG_FATAL,
     PROVIDERS,
@@ -128,7 +128,7 @@ class Session:
         self._session = None
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Closing):
     """A denoiser graph on ONNX Runtime.
 
     device, threads, providers, info: as for `ncdeploy.open_engine`; the first three go to `Session`

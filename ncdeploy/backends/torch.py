@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ncdeploy.backends.base import check_inputs
+from ncdeploy.backends.base import Closing, check_inputs
 from ncdeploy.errors import BackendError, DependencyError, InputError, OutOfMemoryError
 from ncdeploy.modelinfo import ModelInfo
 
@@ -24,7 +24,7 @@ except ImportError as e:
 MODES = ("eager", "compile", "graphs")
 
 
-class TorchBackend:
+class TorchBackend(Closing):
     """A denoiser, or a model.pt, in eval mode and float32, without gradients.
 
     device:  "cpu", "cuda" or "cuda:N"; the denoiser is moved there

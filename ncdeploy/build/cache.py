@@ -9,11 +9,11 @@ from pathlib import Path
 from ncdeploy.backends.tensorrt.preflight import Machine
 from ncdeploy.files import cache_folder
 from ncdeploy.formats.profiles import Profile
-from ncdeploy.formats.sidecar import Options
+from ncdeploy.formats.sidecar import BuildOptions
 
 
 def engine_key(
-    onnx_sha256: str, profiles: Sequence[Profile], precision: str, options: Options, machine: Machine
+    onnx_sha256: str, profiles: Sequence[Profile], precision: str, options: BuildOptions, machine: Machine
 ) -> str:
     """A digest of all that makes an engine another: graph, profiles, precision, options, TensorRT, GPU, system."""
     record = {

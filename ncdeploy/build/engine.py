@@ -20,7 +20,7 @@ from ncdeploy.files import atomic_write, check_writable
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.formats.profiles import Profile
-from ncdeploy.formats.sidecar import Options, Sidecar, digest, read_sidecar, sidecar_path, write_sidecar
+from ncdeploy.formats.sidecar import BuildOptions, Sidecar, digest, read_sidecar, sidecar_path, write_sidecar
 from ncdeploy.modelinfo import ModelInfo
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def build_engine(
     onnx: str | os.PathLike[str],
     path: str | os.PathLike[str],
     profiles: Sequence[Profile],
-    options: Options,
+    options: BuildOptions,
     *,
     command: str,
     device: int = 0,
@@ -184,7 +184,7 @@ def row_shapes(info: ModelInfo) -> dict[str, tuple[int, ...]]:
 
 
 def _read_back(
-    plan: bytes, graph: Path, info: ModelInfo, profiles: Sequence[Profile], options: Options
+    plan: bytes, graph: Path, info: ModelInfo, profiles: Sequence[Profile], options: BuildOptions
 ) -> tuple[dict[str, int], int]:
     """Matrix products by type, and bytes of one context. Raises BackendError unless the precision is there."""
     weights = graph if options.stripped else None

@@ -38,7 +38,7 @@ stored = bundle.plan("{plan}")
 result = ncdeploy.sample(
     engine, stored.plan, seeds=range(4),{python_labels} window=stored.window, tolerance=stored.tolerance
 )
-samples = bundle.info.offset + bundle.info.scale * result.samples  # [4, {sizes}]
+samples = result.to_data()  # [4, {sizes}], in the units of the training data
 print(result.depth, "network calls instead of", stored.plan.evaluations)
 ```
 

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.backends.base import Backend
+from ncdeploy.result import Result
 from ncdeploy.run import SampleOptions, iterate
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.result import Result, Sweep
+from ncdeploy.sampling.result import Sweep
 
 BOUNDARY = 1e-2  # a sample that differs by more has gone to another mode
 

@@ -58,7 +58,7 @@ def save_samples(
     elif kind == ".png":
         write_picture(target, [grid_or_plot(samples, labels=labels)])
     else:
-        data = (info.offset + info.scale * np.asarray(samples, np.float64)).astype(np.float32)
+        data = info.to_data_units(np.asarray(samples, np.float64)).astype(np.float32)
         with atomic_write(target) as temporary:
             if kind == ".npy":
                 np.save(temporary, data)

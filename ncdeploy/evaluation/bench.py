@@ -21,10 +21,10 @@ from ncdeploy.auto.latency import Latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.errors import InputError
 from ncdeploy.evaluation.distances import energy_distance
+from ncdeploy.result import Result
 from ncdeploy.run import SampleOptions, Window, sample
 from ncdeploy.sampling.parallel import TOLERANCE
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.result import Result
 from ncdeploy.sampling.schedules import karras
 from ncdeploy.sampling.solvers import heun
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.evaluation.distances import energy_distance, median_distance, mmd
+from ncdeploy.result import Result
 from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.result import Result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ HARDWARE = ("none", "same_compute_capability", "ampere_plus")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class BuildOptions:
     """How to build."""
 
     tf32: bool = field(default=False, metadata=about(FLAG, "whether float32 products may round to 10 bits"))
@@ -78,7 +78,7 @@ class Sidecar:
     onnx_sha256: str = field(metadata=about(TEXT, "of that graph"))
     model: ModelInfo = field(metadata=about(MODEL, "what the model is, with the precision of the engine"))
     profiles: tuple[Profile, ...] = field(metadata=about(PROFILES, "rows of a call that it is tuned for"))
-    options: Options = field(metadata=about(object_of(Options, "options of the build"), "how it was built"))
+    options: BuildOptions = field(metadata=about(object_of(BuildOptions, "options of the build"), "how it was built"))
     layers: dict[str, int] = field(
         metadata=about(COUNTS, 'matrix products by type, read back from the engine: {"fp16": 30}')
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ncdeploy.errors import InputError
+from ncdeploy.result import Result
 from ncdeploy.run.options import SampleOptions, Window
 from ncdeploy.run.policy import AUTO_VALUES, decide, steered
 from ncdeploy.run.request import Conditions, Request, check
@@ -14,7 +15,7 @@ from ncdeploy.sampling.arrays import namespace
 from ncdeploy.sampling.evaluator import Denoise, Evaluator
 from ncdeploy.sampling.parallel import TOLERANCE, ParallelRun
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.result import Result, Sweep
+from ncdeploy.sampling.result import Sweep
 from ncdeploy.sampling.sequential import SequentialRun
 
 __all__ = ["AUTO_VALUES", "Conditions", "SampleOptions", "Sampling", "Window", "iterate", "sample"]
@@ -70,6 +71,8 @@ class Sampling(Iterator[Sweep]):
             engine_s=evaluator.seconds,
             window=policy.window,
             choice=policy.choice,
+            info=request.info,
+            labels=request.classes,
         )
 
 

@@ -1,6 +1,6 @@
 """Plans by name: what the command line, model metadata and most users ask for."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from math import sqrt
 from typing import Any
@@ -77,6 +77,34 @@ def make_plan(
     sigmas = SCHEDULES[schedule](steps, **schedule_options)
     scale = sqrt(1 + sigmas[0] ** 2) if schedule in VARIANCE_PRESERVING else None
     return SOLVERS[solver](sigmas, scale=scale, **solver_options)
+
+
+def adapted_plan(own: Mapping[str, Any], trained: tuple[float, float], **asked: Any) -> Plan:
+    """The plan that a model comes with, changed by the arguments of `make_plan` that are not None.
+
+    own:     arguments of `make_plan`, those of the model
+    trained: least and largest noise level of its training, for a schedule with a range where its own has none
+
+    Another solver keeps of the model's plan the noise range, where it takes one, or the training levels of a
+    variance-preserving model, which suit every solver.
+    """
+    asked = _given(**asked)
+    kept = dict(own)
+    if asked.get("solver", own.get("solver")) != own.get("solver"):
+        names = ["sigma_min", "sigma_max"]
+        if own.get("schedule") in VARIANCE_PRESERVING:
+            names += ["schedule", "spacing", "levels"]
+        kept = {name: own[name] for name in names if name in own}
+    if "schedule" in asked and asked["schedule"] != kept.get("schedule"):
+        kept.pop("schedule", None)
+    chosen = kept | asked
+    if own.get("schedule") in VARIANCE_PRESERVING:
+        chosen = {"sigma_min": trained[0], "sigma_max": trained[1]} | chosen
+    solver = SOLVERS.get(chosen.get("solver", "dpmpp_2m"))  # of a name that there is not, make_plan says so
+    schedule = chosen.get("schedule") or ("" if solver is None else solver.schedule)
+    takes = SCHEDULE_OPTIONS.get(schedule, ())
+    dropped = {"sigma_min", "sigma_max", "spacing", "levels"} - set(takes) - set(asked)
+    return make_plan(**{name: value for name, value in chosen.items() if name not in dropped})
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a sampling run returns, at the end and after every network call."""
+"""What a sampling run tells: its choice of a window, and its state after every network call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,31 +26,6 @@ class Choice:
             return "sequential: no window is predicted to be faster on this engine"
         gain = self.sequential / self.seconds
         return f"window {self.window}: {self.sweeps:.0f} sweeps predicted, {gain:.1f} x faster than sequential"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Result:
-    """A finished run of n samples.
-
-    samples:  [n, *shape], array kind and dtype of the run, in model units
-    depth:    network calls made one after another
-    nfe:      rows the network evaluated per sample, on average; guidance takes two for each D
-    sweeps:   int64 [n], network calls each sample took part in
-    residual: float64 [n], largest residual that was accepted, relative to sigma; 0 for sequential runs
-    wall_s:   seconds of the whole run; engine_s: those spent inside the network
-    window:   evaluated nodes per sample and sweep at the start, None for sequential
-    choice:   what window="auto" chose, and why; None where the caller did
-    """
-
-    samples: Any
-    depth: int
-    nfe: float
-    sweeps: NDArray[np.int64]
-    residual: NDArray[np.float64]
-    wall_s: float
-    engine_s: float
-    window: int | None = None
-    choice: Choice | None = None
 
 
 @dataclass(kw_only=True, eq=False, slots=True)

@@ -19,7 +19,7 @@ from ncdeploy.build.engine import build_engine
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, OutOfMemoryError, ParityError
 from ncdeploy.export.precision import lower
 from ncdeploy.formats.profiles import profiles_for
-from ncdeploy.formats.sidecar import Options, read_sidecar, sidecar_path, write_sidecar
+from ncdeploy.formats.sidecar import BuildOptions, read_sidecar, sidecar_path, write_sidecar
 from ncdeploy.modelinfo import METADATA_KEY
 from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.recipe import make_plan
@@ -44,7 +44,7 @@ def graph(tmp_path):
 
 def make(graph, **given):
     options = {"command": "ncdeploy build model.onnx -o model.plan", "verify": False, **given}
-    return build_engine(graph, graph.with_suffix(".plan"), PROFILES, options.pop("options", Options()), **options)
+    return build_engine(graph, graph.with_suffix(".plan"), PROFILES, options.pop("options", BuildOptions()), **options)
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_the_same_inputs_are_not_built_again(device, graph):
     assert make(graph).reused
     assert not make(graph, reuse=False).reused
     assert [line for line in device.log if "build" in line] == ["build 0", "build 7"]  # with the timings of the first
-    assert not make(graph, options=Options(version_compatible=True)).reused
+    assert not make(graph, options=BuildOptions(version_compatible=True)).reused
     assert not make(graph, verify=True).reused  # that one was never compared
     assert make(graph, verify=True).reused
     kept = next((graph.parent / "cache" / "ncdeploy" / "engines").glob("*.plan"))
@@ -341,13 +341,13 @@ def test_preflight_before_tensorrt_sees_the_file(device, plan, monkeypatch):
 
 def test_host_code_only_for_plans_that_need_it(device, graph):
     for compatible in (False, True):
-        engine = TensorRTBackend(make(graph, options=Options(version_compatible=compatible)).path)
+        engine = TensorRTBackend(make(graph, options=BuildOptions(version_compatible=compatible)).path)
         assert engine._engines[0].host_code is compatible
         engine.close()
 
 
 def test_a_stripped_plan_wants_its_graph_beside_it(device, graph, tmp_path):
-    made = make(graph, options=Options(stripped=True))
+    made = make(graph, options=BuildOptions(stripped=True))
     TensorRTBackend(made.path).close()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

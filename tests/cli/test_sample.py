@@ -11,7 +11,7 @@ from PIL import Image
 from ncdeploy.auto.latency import Latency
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.recipe import make_plan
-from ncdeploy_cli.choices import BATCH_VALUES, Execution, choose_classes, choose_plan, outside_training
+from ncdeploy_cli.choices import BATCH_VALUES, Execution, choose_classes
 from tiny_models import IMAGES
 
 
@@ -130,7 +130,7 @@ def test_a_schedule_outside_the_trained_range_is_announced_on_stderr(run, models
     assert done.stderr.startswith("warning: dpmpp_2m-12 asks for noise levels 0.02 to 300")
     assert len(done.stderr.splitlines()) == 1
     assert run("sample", "-e", models["image"], "-n", 1).stderr == ""
-    assert outside_training(make_plan(sigma_min=0.002, sigma_max=160.0), IMAGES) is None
+    IMAGES.check_plan(make_plan(sigma_min=0.002, sigma_max=160.0))  # a warning would be an error here
 
 
 def test_plans_start_from_the_models_own():
@@ -138,14 +138,14 @@ def test_plans_start_from_the_models_own():
         return plan.name == other.name and np.array_equal(plan.sigmas, other.sigmas)
 
     own = make_plan("dpmpp_2m", 12, sigma_min=0.02, sigma_max=80.0)
-    assert same(choose_plan(IMAGES), own)
-    assert same(choose_plan(IMAGES, solver=None, steps=7), make_plan("dpmpp_2m", 7, sigma_min=0.02, sigma_max=80.0))
+    assert same(IMAGES.plan(), own)
+    assert same(IMAGES.plan(solver=None, steps=7), make_plan("dpmpp_2m", 7, sigma_min=0.02, sigma_max=80.0))
     narrow = replace(IMAGES, default_plan={"solver": "unipc", "steps": 9, "order": 3, "sigma_max": 40.0})
-    assert same(choose_plan(narrow, solver="heun"), make_plan("heun", sigma_max=40.0))
-    assert same(choose_plan(narrow, solver="ddpm", steps=50), make_plan("ddpm", 50))
-    assert same(choose_plan(narrow, schedule="cosine"), make_plan("unipc", 9, order=3, schedule="cosine"))
+    assert same(narrow.plan(solver="heun"), make_plan("heun", sigma_max=40.0))
+    assert same(narrow.plan(solver="ddpm", steps=50), make_plan("ddpm", 50))
+    assert same(narrow.plan(schedule="cosine"), make_plan("unipc", 9, order=3, schedule="cosine"))
     with pytest.raises(InputError, match="sigma_max"):
-        choose_plan(IMAGES, solver="ddpm", steps=50, sigma_max=10.0)
+        IMAGES.plan(solver="ddpm", steps=50, sigma_max=10.0)
 
 
 def test_classes_from_text():

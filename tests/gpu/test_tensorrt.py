@@ -11,7 +11,7 @@ from ncdeploy.build.engine import build_engine
 from ncdeploy.denoisers import EDM, UNet, UNetConfig
 from ncdeploy.export import export_onnx
 from ncdeploy.formats.profiles import profiles_for
-from ncdeploy.formats.sidecar import Options
+from ncdeploy.formats.sidecar import BuildOptions
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity import compare
 from ncdeploy.run import SampleOptions, sample
@@ -32,7 +32,7 @@ def build(folder, precision="fp32", options=None):
         torch.nn.init.normal_(parameter, std=fan**-0.5, generator=generator)
     graph = folder / "model.onnx"
     export_onnx(denoiser, graph, precision=precision)
-    options = options or Options()
+    options = options or BuildOptions()
     return build_engine(graph, folder / "model.plan", profiles_for(4, 16, 16), options, command="", reuse=False)
 
 
@@ -98,7 +98,7 @@ def test_layers_are_timed(plan):
 
 @pytest.mark.parametrize("option", ["stripped", "version_compatible", "weight_streaming", "refittable"])
 def test_every_kind_of_engine_agrees_with_the_graph(option, tmp_path):
-    made = build(tmp_path, options=Options(**{option: True}))
+    made = build(tmp_path, options=BuildOptions(**{option: True}))
     assert made.sidecar.parity["ok"]
     if option == "stripped":
         assert made.sidecar.plan_bytes < (tmp_path / "model.onnx").stat().st_size / 2

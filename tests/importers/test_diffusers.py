@@ -374,13 +374,10 @@ def test_without_diffusers_one_learns_what_to_install(tmp_path: Path, monkeypatc
 def test_another_solver_keeps_the_models_own_levels(
     tmp_path: Path, asked: dict[str, Any], schedule: str, first: float | None
 ) -> None:
-    from ncdeploy_cli.choices import choose_plan, outside_training
-
     save(tmp_path, NAMES[1])
     info = import_model(tmp_path).info
     assert info.default_plan["schedule"] == "table"
-    plan = choose_plan(info, **asked)
-    assert outside_training(plan, info) is None
+    plan = info.plan(**asked)  # a warning would be an error here
     levels = np.asarray(info.default_plan["levels"])
     own = all(np.isclose(levels, s, rtol=1e-9).any() for s in plan.sigmas[plan.evaluated])
     assert own == (schedule == "table")

@@ -10,9 +10,9 @@ import torch
 
 from keywords import grouped
 from ncdeploy import InputError, ModelInfo, NumericalError, Plan, SampleOptions, iterate, make_plan, sample
+from ncdeploy.result import Result
 from ncdeploy.sampling import noise_window
 from ncdeploy.sampling.noise import normal
-from ncdeploy.sampling.result import Result
 from ncdeploy.sampling.window import WindowTables
 from oracle import digits, error_curve
 

@@ -10,7 +10,7 @@ import torch
 from keywords import grouped
 from ncdeploy import InputError, ModelInfo, iterate, make_plan, sample
 from ncdeploy.guidance import Guided
-from ncdeploy.sampling.result import Result
+from ncdeploy.result import Result
 from oracle import GaussianMixture
 
 CLASSES = 3

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ncdeploy.backends.base import Closing
 from ncdeploy.backends.graphs.sweeps import Outcome, SweepDriver
 from ncdeploy.backends.graphs.tables import draw, draws_of, plan_tables, widest_window
 from ncdeploy.backends.onnxruntime import Session
@@ -20,10 +21,10 @@ from ncdeploy.formats.describe import describe
 from ncdeploy.formats.graphrecord import GraphRecord, record_of
 from ncdeploy.formats.onnxfile import is_onnx, read_onnx
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.result import Result
 from ncdeploy.sampling.noise import check_seeds
 from ncdeploy.sampling.parallel import TOLERANCE
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.result import Result
 
 
 def is_graph(path: str | os.PathLike[str]) -> bool:
@@ -32,7 +33,7 @@ def is_graph(path: str | os.PathLike[str]) -> bool:
     return file.is_file() and is_onnx(file) and record_of(path, read_onnx(path).metadata) is not None
 
 
-class GraphEngine:
+class GraphEngine(Closing):
     """A graph that runs a plan, opened.
 
     path:            sampler.onnx or sweep.onnx, as `ncdeploy.export.compose` writes them
@@ -119,6 +120,7 @@ class GraphEngine:
             samples=samples, depth=sum(depth for _, depth, _ in parts), sweeps=sweeps, residual=residual,
             nfe=float(evaluations.mean()) * self.info.evaluations, window=self.window(plan),
             wall_s=time.perf_counter() - start, engine_s=sum(seconds for _, _, seconds in parts),
+            info=self.info, labels=conditions.get("labels"),
         )  # fmt: skip
 
     def _batch(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ncdeploy.backends.tensorrt.callbacks import new_log, new_monitor, new_profiler
 from ncdeploy.errors import BackendError, DependencyError, OutOfMemoryError
 from ncdeploy.formats.profiles import Profile
-from ncdeploy.formats.sidecar import Options
+from ncdeploy.formats.sidecar import BuildOptions
 
 if TYPE_CHECKING:
     import tensorrt as api  # type: ignore[import-not-found]
@@ -49,7 +49,7 @@ def module(*, lean: bool = False) -> Any:
 def build(
     onnx: Path,
     profiles: Sequence[Profile],
-    options: Options,
+    options: BuildOptions,
     timing: bytes,
     on_progress: Callable[[str, int, int], None],
     cancelled: Callable[[], bool] = lambda: False,
@@ -87,7 +87,7 @@ def build(
     return bytes(plan), bytes(learnt.serialize())
 
 
-def _configure(trt: Any, config: "api.IBuilderConfig", options: Options) -> None:
+def _configure(trt: Any, config: "api.IBuilderConfig", options: BuildOptions) -> None:
     flag = trt.BuilderFlag
     wanted = {
         flag.TF32: options.tf32,

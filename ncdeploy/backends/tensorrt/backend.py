@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncdeploy.backends.base import check_inputs, tensor_on
+from ncdeploy.backends.base import Closing, check_inputs, tensor_on
 from ncdeploy.backends.tensorrt import adapter, cudart
 from ncdeploy.backends.tensorrt.layers import Layer, list_layers
 from ncdeploy.backends.tensorrt.preflight import check_engine, this_machine
@@ -26,7 +26,7 @@ from ncdeploy.formats.sidecar import Sidecar, digest, read_sidecar
 from ncdeploy.modelinfo import ModelInfo
 
 
-class TensorRTBackend:
+class TensorRTBackend(Closing):
     """An engine that `ncdeploy build` made for this machine, checked before TensorRT sees it.
 
     device: "cuda" or "cuda:N"

@@ -9,7 +9,7 @@ import pytest
 from ncdeploy.backends.tensorrt import adapter
 from ncdeploy.errors import BackendError, OutOfMemoryError
 from ncdeploy.formats.profiles import Profile
-from ncdeploy.formats.sidecar import Options
+from ncdeploy.formats.sidecar import BuildOptions
 
 FLAGS = ("TF32", "VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT", "REFIT_IDENTICAL", "WEIGHT_STREAMING")
 PROFILES = [Profile(least=1, best=4, most=4), Profile(least=5, best=32, most=64)]
@@ -40,13 +40,13 @@ def trt(monkeypatch):
 
 
 def build(options=None, timing=b"known", **given):
-    return adapter.build(Path("m.onnx"), PROFILES, options or Options(), timing, lambda *step: None, **given)
+    return adapter.build(Path("m.onnx"), PROFILES, options or BuildOptions(), timing, lambda *step: None, **given)
 
 
 def test_a_build_is_strongly_typed_with_every_flag_set_either_way(trt):
     builder = trt.Builder.return_value
     config = builder.create_builder_config.return_value
-    assert build(Options(tf32=True, refittable=True, workspace=1 << 20)) == (b"plan", b"learnt")
+    assert build(BuildOptions(tf32=True, refittable=True, workspace=1 << 20)) == (b"plan", b"learnt")
     builder.create_network.assert_called_once_with(1 << 1)
     assert [call.args[0] for call in config.set_flag.call_args_list] == ["TF32", "REFIT"]
     assert {call.args[0] for call in config.clear_flag.call_args_list} == set(FLAGS) - {"TF32", "REFIT"}
@@ -62,8 +62,8 @@ def test_a_build_is_strongly_typed_with_every_flag_set_either_way(trt):
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        (Options(stripped=True), ["STRIP_PLAN", "REFIT_IDENTICAL"]),
-        (Options(stripped=True, refittable=True), ["STRIP_PLAN", "REFIT"]),
+        (BuildOptions(stripped=True), ["STRIP_PLAN", "REFIT_IDENTICAL"]),
+        (BuildOptions(stripped=True, refittable=True), ["STRIP_PLAN", "REFIT"]),
     ],
 )
 def test_only_weights_that_can_come_back_are_stripped(trt, options, wanted):

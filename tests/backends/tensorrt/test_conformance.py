@@ -81,7 +81,7 @@ import tensorrt
 from ncdeploy.errors import BackendError
 from ncdeploy.backends.tensorrt import adapter
 from ncdeploy.backends.tensorrt.preflight import NEWEST, OLDEST, parse_version
-from ncdeploy.formats.sidecar import Options
+from ncdeploy.formats.sidecar import BuildOptions
 found, failure = adapter.installed()
 assert failure == "" and OLDEST <= parse_version(found)[:2] < NEWEST, found
 log = adapter.new_log(tensorrt)
@@ -107,7 +107,7 @@ assert isinstance(profiler, tensorrt.IProfiler)
 profiler.report_layer_time("gemm", 0.5)
 assert times == [("gemm", 0.5)]
 for use in (
-    lambda: adapter.build(Path("m.onnx"), [], Options(), b"", lambda *step: None),
+    lambda: adapter.build(Path("m.onnx"), [], BuildOptions(), b"", lambda *step: None),
     lambda: adapter.Engine(b"ftrt"),
 ):
     try:

@@ -18,7 +18,7 @@ from ncdeploy.backends.tensorrt.preflight import (
 from ncdeploy.build.cache import engine_file, engine_key, timing_file
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError
 from ncdeploy.formats.profiles import Profile, choose, profiles_for
-from ncdeploy.formats.sidecar import Options, Sidecar, digest, read_sidecar, sidecar_path, write_sidecar
+from ncdeploy.formats.sidecar import BuildOptions, Sidecar, digest, read_sidecar, sidecar_path, write_sidecar
 from tiny_models import IMAGES
 
 MACHINE = Machine(
@@ -36,7 +36,7 @@ RECORD = Sidecar(
     onnx_sha256="cd" * 32,
     model=IMAGES,
     profiles=profiles_for(16, 64, 32),
-    options=Options(),
+    options=BuildOptions(),
     layers={"fp16": 30},
     device_memory=1 << 20,
     command="ncdeploy build model.onnx -o model.plan",
@@ -62,7 +62,7 @@ def test_profiles_come_from_use():
 
 
 def test_the_key_changes_with_everything_that_matters_and_nothing_else():
-    base = ("ab" * 32, profiles_for(16, 64, 32), "fp16", Options(), MACHINE)
+    base = ("ab" * 32, profiles_for(16, 64, 32), "fp16", BuildOptions(), MACHINE)
     others = [
         ("ac" * 32, *base[1:]),
         (base[0], profiles_for(16, 64, 16), *base[2:]),
@@ -74,8 +74,8 @@ def test_the_key_changes_with_everything_that_matters_and_nothing_else():
     ]
     changed = {"hardware_compatible": "ampere_plus", "workspace": 1, "level": 4}
     others += [
-        (*base[:3], replace(Options(), **{field.name: changed.get(field.name, True)}), MACHINE)
-        for field in dataclasses.fields(Options)
+        (*base[:3], replace(BuildOptions(), **{field.name: changed.get(field.name, True)}), MACHINE)
+        for field in dataclasses.fields(BuildOptions)
     ]
     keys = [engine_key(*given) for given in [base, *others]]
     assert len(set(keys)) == len(keys)
@@ -122,12 +122,12 @@ def test_a_damaged_record_is_one_line(tmp_path, change, said):
 def test_options_are_checked():
     for wrong in ({"hardware_compatible": "all"}, {"level": 6}, {"workspace": 0}):
         with pytest.raises(InputError):
-            Options(**wrong)
+            BuildOptions(**wrong)
 
 
 def test_preflight():
     check_engine("m.plan", RECORD, RECORD.plan_sha256, MACHINE)
-    free = replace(RECORD, options=Options(version_compatible=True, hardware_compatible="ampere_plus"))
+    free = replace(RECORD, options=BuildOptions(version_compatible=True, hardware_compatible="ampere_plus"))
     check_engine("m.plan", free, RECORD.plan_sha256, replace(MACHINE, tensorrt="11.5.0.1", compute_capability=(8, 6)))
 
 
@@ -143,14 +143,20 @@ def test_preflight():
         ({}, {"compute_capability": (8, 9)}, BackendError, r"capability 9\.0 \(NVIDIA H200\), this GPU has 8\.9"),
         ({}, {"platform": "windows-amd64"}, BackendError, "for linux-x86_64, this is windows-amd64"),
         ({"plan_sha256": "00" * 32}, {}, FileError, "not the file"),
-        ({"options": Options(version_compatible=True)}, {"tensorrt": "11.3.0.9"}, BackendError, "from 11.4.0.106 on"),
-        ({"options": Options(version_compatible=True)}, {"tensorrt": "10.16.0.72"}, BackendError, "TensorRT 11 from"),
         (
-            {"options": Options(hardware_compatible="ampere_plus")}, {"compute_capability": (7, 5)}, BackendError,
+            {"options": BuildOptions(version_compatible=True)}, {"tensorrt": "11.3.0.9"}, BackendError,
+            "from 11.4.0.106 on",
+        ),
+        (
+            {"options": BuildOptions(version_compatible=True)}, {"tensorrt": "10.16.0.72"}, BackendError,
+            "TensorRT 11 from",
+        ),
+        (
+            {"options": BuildOptions(hardware_compatible="ampere_plus")}, {"compute_capability": (7, 5)}, BackendError,
             "this GPU has 7.5",
         ),
         (
-            {"options": Options(hardware_compatible="same_compute_capability")}, {"compute_capability": (8, 9)},
+            {"options": BuildOptions(hardware_compatible="same_compute_capability")}, {"compute_capability": (8, 9)},
             BackendError, "this GPU has 8.9",
         ),
     ],

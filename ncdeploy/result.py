@@ -1,0 +1,61 @@
+"""What a sampling run returns."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncdeploy.errors import InputError
+from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.sampling.arrays import to_host
+from ncdeploy.sampling.result import Choice
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """A finished run of n samples.
+
+    samples:  [n, *shape], array kind and dtype of the run, in model units
+    depth:    network calls made one after another
+    nfe:      rows the network evaluated per sample, on average; guidance takes two for each D
+    sweeps:   int64 [n], network calls each sample took part in
+    residual: float64 [n], largest residual that was accepted, relative to sigma; 0 for sequential runs
+    wall_s:   seconds of the whole run; engine_s: those spent inside the network
+    window:   evaluated nodes per sample and sweep at the start, None for sequential
+    choice:   what window="auto" chose, and why; None where the caller did
+    info:     of the model, where it has one; labels: int64 [n], or None
+    """
+
+    samples: Any
+    depth: int
+    nfe: float
+    sweeps: NDArray[np.int64]
+    residual: NDArray[np.float64]
+    wall_s: float
+    engine_s: float
+    window: int | None = None
+    choice: Choice | None = None
+    info: ModelInfo | None = None
+    labels: NDArray[np.int64] | None = None
+
+    def to_data(self) -> NDArray[np.float32]:
+        """The samples as a NumPy array in the units of the training data. Raises InputError without an info."""
+        info = self._known()
+        return np.asarray(info.to_data_units(to_host(self.samples).astype(np.float64)), np.float32)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a .png (a grid of pictures, or a plot of points), .npz or .npy, or a folder of pictures.
+
+        .npz has `samples`, in the units of the training data, and `labels` where there are any; .npy the samples alone.
+        Raises InputError for samples that the kind cannot hold, or without an info, and FileError for the place.
+        """
+        from ncdeploy.drawing.images import save_samples
+
+        save_samples(os.fspath(path), to_host(self.samples), self._known(), labels=self.labels)
+
+    def _known(self) -> ModelInfo:
+        if self.info is None:
+            raise InputError("result: the denoiser has no info that says what its units are; take result.samples")
+        return self.info
