@@ -4,14 +4,14 @@ import os
 import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
 from ncdeploy.backends.tensorrt.layers import Layer
 from ncdeploy.bundle import open_bundle
 from ncdeploy.errors import DependencyError, FileError
-from ncdeploy.formats.filetype import detect, is_bundle, read_head
+from ncdeploy.formats.filetype import Kind, detect, is_bundle, read_head
 from ncdeploy.formats.graphrecord import GRAPH_KEY, record_of
 from ncdeploy.formats.onnxfile import Port, read_onnx
 from ncdeploy.formats.sidecar import digest, read_sidecar
@@ -84,12 +84,15 @@ def inspect_file(path: str | os.PathLike[str], *, allow_module: bool = False) ->
         return _bundle(path)
     if read_head(path).startswith(b"PK") and _is_npz(file):
         return _npz(path, file)
-    kind = detect(path)
-    if kind == "onnx":
-        return _onnx(path, file)
-    if kind == "torch":
-        return _torch(path, file, allow_module)
-    return _plan(path, file)
+    match detect(path):
+        case Kind.ONNX:
+            return _onnx(path, file)
+        case Kind.TORCH:
+            return _torch(path, file, allow_module)
+        case Kind.TENSORRT:
+            return _plan(path, file)
+        case unknown:
+            assert_never(unknown)
 
 
 def _bundle(path: str | os.PathLike[str]) -> Inspection:

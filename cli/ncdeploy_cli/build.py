@@ -85,14 +85,14 @@ def build(
     from ncdeploy.backends.tensorrt.preflight import check_machine, this_machine
     from ncdeploy.errors import InputError
     from ncdeploy.files import check_writable
-    from ncdeploy.formats.filetype import detect
+    from ncdeploy.formats.filetype import Kind, detect
     from ncdeploy.formats.profiles import profiles_for
     from ncdeploy.formats.sidecar import BuildOptions
 
     kind = detect(model)
-    if kind == "tensorrt":
+    if kind is not Kind.ONNX and kind is not Kind.TORCH:
         raise InputError(f"{model}: is an engine already; give the model.onnx or model.pt it comes from")
-    if kind == "onnx" and precision is not None:
+    if kind is Kind.ONNX and precision is not None:
         raise InputError(
             f"--precision: {model} has its own; ncdeploy export model.pt --precision {precision} changes it"
         )
@@ -112,17 +112,17 @@ def build(
         workspace=None if workspace is None else workspace << 20,
         level=optimization_level,
     )
-    exported = target.with_suffix(".onnx") if kind == "torch" else model
+    exported = target.with_suffix(".onnx") if kind is Kind.TORCH else model
     instead = f"ncdeploy sample --engine {exported}"
     check_machine(
-        this_machine(int(number or 0)), f"ncdeploy export {model} && {instead}" if kind == "torch" else instead
+        this_machine(int(number or 0)), f"ncdeploy export {model} && {instead}" if kind is Kind.TORCH else instead
     )
     with console.progress("starting", 1, "steps") as bar:
 
         def stage(text: str) -> None:
             bar.update(bar.task_ids[0], description=text)
 
-        if kind == "torch":
+        if kind is Kind.TORCH:
             from ncdeploy.export import export_onnx  # first: without PyTorch it says what to install
             from ncdeploy.denoisers.checkpoint import load_model  # isort: skip
 

@@ -2,19 +2,27 @@
 
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ncdeploy.backends.base import Backend
+from ncdeploy.backends.base import Backend, Opening
 from ncdeploy.errors import InputError
 from ncdeploy.formats.describe import describes_itself
-from ncdeploy.formats.filetype import detect, is_bundle
+from ncdeploy.formats.filetype import Kind, detect, is_bundle
 from ncdeploy.modelinfo import ModelInfo
 
 if TYPE_CHECKING:
     from ncdeploy.formats.bundle import Bundle
 
 __all__ = ["Backend", "open_engine"]
+
+# Kind of file -> the module here whose open_file(path, opening) opens it; imported when there is such a file.
+OPENERS = {
+    Kind.ONNX: "onnxruntime",
+    Kind.TENSORRT: "tensorrt.backend",
+    Kind.TORCH: "torch",
+}
 
 
 def open_engine(
@@ -48,28 +56,11 @@ def open_engine(
         raise InputError(f"threads: got {threads}, expected at least 1, or none for the runtime's default")
     if not isinstance(path, str | os.PathLike) or is_bundle(path):
         path, info = _bundle_engine(path, info)
-    kind = detect(path)
-    if kind == "onnx":
-        if mode is not None:
-            raise InputError(f"mode: {path} runs in ONNX Runtime, which has none; leave it out")
-        from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend
-
-        return OnnxRuntimeBackend(path, device=device, threads=threads, providers=providers, info=info)
-    if kind == "tensorrt":
-        if threads is not None or providers is not None or info is not None:
-            raise InputError(f"{path}: a TensorRT engine takes no threads, providers or description of the model")
-        if mode not in (None, "graphs", "eager"):
-            raise InputError(f"mode: got {mode!r}, expected graphs or eager for a TensorRT engine")
-        from ncdeploy.backends.tensorrt.backend import TensorRTBackend
-
-        return TensorRTBackend(path, device="cuda" if device == "cpu" else device, graphs=mode != "eager")
-    if providers is not None:
-        raise InputError(f"providers: {path} runs in PyTorch, which has none; choose with device instead")
-    if info is not None:
-        raise InputError(f"{path} describes itself; leave out the options that describe the model")
-    from ncdeploy.backends.torch import TorchBackend
-
-    return TorchBackend(path, device=device, threads=threads, allow_module=allow_module, mode=mode or "eager")
+    opening = Opening(
+        device=device, threads=threads, providers=providers, info=info, allow_module=allow_module, mode=mode
+    )
+    opened: Backend = import_module(f"{__name__}.{OPENERS[detect(path)]}").open_file(path, opening)
+    return opened
 
 
 def _bundle_engine(

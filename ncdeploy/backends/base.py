@@ -7,6 +7,8 @@
 Each row has its own sigma. The result is a fresh array that the caller owns.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, Self
 
@@ -40,6 +42,21 @@ class Backend(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *error: object) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How a file is to be opened: the arguments of `ncdeploy.open_engine`, which documents them.
+
+    Whoever opens a kind of file refuses those that have no meaning for it, with InputError.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    providers: Sequence[str] | None = None
+    info: ModelInfo | None = None
+    allow_module: bool = False
+    mode: str | None = None
 
 
 class Closing:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncdeploy.backends.base import Closing, check_inputs, tensor_on
+from ncdeploy.backends.base import Closing, Opening, check_inputs, tensor_on
 from ncdeploy.backends.providers import (
     LOG_FATAL,
     PROVIDERS,
@@ -222,3 +222,12 @@ def _load_error(path: str | os.PathLike[str], error: Exception, info: ModelInfo)
 def _first_line(error: Exception) -> str:
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line.removeprefix("[ONNXRuntimeError] : ")
+
+
+def open_file(path: str | os.PathLike[str], opening: Opening) -> OnnxRuntimeBackend:
+    """An .onnx for `open_engine`."""
+    if opening.mode is not None:
+        raise InputError(f"mode: {path} runs in ONNX Runtime, which has none; leave it out")
+    return OnnxRuntimeBackend(
+        path, device=opening.device, threads=opening.threads, providers=opening.providers, info=opening.info
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ncdeploy.backends.base import Closing, check_inputs
+from ncdeploy.backends.base import Closing, Opening, check_inputs
 from ncdeploy.errors import BackendError, DependencyError, InputError, OutOfMemoryError
 from ncdeploy.modelinfo import ModelInfo
 
@@ -147,3 +147,15 @@ def _device(name: str) -> torch.device:
             f"device {name}: PyTorch sees {count} CUDA devices; use --device cpu, or see ncdeploy doctor"
         )
     return torch.device("cuda", int(index or 0))
+
+
+def open_file(path: str | os.PathLike[str], opening: Opening) -> TorchBackend:
+    """A model.pt or .safetensors for `open_engine`."""
+    if opening.providers is not None:
+        raise InputError(f"providers: {path} runs in PyTorch, which has none; choose with device instead")
+    if opening.info is not None:
+        raise InputError(f"{path} describes itself; leave out the options that describe the model")
+    return TorchBackend(
+        path, device=opening.device, threads=opening.threads, allow_module=opening.allow_module,
+        mode=opening.mode or "eager",
+    )  # fmt: skip

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, assert_never
 
 import numpy as np
 
@@ -112,9 +112,9 @@ def make_bundle(
     return open_bundle(output)
 
 
-def _kind(engine: str | os.PathLike[str]) -> Kind:
+def _kind(engine: str | os.PathLike[str]) -> Literal[Kind.ONNX, Kind.TENSORRT]:
     kind = detect(engine)
-    if kind == "torch":
+    if kind is Kind.TORCH:
         raise FileError(f"{engine}: is a PyTorch model, expected model.onnx or model.plan; see ncdeploy export")
     return kind
 
@@ -124,14 +124,18 @@ def engine_info(engine: str | os.PathLike[str], info: ModelInfo | None = None) -
 
     info, and errors: as for `make_bundle`
     """
-    if _kind(engine) == "onnx":
-        file = read_onnx(engine)
-        model = describe(engine, file, info)
-        check_graph(engine, file, model)
-        return model
-    if info is not None:
-        raise InputError(f"{engine} describes itself; leave out the options that describe the model")
-    return read_sidecar(engine).model
+    match _kind(engine):
+        case Kind.ONNX:
+            file = read_onnx(engine)
+            model = describe(engine, file, info)
+            check_graph(engine, file, model)
+            return model
+        case Kind.TENSORRT:
+            if info is not None:
+                raise InputError(f"{engine} describes itself; leave out the options that describe the model")
+            return read_sidecar(engine).model
+        case unknown:
+            assert_never(unknown)
 
 
 def _suited(plans: Sequence[Plan], model: ModelInfo, window: int, tolerance: float) -> dict[str, BundledPlan]:
@@ -158,14 +162,21 @@ def _suited(plans: Sequence[Plan], model: ModelInfo, window: int, tolerance: flo
 
 
 def _copies(
-    engine: str | os.PathLike[str], kind: Kind, graphs: Sequence[str | os.PathLike[str]], model: ModelInfo
-) -> dict[str, Path]:  # fmt: skip
+    engine: str | os.PathLike[str],
+    kind: Literal[Kind.ONNX, Kind.TENSORRT],
+    graphs: Sequence[str | os.PathLike[str]],
+    model: ModelInfo,
+) -> dict[str, Path]:
     """What is copied, by its name in the bundle; the engine is first."""
-    copies = (
-        {"model.onnx": Path(engine)} if kind == "onnx" else {"model.plan": Path(engine), SIDECAR: sidecar_path(engine)}
-    )
+    match kind:
+        case Kind.ONNX:
+            copies = {"model.onnx": Path(engine)}
+        case Kind.TENSORRT:
+            copies = {"model.plan": Path(engine), SIDECAR: sidecar_path(engine)}
+        case unknown:
+            assert_never(unknown)
     for graph in map(Path, graphs):
-        if detect(graph) != "onnx":
+        if detect(graph) is not Kind.ONNX:
             raise FileError(f"{graph}: is not an ONNX graph; expected one of ncdeploy export")
         if not (NAME.fullmatch(graph.name) and graph.suffix == ".onnx"):
             raise InputError(f"graph {graph.name!a}: expected a name of letters, digits, _ and -, ending in .onnx")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.formats.filetype import detect, is_bundle
+from ncdeploy.formats.filetype import Kind, detect, is_bundle
 from ncdeploy.formats.graphrecord import record_of
 from ncdeploy.formats.onnxfile import OnnxFile, Port, read_onnx
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
@@ -14,7 +14,7 @@ FLAGS = "--sigma-min, --sigma-max and --sigma-data (and --num-classes if it take
 
 def describes_itself(path: str | os.PathLike[str]) -> bool:
     """Whether a model file carries its record: every one but a foreign ONNX file. Raises FileError as `detect` does."""
-    return is_bundle(path) or detect(path) != "onnx" or METADATA_KEY in read_onnx(path).metadata
+    return is_bundle(path) or detect(path) is not Kind.ONNX or METADATA_KEY in read_onnx(path).metadata
 
 
 def describe(path: str | os.PathLike[str], file: OnnxFile, given: ModelInfo | None = None) -> ModelInfo:

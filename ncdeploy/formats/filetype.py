@@ -2,16 +2,28 @@
 
 import os
 import zipfile
+from enum import Enum
 from pathlib import Path
-from typing import Literal
 
 from ncdeploy.errors import FileError
 from ncdeploy.formats.onnxfile import is_onnx
 
-Kind = Literal["torch", "onnx", "tensorrt"]
 
-ENGINE_MAGICS = (b"ftrt", b"ptrt", b"trtf", b"trtp")
-ENGINE_SUFFIXES = (".plan", ".engine", ".trt")
+class Kind(Enum):
+    """Whose file an engine is, and how such files begin where that alone tells.
+
+    Whoever asks for a kind matches every one, ending in assert_never: the type checker lists what a new one needs.
+    """
+
+    TORCH = ("torch",)
+    ONNX = ("onnx",)
+    TENSORRT = ("tensorrt", b"ftrt", b"ptrt", b"trtf", b"trtp")
+
+    def __init__(self, name: str, *magics: bytes) -> None:
+        self.magics = magics
+
+
+ENGINE_SUFFIXES = (".plan", ".engine", ".trt")  # of TensorRT, whatever is inside
 EXPECTED = "expected a model.pt or .safetensors (ncdeploy train, import), a model.onnx (export) or a bundle"
 MANIFEST = "manifest.json"
 
@@ -24,15 +36,18 @@ def detect(path: str | os.PathLike[str]) -> Kind:
     file = Path(path).expanduser()
     head = read_head(path, 9)
     if head[8:] == b"{" and head[4:8] == bytes(4):  # safetensors: a length of 8 bytes, then JSON
-        return "torch"
+        return Kind.TORCH
     if head.startswith(b"PK"):
         return _zip_kind(path, file)
-    if head.startswith(ENGINE_MAGICS) or file.suffix in ENGINE_SUFFIXES:
-        return "tensorrt"
+    for kind in Kind:
+        if head.startswith(kind.magics):
+            return kind
+    if file.suffix in ENGINE_SUFFIXES:
+        return Kind.TENSORRT
     if head.startswith(b"\x80"):
         raise FileError(f"{path}: is a bare Python pickle, which can run code, so it was not opened; {EXPECTED}")
     if is_onnx(file):
-        return "onnx"
+        return Kind.ONNX
     raise FileError(f"{path}: is not a model file; {EXPECTED}")
 
 
@@ -67,7 +82,7 @@ def _zip_kind(path: str | os.PathLike[str], file: Path) -> Kind:
     except (zipfile.BadZipFile, OSError, ValueError) as e:
         raise FileError(f"{path}: is truncated or damaged; copy or make it again") from e
     if any(name.endswith("/data.pkl") for name in names):
-        return "torch"
+        return Kind.TORCH
     if names and all(name.endswith(".npy") for name in names):
         raise FileError(f"{path}: is an archive of NumPy arrays, not a model; {EXPECTED}")
     raise FileError(f"{path}: is a zip archive, not a model; {EXPECTED}")

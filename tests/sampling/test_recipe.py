@@ -19,6 +19,7 @@ def same(a: Plan, b: Plan) -> bool:
 
 def test_tables_are_complete_and_true() -> None:
     assert set(recipe.SOLVERS) == set(dir(solvers))
+    assert not set(solvers.FILES) & set(solvers.FILES.values())  # such a module would hide the solver
     assert set(recipe.SCHEDULES) == set(recipe.SCHEDULE_OPTIONS)
     for name, function in recipe.SCHEDULES.items():
         assert set(recipe.SCHEDULE_OPTIONS[name]) <= set(inspect.signature(function).parameters)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncdeploy.backends.base import Closing, check_inputs, tensor_on
+from ncdeploy.backends.base import Closing, Opening, check_inputs, tensor_on
 from ncdeploy.backends.tensorrt import adapter, cudart
 from ncdeploy.backends.tensorrt.layers import Layer, list_layers
 from ncdeploy.backends.tensorrt.preflight import check_engine, this_machine
@@ -192,3 +192,13 @@ def _weights(plan: Path, sidecar: Sidecar) -> Path:
     if not graph.is_file() or digest(graph) != sidecar.onnx_sha256:
         raise FileError(f"{plan}: has no weights of its own; put the {sidecar.onnx} it was built from beside it")
     return graph
+
+
+def open_file(path: str | os.PathLike[str], opening: Opening) -> TensorRTBackend:
+    """A .plan for `open_engine`; it runs on CUDA alone, which "cpu", the default, then means."""
+    if opening.threads is not None or opening.providers is not None or opening.info is not None:
+        raise InputError(f"{path}: a TensorRT engine takes no threads, providers or description of the model")
+    if opening.mode not in (None, "graphs", "eager"):
+        raise InputError(f"mode: got {opening.mode!r}, expected graphs or eager for a TensorRT engine")
+    device = "cuda" if opening.device == "cpu" else opening.device
+    return TensorRTBackend(path, device=device, graphs=opening.mode != "eager")

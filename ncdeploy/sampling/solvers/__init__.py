@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ncdeploy.sampling.solvers.posterior import ddpm as ddpm
     from ncdeploy.sampling.solvers.predictor_corrector import unipc as unipc
 
-# Solver -> its file, looked up on first use, so that their names cost nothing.
+# Solver -> its file, looked up on first use, so that their names cost nothing. A file named as a solver would hide it.
 FILES = {
     "ddpm": "posterior",
     "ddim": "posterior",
