@@ -90,7 +90,7 @@ def check_folder_of(path: str | os.PathLike[str], parent: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield an empty temporary file with the same suffix in the same folder, and move it to `path` if the body succeeds.
+    """Yield an empty temporary file of the same suffix in the same folder, and move it to `path` if the body succeeds.
 
     A reader sees the old file or the new one, never a part, whenever the power fails; a failure leaves the old file and
     no debris. The new file has the mode of the old one, or what the umask says. Raises FileError if the file cannot be
