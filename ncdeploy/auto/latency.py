@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.formats.strictjson import parse
+from ncdeploy.records.strictjson import parse
 from ncdeploy.sampling.arrays import device_of, namespace, to_host
 from ncdeploy.sampling.plan import Floats
 
