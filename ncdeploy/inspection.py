@@ -11,6 +11,7 @@ import numpy as np
 from ncdeploy.backends.tensorrt.layers import Layer
 from ncdeploy.bundle import open_bundle
 from ncdeploy.errors import DependencyError, FileError
+from ncdeploy.formats.arrays import read_arrays
 from ncdeploy.formats.filetype import Kind, detect, is_bundle, read_head
 from ncdeploy.formats.graphrecord import GRAPH_KEY, record_of
 from ncdeploy.formats.onnxfile import Port, read_onnx
@@ -189,20 +190,16 @@ def _is_npz(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError):
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def _npz(path: str | os.PathLike[str], file: Path) -> Inspection:
     arrays: dict[str, Any] = {}
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            for name in archive.files:
-                array = archive[name]
-                arrays[name] = {"dtype": str(array.dtype), "shape": list(array.shape)}
-                if array.size and array.dtype.kind in "fiu":
-                    arrays[name] |= {"min": float(array.min()), "max": float(array.max()), "mean": float(array.mean())}
-    except (ValueError, OSError, zipfile.BadZipFile) as e:
-        raise FileError(f"{path}: an array cannot be read ({e}); copy or make the file again") from e
+    for name, array in read_arrays(path).items():
+        arrays[name] = {"dtype": str(array.dtype), "shape": list(array.shape)}
+        if array.size and array.dtype.kind in "fiu":
+            with np.errstate(over="ignore", invalid="ignore"):  # values that are infinite, or have no sum
+                arrays[name] |= {"min": float(array.min()), "max": float(array.max()), "mean": float(array.mean())}
     return Inspection(kind="samples", size=file.stat().st_size, details={"arrays": arrays})

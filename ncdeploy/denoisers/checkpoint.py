@@ -6,6 +6,7 @@ weights         dict of name -> tensor (after training: the exponential moving a
 info            str: ModelInfo as JSON, with the digest of the weights
 record          dict: the training record, JSON-able
 training_state  optional dict of plain values and tensors: what resuming needs
+digest          str: SHA-256 of all of the above but the weights, as `content_digest` takes it; earlier files have none
 
 A name that ends in .safetensors writes the twin (`safetensors_file`); readers tell the two apart by their content.
 """
@@ -15,9 +16,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +27,15 @@ from torch import Tensor
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.factory import NETWORKS, build, count_values
 from ncdeploy.denoisers.safetensors_file import KEY, is_safetensors, read_file, read_tensors, write_file
+from ncdeploy.denoisers.torchfile import pickle_head, read_torch
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write
+from ncdeploy.files import atomic_write, regular_file
+from ncdeploy.formats.archive import is_archive
 from ncdeploy.modelinfo import ModelInfo
 
 FORMAT = 1
 FIELDS = {"config": dict, "weights": dict, "info": str, "record": dict}
+MARKS = [b"X" + len(name).to_bytes(4, "little") + name.encode() for name in ("format", *FIELDS)]  # names in a pickle
 
 
 def save_model(
@@ -64,14 +65,15 @@ def save_model(
         plain = json.loads(json.dumps(dict(record or {})))
     except (TypeError, ValueError) as e:
         raise InputError(f"record: cannot be written as JSON: {e}") from e
-    about = {"format": FORMAT, "config": denoiser.config, "info": info.to_json(), "record": plain}
-    if twin:
-        write_file(path, weights, about)
-        return
-    payload = {**about, "weights": weights}
+    payload: dict[str, Any] = {"format": FORMAT, "config": denoiser.config, "info": info.to_json(), "record": plain}
     if training_state is not None:
         _require_plain(training_state, "training_state")
         payload["training_state"] = dict(training_state)
+    payload["digest"] = content_digest(payload)
+    if twin:
+        write_file(path, weights, payload)
+        return
+    payload["weights"] = weights
     with atomic_write(path) as temporary, temporary.open("wb") as f:
         try:
             torch.save(payload, f)
@@ -92,7 +94,8 @@ def load_model(path: str | os.PathLike[str], *, allow_module: bool = False) -> D
     payload = _read(path)
     try:
         info = ModelInfo.from_json(payload["info"])
-        wanted, held = count_values(payload["config"]), sum(tensor.numel() for tensor in payload["weights"].values())
+        held = sum(tensor.numel() for tensor in payload["weights"].values())
+        wanted = count_values(payload["config"], tensors=len(payload["weights"]))
         if wanted > 2 * held:  # no memory for a network that the file cannot fill; smaller faults are named below
             raise FileError(f"config and weights do not belong together: {wanted} numbers wanted, {held} in the file")
         with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
@@ -119,11 +122,10 @@ def is_model_file(path: str | os.PathLike[str]) -> bool:
             return False
         if is_safetensors(file):
             return KEY in read_tensors(file)[1]
-        with zipfile.ZipFile(file), warnings.catch_warnings(action="ignore"):
-            payload = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # foreign files fail anywhere inside a reader
+    except (FileError, OSError):
         return False
-    return isinstance(payload, dict) and "format" in payload and "config" in payload and "weights" in payload
+    head = pickle_head(file)
+    return all(mark in head for mark in MARKS)
 
 
 def wants_safetensors(path: str | os.PathLike[str]) -> bool:
@@ -155,6 +157,31 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def content_digest(payload: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of the fields of a model file but its weights, which have a digest of their own."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(weights_digest({"": value}).encode())
+        elif isinstance(value, Mapping):
+            digest.update(b"{")
+            for key in sorted(value, key=str):
+                add(key)
+                add(value[key])
+            digest.update(b"}")
+        elif isinstance(value, (list, tuple)):
+            digest.update(b"[")
+            for item in value:
+                add(item)
+            digest.update(b"]")
+        else:
+            digest.update(f"{value!r} ".encode())
+
+    add({name: value for name, value in payload.items() if name not in ("weights", "digest")})
+    return digest.hexdigest()
+
+
 def package_versions() -> dict[str, str]:
     """Versions of the packages that make a model file; ncdeploy itself only where it is installed."""
     versions = {"torch": str(torch.__version__)}
@@ -164,28 +191,16 @@ def package_versions() -> dict[str, str]:
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    file = Path(path).expanduser()
-    if file.is_dir():
-        raise FileError(f"{path}: is a folder, expected a model file")
-    if not file.exists():
-        raise FileError(f"{path}: there is no such file; make one with: ncdeploy train -o {file.name}")
+    make = f"make one with: ncdeploy train -o {Path(path).name}"
+    file = regular_file(path, make)
     try:
-        with file.open("rb") as f:
-            start = f.read(2)
+        if is_safetensors(file):
+            return _checked(path, read_file(path))
+        if not is_archive(file):
+            raise FileError(f"{path}: not a model file; expected one that `ncdeploy train` wrote")
     except OSError as e:
         raise FileError(f"{path}: cannot be read: {e.strerror or e}") from e
-    if is_safetensors(file):
-        return _checked(path, read_file(path))
-    if not zipfile.is_zipfile(file):
-        if start == b"PK":
-            raise FileError(f"{path}: the file is truncated; copy or train it again")
-        raise FileError(f"{path}: not a model file; expected one that `ncdeploy train` wrote")
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            payload = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e:  # a damaged or hostile file may fail anywhere inside the reader
-        raise FileError(f"{path}: {_explain(e)}") from e
-    return _checked(path, payload)
+    return _checked(path, read_torch(path))
 
 
 def _checked(path: str | os.PathLike[str], payload: Any) -> dict[str, Any]:
@@ -199,14 +214,13 @@ def _checked(path: str | os.PathLike[str], payload: Any) -> dict[str, Any]:
             raise FileError(f"{path}: the field {name!r} is missing or damaged; copy or train the file again")
     if not all(isinstance(tensor, Tensor) for tensor in payload["weights"].values()):
         raise FileError(f"{path}: the weights are not all tensors; the file was altered")
+    try:
+        json.dumps([payload["config"], payload["record"]])
+    except (TypeError, ValueError) as e:
+        raise FileError(f"{path}: its config or record holds something that is no setting ({e})") from e
+    if payload.get("digest") is not None and payload["digest"] != content_digest(payload):
+        raise FileError(f"{path}: differs from its recorded digest; the file was altered, copy it again")
     return payload
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):
-        return "holds Python objects that could run code, so it was not opened; save plain weights with save_model"
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"damaged, cannot be read ({reason}); copy or train the file again"
 
 
 def _check_weights(path: str | os.PathLike[str], wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -214,10 +228,8 @@ def _check_weights(path: str | os.PathLike[str], wanted: Mapping[str, Tensor], f
         problem = "lacks" if name in wanted else "has unknown"
         raise FileError(f"{path}: {problem} weight {name!r}; config and weights do not belong together")
     for name, tensor in wanted.items():
-        if found[name].layout != torch.strided or found[name].is_floating_point() != tensor.is_floating_point():
-            raise FileError(
-                f"{path}: weight {name!r} is {found[name].dtype}, {found[name].layout}; the file was altered"
-            )
+        if found[name].is_floating_point() != tensor.is_floating_point():
+            raise FileError(f"{path}: weight {name!r} is {found[name].dtype}; the file was altered")
         if tensor.shape != found[name].shape:
             shapes = f"{tuple(found[name].shape)}, the config wants {tuple(tensor.shape)}"
             raise FileError(f"{path}: weight {name!r} has shape {shapes}; config and weights do not belong together")

@@ -1,7 +1,9 @@
 """From a JSON-able config to a denoiser, and a sensible config for data of a given shape."""
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -104,18 +106,41 @@ def _build(config: Mapping[str, Any]) -> Denoiser:
     raise InputError(f"config: got kind {kind!r}, expected edm, vp, vp_sde, ve_sde or mixture")
 
 
-def count_values(config: Mapping[str, Any]) -> int:
+def count_values(config: Mapping[str, Any], *, tensors: int) -> int:
     """How many numbers the weights of this config hold; no memory is taken for them. 0 for a factory's network.
+
+    tensors: that there are of these weights; a network that has far more is not built to its end
 
     Raises as `build` does.
     """
     if named_factory(config) is not None:
         return 0
-    components = config.get("components")  # of a mixture, whose means are checked and hence cannot be on "meta"
-    if type(components) is int:
-        return components
-    with torch.device("meta"):
+    components, shape = config.get("components"), config.get("shape")
+    if type(components) is int and isinstance(shape, list) and all(type(n) is int for n in shape):
+        return components * math.prod(shape)  # of a mixture, whose means are checked and hence cannot be on "meta"
+    with without_memory(tensors):
         return sum(tensor.numel() for tensor in build(config).state_dict().values())
+
+
+@contextlib.contextmanager
+def without_memory(tensors: int) -> Iterator[None]:
+    """Networks made in the body are on "meta". One with far more parameters than there are tensors for it, as a
+    damaged or hostile config asks for, raises InputError before it is whole."""
+    most, thread = 2 * tensors + 64, threading.get_ident()
+    count = 0
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > most:
+            raise InputError(f"asks for more than {most} weights, and there are {tensors}")
+
+    hook = torch.nn.modules.module.register_module_parameter_registration_hook(registered)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        hook.remove()
 
 
 def build_network(config: Mapping[str, Any], info: ModelInfo) -> nn.Module:

@@ -1,7 +1,7 @@
 """model.safetensors: the twin of model.pt in a format that cannot hold code (huggingface/safetensors).
 
 tensors           the weights, name -> tensor
-metadata          "ncdeploy": JSON of {"format": 1, "config": {...}, "info": "...", "record": {...}}, as in model.pt
+metadata          "ncdeploy": JSON of format, config, info, record and digest, as in model.pt
 
 There is no training_state: it holds more than tensors.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ncdeploy.denoisers.torchfile import check_payload
 from ncdeploy.errors import DependencyError, FileError
 from ncdeploy.files import atomic_write
 
@@ -53,7 +54,12 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileError(f"{path}: its description is not JSON ({e}); the file was altered") from e
     if not isinstance(description, dict):
         raise FileError(f"{path}: its description is damaged; copy the file again")
-    return {**description, "weights": weights}
+    payload = {**description, "weights": weights}
+    try:
+        check_payload(payload, Path(path).expanduser().stat().st_size)
+    except FileError as e:
+        raise FileError(f"{path}: {e}") from e
+    return payload
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -9,7 +9,6 @@ the solvers here have variances of their own.
 
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,9 +16,11 @@ import torch
 from torch import Tensor
 
 from ncdeploy.denoisers.base import Denoiser
+from ncdeploy.denoisers.factory import without_memory
 from ncdeploy.denoisers.foreign.guided import GuidedUNet, GuidedUNetConfig
 from ncdeploy.denoisers.noise_table import NoiseTable
 from ncdeploy.denoisers.precondition import VP, Prediction
+from ncdeploy.denoisers.torchfile import pickle_head
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.importers.weights import read_weights
 from ncdeploy.modelinfo import ModelInfo
@@ -29,7 +30,6 @@ NEEDED = (
     "input_blocks.0.0.weight", "input_blocks.1.0.emb_layers.1.weight", "output_blocks.0.0.in_layers.0.weight",
     "out.2.weight", "time_embed.0.weight",
 )  # fmt: skip
-_HEAD = 1 << 22  # bytes in which the names of a file stand: they come before its tensors
 _CLASSIFIER = "the noisy classifiers of that project have no output_blocks and are not denoisers"
 
 RESIDUAL = {
@@ -41,20 +41,7 @@ ATTENTION = {"norm": "norm", "query_key_value": "qkv", "outer": "proj_out"}
 
 def can_import(path: str | os.PathLike[str]) -> bool:
     """Whether the file looks like one, by the names in it; nothing of it is executed."""
-    file = Path(path).expanduser()
-    try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                inner = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
-                if inner is None:
-                    return False
-                with archive.open(inner) as f:
-                    head = f.read(_HEAD)
-        else:
-            with file.open("rb") as f:
-                head = f.read(_HEAD)
-    except Exception:  # a damaged archive fails in a dozen ways
-        return False
+    head = pickle_head(Path(path).expanduser())
     return head.startswith(b"\x80") and all(mark in head for mark in MARKS)
 
 
@@ -112,7 +99,7 @@ def load(
     num_classes = len(weights["label_emb.weight"]) if "label_emb.weight" in weights else 0
     shape = (channels, image_size, image_size)
     config.check(shape)
-    with torch.device("meta"):  # what a damaged file claims must not be allocated before it is checked
+    with without_memory(len(weights)):  # what a damaged file claims must not be allocated before it is checked
         wanted = GuidedUNet(shape, config, num_classes).state_dict()
     ours = convert(path, weights, wanted, config, legacy_order=not new_attention_order)
     with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
@@ -152,10 +139,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Names and tensors, in float32, on the CPU. Raises FileError for anything else, as `read_weights` does."""
     found = read_weights(path)
     for name, tensor in found.items():
-        plain = tensor.layout == torch.strided and tensor.is_floating_point()
-        # A view may claim more values than the file holds.
-        if not plain or not tensor.is_contiguous() or tensor.numel() == 0 or tensor.ndim == 0 or tensor.is_meta:
-            raise FileError(f"{path}: {name[:80]!r} is not a dense tensor of numbers; expected the weights of a U-Net")
+        if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.ndim == 0:
+            raise FileError(f"{path}: {name[:80]!r} is not a tensor of numbers; expected the weights of a U-Net")
     for name in NEEDED:
         if name not in found:
             raise FileError(f"{path}: has no {name}, so it is not a U-Net of guided-diffusion; {_CLASSIFIER}")

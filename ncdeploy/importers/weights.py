@@ -1,16 +1,14 @@
 """Plain weights from .safetensors files and PyTorch files, without executing anything."""
 
 import os
-import warnings
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from ncdeploy.denoisers.safetensors_file import is_safetensors, read_tensors
+from ncdeploy.denoisers.torchfile import read_torch
 from ncdeploy.errors import FileError
+from ncdeploy.files import regular_file
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -18,24 +16,14 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Raises FileError for a file that is missing, damaged, holds anything but tensors, or could run code.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise FileError(f"{path}: there is no such file; expected weights as .safetensors, .pt or .bin")
+    file = regular_file(path, "expected weights as .safetensors, .pt or .bin")
     if is_safetensors(file):
         return read_tensors(file)[0]
     if file.suffix == ".safetensors":
         raise FileError(f"{path}: is not a safetensors file, whatever its name says; copy it again")
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e:  # a damaged or hostile file may fail anywhere inside the reader
-        kind = "a damaged" if zipfile.is_zipfile(file) else "not a"
-        raise FileError(
-            f"{path}: {kind} file of plain tensors, so it was not opened (it may hold code); save the weights alone, "
-            "with safetensors or with torch.save(model.state_dict(), ...)"
-        ) from e
+    found = read_torch(path)
     if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
-        holds = ", ".join(map(str, list(found)[:5])) if isinstance(found, Mapping) else type(found).__name__
+        holds = ", ".join(map(str, list(found)[:5]))[:60] if isinstance(found, Mapping) else type(found).__name__
         raise FileError(f"{path}: is not a state dict, name -> tensor; it holds {holds}")
     return {str(name): tensor for name, tensor in found.items()}
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import regular_file
+from ncdeploy.formats.arrays import read_arrays
 
 SAMPLE_KEYS = ("x", "samples", "images")
 _NARROWEST = 0.01  # a column with less than this share of the common spread would not be learned
@@ -23,7 +25,7 @@ def read_csv(path: Path) -> NDArray[np.float64]:
     Raises FileError for unreadable text, a ragged table or a cell that is not a number, naming its line.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with regular_file(path, "expected a table of numbers").open(newline="", encoding="utf-8-sig") as file:
             numbered = [(line, row) for line, row in enumerate(csv.reader(file), 1) if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise FileError(f"{path}: cannot be read as text with comma-separated numbers: {e}") from e
@@ -37,7 +39,7 @@ def read_csv(path: Path) -> NDArray[np.float64]:
             raise FileError(f"{path}, line {line}: {len(row)} cells where the first row has {width}")
         wrong = next((cell for cell in row if not _is_number(cell)), None)
         if wrong is not None:
-            raise FileError(f"{path}, line {line}: {wrong!r} is not a number; every column must be numeric")
+            raise FileError(f"{path}, line {line}: {wrong[:60]!r} is not a number; every column must be numeric")
     return np.array([[float(cell) for cell in row] for _, row in numbered], np.float64)
 
 
@@ -53,23 +55,16 @@ def read_numpy(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Samples [N, ...] and labels (or None) of a .npy or .npz file.
 
     An archive holds its samples under x, samples or images, or as its only array beside `labels`.
-    Raises FileError when the file is damaged, pickled, or has no array to choose.
+    Raises FileError as `read_arrays` does, and when there is no array to choose.
     """
-    try:
-        with path.open("rb") as file:  # np.load would leave the file of a damaged archive open
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return content, None
-            arrays = {key: content[key] for key in content.files}
-    except (OSError, ValueError, EOFError, KeyError) as e:
-        raise FileError(f"{path}: is not a readable .npy or .npz file of plain numbers: {e}") from e
-    except Exception as e:  # a damaged archive surfaces as zipfile.BadZipFile, zlib.error or a tokenizer's error
-        raise FileError(f"{path}: is damaged: {e}") from e
+    arrays = read_arrays(path)
+    if "" in arrays:
+        return arrays[""], None
     labels = arrays.pop("labels", None)
     key = next((k for k in SAMPLE_KEYS if k in arrays), None)
     if key is None:
         if len(arrays) != 1:
-            found = ", ".join(sorted(arrays)) or "none"
+            found = ", ".join(sorted(arrays))[:60] or "none"
             raise FileError(f"{path}: name the samples one of {', '.join(SAMPLE_KEYS)}; found arrays: {found}")
         key = next(iter(arrays))
     return arrays[key], labels

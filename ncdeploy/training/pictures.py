@@ -1,5 +1,6 @@
 """A folder of pictures as training data: sub-folders, where there are any, are the classes."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,11 @@ def read_folder(folder: Path, *, size: int | None = None) -> tuple[NDArray[np.ui
     pictures = []
     for file in files:
         try:
-            with Image.open(file) as opened:
+            with warnings.catch_warnings(action="ignore"), Image.open(file) as opened:
                 picture = opened.convert("L" if opened.mode in ("1", "L", "LA", "I", "I;16") else "RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as e:
-            raise FileError(f"{file}: is not a picture that can be read ({e}); repair or remove it") from e
+        except Exception as e:  # Pillow's readers let SyntaxError, struct.error and others through
+            reason = (str(e) or type(e).__name__).splitlines()[0][:200]
+            raise FileError(f"{file}: is not a picture that can be read ({reason}); repair or remove it") from e
         pictures.append(picture if size is None else ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS))
         if pictures[-1].size != pictures[0].size:
             first, this = ("{} x {}".format(*p.size) for p in (pictures[0], pictures[-1]))
@@ -46,8 +48,8 @@ def read_folder(folder: Path, *, size: int | None = None) -> tuple[NDArray[np.ui
 def _list_pictures(folder: Path) -> tuple[list[Path], NDArray[np.int64] | None, int]:
     try:
         entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-        loose = [p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file()]
-        groups = [[p for p in sorted(d.rglob("*")) if p.suffix.lower() in SUFFIXES] for d in entries if d.is_dir()]
+        loose = [p for p in entries if _is_picture(p)]
+        groups = [[p for p in sorted(d.rglob("*")) if _is_picture(p)] for d in entries if d.is_dir()]
     except OSError as e:
         raise FileError(f"{folder}: cannot be listed: {e}") from e
     groups = [group for group in groups if group]
@@ -59,3 +61,7 @@ def _list_pictures(folder: Path) -> tuple[list[Path], NDArray[np.int64] | None, 
         return loose, None, 0
     labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     return [p for group in groups for p in group], labels.astype(np.int64), len(groups)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()

@@ -82,7 +82,7 @@ def test_double_precision_survives(tmp_path: Path) -> None:
 
 def test_opens_as_plain_weights(saved: Path) -> None:
     payload = torch.load(saved, weights_only=True)
-    assert set(payload) == {"format", "config", "weights", "info", "record", "training_state"}
+    assert set(payload) == {"format", "config", "weights", "info", "record", "training_state", "digest"}
     assert json.loads(json.dumps(payload["config"])) == payload["config"]
     assert load_record(saved) == {"loss": [1.5, 0.5]}
     assert load_training_state(saved) == {"step": 7}
@@ -150,6 +150,65 @@ def test_code_in_a_file_does_not_run(tmp_path: Path, wrap: Callable[[Any], Any])
     assert witness.exists(), "the attack itself must work, or this test shows nothing"
 
 
+def test_a_change_of_anything_is_noticed(saved: Path) -> None:
+    changes: list[Callable[[dict[str, Any]], Any]] = [
+        lambda p: p["record"]["loss"].append(0.1),
+        lambda p: p["training_state"].update(step=8),
+        lambda p: p.update(info=p["info"].replace('"scale": 1.0', '"scale": 2.0')),
+        lambda p: p["config"].update(predicts="eps"),
+    ]
+    for change in changes:
+        payload = torch.load(saved, weights_only=True)
+        before = str(payload)
+        change(payload)
+        assert str(payload) != before
+        torch.save(payload, saved.with_name("changed.pt"))
+        with pytest.raises(FileError, match="digest"):
+            load_model(saved.with_name("changed.pt"))
+
+
+def test_no_flipped_bit_is_read_as_other_numbers(saved: Path) -> None:
+    """The checksums of the archive name each one that is read at all; what nobody reads may be flipped."""
+    content = saved.read_bytes()
+    model, state = load_model(saved), load_training_state(saved)
+    rng, noticed = np.random.default_rng(0), 0
+    for bit in rng.integers(0, 8 * len(content), 150):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << int(bit % 8)
+        saved.write_bytes(damaged)
+        try:
+            found, again = load_model(saved), load_training_state(saved)
+        except FileError:
+            noticed += 1
+            continue
+        assert (found.info, found.config, again) == (model.info, model.config, state)
+        assert all(torch.equal(t, found.state_dict()[name]) for name, t in model.state_dict().items())
+    assert noticed > 75
+
+
+def test_compressed_and_overlapping_archives_are_refused(saved: Path) -> None:
+    """A few megabytes of zeros, compressed, are gigabytes; entries that share their bytes are any number of them."""
+    with zipfile.ZipFile(saved) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    for name in contents:
+        with zipfile.ZipFile(saved, "w") as archive:
+            for other, content in contents.items():
+                archive.writestr(other, content, zipfile.ZIP_DEFLATED if other == name else zipfile.ZIP_STORED)
+        with pytest.raises(FileError, match="compressed"):
+            load_model(saved)
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+        first = archive.infolist()[0]
+        for i in range(20_000):
+            copied = zipfile.ZipInfo(f"{i}")
+            for field in ("header_offset", "file_size", "compress_size", "CRC"):
+                setattr(copied, field, getattr(first, field))
+            archive.filelist.append(copied)
+    with pytest.raises(FileError, match=r"fits into it|damaged"):
+        load_model(saved)
+
+
 def without(name: str) -> Callable[[dict[str, Any]], Any]:
     return lambda payload: {key: value for key, value in payload.items() if key != name}
 
@@ -160,6 +219,18 @@ def config(**changes: Any) -> Callable[[dict[str, Any]], Any]:
 
 def weights(**changes: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda payload: {**payload, "weights": {**payload["weights"], **changes}}
+
+
+def doubled(times: int) -> Any:
+    """A few lists that stand for 2^times values."""
+    value: list[Any] = []
+    for _ in range(times):
+        value = [value, value]
+    return {"a": value}
+
+
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
 
 
 @pytest.mark.parametrize(
@@ -189,10 +260,18 @@ def weights(**changes: Any) -> Callable[[dict[str, Any]], Any]:
         (weights(extra=torch.ones(1)), "unknown weight 'extra'"),
         (weights(**{"network.inner.bias": torch.ones(16, dtype=torch.int64)}), "int64"),
         (weights(**{"network.inner.bias": torch.ones(16).to_sparse()}), "sparse"),
+        (weights(**{"network.inner.bias": torch.ones(1).expand(16)}), "more values than it holds"),
+        (lambda p: {**p, "weights": dict.fromkeys(map(str, range(100)), torch.ones(2**16))}, "fits into it"),
+        (config(network={"kind": "mlp", "width": 16, "blocks": 10**9}), "asks for more than"),
+        (config(network={"kind": "mlp", "width": torch.ones(1), "blocks": 1}), "no setting"),
+        (lambda p: {**p, "record": doubled(40)}, "more than .* values"),
+        (lambda p: {**p, "record": {"a": nested(60)}}, "nested too deeply"),
     ],
 )
 def test_foreign_and_inconsistent_files(saved: Path, change: Callable[[Any], Any], message: str) -> None:
-    torch.save(change(torch.load(saved, weights_only=True)), saved)
+    payload = torch.load(saved, weights_only=True)
+    del payload["digest"]  # as in earlier files, or made to fit
+    torch.save(change(payload), saved)
     with pytest.raises(FileError, match=message) as error:
         load_model(saved)
     assert str(saved) in str(error.value)

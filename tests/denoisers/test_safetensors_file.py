@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -73,6 +74,10 @@ def test_an_altered_weight_or_description_is_noticed(saved: Path) -> None:
     with pytest.raises(FileError, match="digest"):
         load_model(saved)
     about = json.loads(header["__metadata__"]["ncdeploy"])
+    put(saved, {**header, "__metadata__": {"ncdeploy": json.dumps({**about, "record": {"loss": 0.25}})}}, data)
+    with pytest.raises(FileError, match="digest"):
+        load_record(saved)
+    del about["digest"]  # as in earlier files
     for change, message in (
         ({"format": 2}, "format 2"), ({"config": {**about["config"], "shape": [4]}}, "belong together|disagree"),
         ({"info": "{}"}, "metadata"), ({"record": 3}, "'record'"), ({"weights": {}}, None),
@@ -129,3 +134,20 @@ def test_weights_alone_are_no_model(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
     with pytest.raises(FileError, match="weights without a model"):
         load_model(tmp_path / "w.safetensors")
+
+
+def test_no_flipped_bit_is_read_as_other_numbers(saved: Path) -> None:
+    content, model, record = saved.read_bytes(), load_model(saved), load_record(saved)
+    rng, noticed = np.random.default_rng(0), 0
+    for bit in rng.integers(0, 8 * len(content), 150):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << int(bit % 8)
+        saved.write_bytes(damaged)
+        try:
+            found, again = load_model(saved), load_record(saved)
+        except FileError:
+            noticed += 1
+            continue
+        assert (found.info, found.config, again) == (model.info, model.config, record)
+        assert all(torch.equal(t, found.state_dict()[name]) for name, t in model.state_dict().items())
+    assert noticed > 75
