@@ -173,7 +173,7 @@ class OnnxRuntimeBackend(Closing):
         Raises InputError for inputs that do not fit, BackendError when the runtime fails or is closed.
         """
         tensors = hasattr(x, "data_ptr")
-        if not tensors and type(x) is not np.ndarray:
+        if not tensors and type(x) not in (np.ndarray, np.memmap):
             raise InputError(f"x: got {type(x).__name__}; ONNX Runtime takes NumPy arrays or torch tensors")
         check_inputs(self._info, x, sigma, labels, guidance)
         feeds: dict[str, Any] = {"x": x, "sigma": sigma}

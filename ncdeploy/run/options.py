@@ -29,7 +29,7 @@ class SampleOptions:
     mean:        [*shape], the mean of the data (None: ModelInfo.mean), first guess of the parallel driver
     error_floor: in model units; below this noise level the tolerance is absolute
     max_rows:    most rows the network sees in one call; more samples than fit are worked on in turn
-    like:        an array whose kind, dtype and device the run uses; NumPy float32 if None
+    like:        an array whose kind, dtype and device the run uses; None: a PyTorch module's, else NumPy float32
     on_sweep:    called after every network call
 
     Raises InputError for an error_floor that is not positive.

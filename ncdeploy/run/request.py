@@ -12,6 +12,7 @@ from ncdeploy.errors import InputError
 from ncdeploy.guidance import Guided
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.run.options import SampleOptions, Window
+from ncdeploy.sampling.arrays import suited_to
 from ncdeploy.sampling.errorcurve import ErrorCurve
 from ncdeploy.sampling.evaluator import Denoise, evaluations_per_row
 from ncdeploy.sampling.noise import check_seeds
@@ -75,6 +76,7 @@ def check(
     """Raises InputError for values that do not fit."""
     options = SampleOptions() if options is None else options
     _check_kinds(denoise, plan, options)
+    like = suited_to(denoise) if options.like is None else options.like
     names = check_seeds(seeds)
     labels = _labels(conditions, len(names))
     if options.guidance is not None:
@@ -93,7 +95,7 @@ def check(
     request = Request(
         denoise=denoise, plan=plan, seeds=names, shape=shape,
         classes=labels, window=_window(window, plan), tolerance=tolerance, options=options, info=info,
-        mean=_mean(options, info, shape), like=np.zeros((), np.float32) if options.like is None else options.like,
+        mean=_mean(options, info, shape), like=like,
     )  # fmt: skip
     _check_fit(request)
     return request

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError, NumericalError
-from ncdeploy.sampling.arrays import device_of, namespace, read_back, to_host
+from ncdeploy.sampling.arrays import device_of, evaluate, namespace, read_back, to_host
 
 Denoise = Callable[..., Any]
 
@@ -32,16 +32,20 @@ class Evaluator:
     def __call__(self, x: Any, sigma: NDArray[np.float64], node: NDArray[np.int64], sample: NDArray[np.int64]) -> Any:
         """D for rows x [B, d] at noise levels sigma [B]; `node` [B] and `sample` [B], or [1] of all, say what a row is.
 
+        Valid until the next call: a denoiser may return the same array each time.
+
         Raises InputError when D has the wrong shape or dtype, and what `check` raises: of this call for NumPy arrays,
         of the one before for others, so that a GPU is not waited for.
         """
         self.check()
         xp, device = self._xp, device_of(self._like)
-        inputs = [xp.reshape(x, (-1, *self.shape)), xp.asarray(sigma, dtype=x.dtype, device=device)]
+        # Copies: what is handed out may be written to.
+        inputs = [xp.reshape(xp.asarray(x, copy=True), (-1, *self.shape))]
+        inputs.append(xp.asarray(sigma, dtype=x.dtype, device=device, copy=True))
         if self._labels is not None:
             inputs.append(xp.asarray(np.broadcast_to(self._labels[sample], len(node)).copy(), device=device))
         start = time.perf_counter()
-        out = self._denoise(*inputs)
+        out = evaluate(self._denoise, *inputs)
         self.seconds += time.perf_counter() - start
         self.calls += 1
         self.rows += len(node) * self.per_row

@@ -43,7 +43,7 @@ class SequentialRun:
             outputs.appendleft(None)
             if plan.evaluated[k]:
                 full = np.full(len(lanes), k)
-                outputs[0] = D = self.evaluator(x, plan.sigmas[full], full, lanes)
+                outputs[0] = D = self.xp.asarray(self.evaluator(x, plan.sigmas[full], full, lanes), copy=True)
                 accepted[lanes] = k + 1
                 yield Sweep(
                     calls=self.evaluator.calls, rows=len(lanes), accepted=accepted.copy(), nodes=len(plan),
