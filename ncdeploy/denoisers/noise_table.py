@@ -70,18 +70,25 @@ class NoiseTable:
         """[T] natural logarithm of `sigmas`."""
         return np.log(self.sigmas())
 
-    def plan(self, *, solver: str = "ddim", steps: int = 50, spacing: str | None = None) -> dict[str, Any]:
+    def plan(
+        self, *, solver: str = "ddim", steps: int = 50, spacing: str | None = None, within: float = 0.0
+    ) -> dict[str, Any]:
         """Arguments of `ncdeploy.make_plan` for a solver on these training levels, at most as many as there are.
 
-        The usual tables go by name (to 0.1 % of sigma), all others as a list of their levels.
+        The usual tables go by name, all others as a list of their levels.
+
+        within: steps that the levels of a name may be off, for a network that takes real-valued ones
         """
         levels = self.sigmas()
         chosen: dict[str, Any] = {"solver": solver, "steps": min(steps, levels.size)}
         if spacing is not None:
             chosen["spacing"] = spacing
-        for name, usual in (("ddpm", schedules.ddpm), ("cosine", schedules.cosine)):
-            if levels.size == USUAL_STEPS and np.allclose(levels, usual(USUAL_STEPS)[-2::-1], rtol=1e-3, atol=0):
-                return {**chosen, "schedule": name}
+        if levels.size == USUAL_STEPS:
+            logs = np.log(levels)
+            nearest = np.minimum(np.diff(logs, append=np.inf), np.diff(logs, prepend=-np.inf))
+            for name, usual in (("ddpm", schedules.ddpm), ("cosine", schedules.cosine)):
+                if np.all(np.abs(np.log(usual(USUAL_STEPS)[-2::-1]) - logs) <= 1e-9 + within * nearest):
+                    return {**chosen, "schedule": name}
         return {**chosen, "schedule": "table", "levels": levels.tolist()}
 
     def to_config(self) -> dict[str, Any]:

@@ -46,7 +46,8 @@ class VP(Denoiser):
         x0:   D = x0
 
     network: a module N(x_vp [B, *shape], t [B] real in 0 .. T - 1, labels int64 [B] or None) -> [B, *shape]
-    table:   the training steps; sigma outside its range is clamped to the nearest step
+    table:   the training steps; sigma outside its range is clamped to the nearest step. At a training level t is the
+             whole step itself, so that networks which look it up, or cut it to an integer, are asked at their own
     clip:    in eval mode D is cut to [-clip, clip], as samplers of that family do for pictures; None leaves it alone.
              While training it is not cut, because a cut value has no gradient
     """
@@ -75,9 +76,14 @@ class VP(Denoiser):
         self.register_buffer("log_sigmas", torch.tensor(table.log_sigmas(), dtype=torch.float64), persistent=False)
 
     def step(self, sigma: Tensor) -> Tensor:
-        """t(sigma) [B]: the real-valued training step, piecewise linear in ln sigma, without any search."""
-        low = self.log_sigmas[:-1]
-        position = (sigma.log()[:, None] - low.to(sigma.dtype)) / (self.log_sigmas[1:] - low).to(sigma.dtype)
+        """t(sigma) [B]: the real-valued training step, piecewise linear in ln sigma, without any search.
+
+        It is flat where rounding may have moved a training level to, and so that level's whole step, to the last bit.
+        """
+        rounding = 4 * torch.finfo(sigma.dtype).eps * self.log_sigmas.abs().clamp(min=1)
+        low, high = (self.log_sigmas + rounding)[:-1], (self.log_sigmas - rounding)[1:]
+        width = (high - low).clamp(min=1e-12)  # not 0 where a table is finer than the type
+        position = (sigma.log()[:, None] - low.to(sigma.dtype)) / width.to(sigma.dtype)
         position = position.clamp(0, 1)
         # Whole steps and the one broken step apart: a float32 sum up to 999 would round, differently in each runtime.
         whole = position.floor()

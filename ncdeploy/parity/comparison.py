@@ -11,7 +11,7 @@ from ncdeploy.errors import InputError
 from ncdeploy.formats.describe import describes_itself
 from ncdeploy.guidance import Guided
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.parity.inputs import LEVELS, OUTSIDE, Floats, Pool
+from ncdeploy.parity.inputs import Floats, Pool, draw_levels
 from ncdeploy.parity.report import Level, ParityReport
 from ncdeploy.parity.trajectory import run_both
 from ncdeploy.sampling.plan import Plan
@@ -39,8 +39,8 @@ def compare(
     trajectory_tolerance: float | None = None,
     seed: int = 0,
 ) -> ParityReport:
-    """Compare D on 24 levels over the trained range and a little beyond, in batches of 1, 2, 7 and 64, then samples
-    of the model's default plan and of a 50-step DDIM.
+    """Compare D on 24 levels over the trained range and a little beyond, and on 12 training levels where there are
+    some, in batches of 1, 2, 7 and 64, then samples of the model's default plan and of a 50-step DDIM.
 
     tolerance:            on |difference of D|, in model units for data of std up to 1, in units of its std above;
                           float32 rounding of sigma, 4e-6 sigma, is allowed on top
@@ -63,12 +63,12 @@ def compare(
     info = reference.info
     rng = np.random.default_rng(seed)
     unit = max(1.0, info.sigma_data)
-    grid = np.geomspace(info.sigma_min / OUTSIDE, info.sigma_max * OUTSIDE, LEVELS)
+    grid = draw_levels(info, rng)
     allowed = tolerance * unit + per_sigma * grid
 
     pool = Pool(info, grid, rng)
     wanted = _evaluate(reference, pool, rng.permutation(len(pool)), REFERENCE_BATCH)
-    errors = np.zeros(LEVELS)
+    errors = np.zeros(len(grid))
     worst = (-1.0, 0, 0, 0)
     for batch in BATCHES:
         order = pool.order(batch, rng)

@@ -6,8 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.sampling.recipe import SCHEDULES, VARIANCE_PRESERVING
 
 LEVELS, ROWS_PER_LEVEL = 24, 3
+TRAINING_LEVELS, USUAL_STEPS = 12, 1000
 OUTSIDE = 1.25  # the grid of levels goes past the trained range by this factor
 LARGEST_WEIGHT = 3.0  # of guidance
 
@@ -37,6 +39,22 @@ class Pool:
         first = rng.permutation(levels) + levels * rng.integers(0, ROWS_PER_LEVEL, levels)
         rest = np.setdiff1d(np.arange(len(self)), first)
         return rng.permutation(np.concatenate([first, rng.permutation(rest)[: count - levels]]))
+
+
+def draw_levels(info: ModelInfo, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Noise levels [L], increasing: 24 over the trained range and a little beyond and, of a model of discrete steps, 12
+    of its training levels. A network that takes whole steps is only asked at its own there, and only asked right there.
+
+    Raises InputError for a default plan whose levels are none.
+    """
+    spread = np.geomspace(info.sigma_min / OUTSIDE, info.sigma_max * OUTSIDE, LEVELS)
+    name, levels = info.default_plan.get("schedule"), info.default_plan.get("levels")
+    if name not in VARIANCE_PRESERVING:
+        return spread
+    table = {} if levels is None else {"levels": levels}
+    trained = SCHEDULES[name](USUAL_STEPS if levels is None else len(levels), **table)[:-1]
+    some = rng.choice(trained, min(TRAINING_LEVELS, len(trained)), replace=False)
+    return np.sort(np.concatenate([spread, some]))
 
 
 def draw_condition(info: ModelInfo, rows: int, rng: np.random.Generator) -> list[NDArray[Any]]:

@@ -137,6 +137,45 @@ def test_step_is_exact_on_the_table_linear_between_and_clamped_outside(mixture: 
     assert vp.step(outside).tolist() == [0, len(logs) - 1]
 
 
+def whole_step_tables() -> dict[str, NoiseTable]:
+    from diffusers import DDPMScheduler
+
+    tables = {"scaled linear": NoiseTable.scaled_linear(), "linear, 50": NoiseTable.linear(50, beta_end=0.3)}
+    for steps in (100, 1000, 4000, 10_000):
+        tables[f"linear, {steps}"] = NoiseTable.linear(steps, beta_start=0.1 / steps, beta_end=20 / steps)
+        tables[f"cosine, {steps}"] = NoiseTable.cosine(steps)
+    for schedule in ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"):
+        for zero in (False, True):
+            table = DDPMScheduler(beta_schedule=schedule, rescale_betas_zero_snr=zero).alphas_cumprod.double().numpy()
+            tables[f"diffusers {schedule}, zero SNR {zero}"] = NoiseTable.with_finite_end(table)
+    return tables
+
+
+@pytest.mark.parametrize("name", whole_step_tables())
+def test_at_every_training_level_the_network_is_asked_at_its_own_whole_step(name: str) -> None:
+    table = whole_step_tables()[name]
+    info = ModelInfo(shape=(1,), sigma_min=0.01, sigma_max=100, sigma_data=0.5)
+    vp = VP(Record(torch.zeros(1)), info, predicts="x0", table=table).eval()
+    levels = torch.exp(vp.log_sigmas)
+    wanted = torch.arange(len(levels))
+    single = levels.float()
+    for sigma in (levels, single, single * (1 - 1e-7), single * (1 + 1e-7)):  # another runtime's rounding
+        vp(torch.zeros(len(levels), 1, dtype=sigma.dtype), sigma)
+        assert torch.equal(vp.network.noise, wanted.to(sigma.dtype))
+    between = vp.step((levels[:-1] * levels[1:]).sqrt().float())
+    assert ((between - wanted[:-1] - 0.5).abs() < 0.01).all(), "what lies between is not drawn to a level"
+
+
+def test_a_plan_goes_by_name_only_where_the_name_means_the_same_steps() -> None:
+    own = np.array(NoiseTable.linear().alphas_cumprod)
+    assert NoiseTable.linear().plan()["schedule"] == "ddpm"
+    rounded = NoiseTable.given(own.astype(np.float32))  # the first levels are off by up to 0.0003 of a step
+    assert rounded.plan()["schedule"] == "table"
+    assert rounded.plan(within=0.002)["schedule"] == "ddpm"
+    sigma = np.sqrt((1 - own) / own) * 1.0005  # a tenth of a step in the middle
+    assert NoiseTable.given(1 / (1 + sigma**2)).plan(within=0.002)["schedule"] == "table"
+
+
 def test_linear_table_is_the_product_of_one_minus_beta() -> None:
     table = NoiseTable.linear(10, beta_start=0.1, beta_end=0.2)
     assert table.alphas_cumprod[0] == pytest.approx(0.9)

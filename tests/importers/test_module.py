@@ -109,6 +109,29 @@ def test_classes(tmp_path: Path) -> None:
         assert torch.allclose(null(x, sigma), every(x, sigma, torch.zeros(2, dtype=torch.int64)) + 2)
 
 
+class StepTable(nn.Module):
+    """Looks its step up, as networks of whole steps do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(1000, 1)
+        self.rows.weight.data = torch.arange(1000.0)[:, None]
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return 0 * x + self.rows(noise.long())
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled-linear", "cosine"])
+def test_a_network_of_whole_steps_is_asked_at_its_own_in_the_exported_graph_too(schedule: str, tmp_path: Path) -> None:
+    denoiser = wrap_module(StepTable(), shape=(1,), predicts="x0", schedule=schedule).eval()
+    sigma = torch.exp(denoiser.log_sigmas).float().numpy()
+    export_onnx(denoiser, tmp_path / "m.onnx", threads=1, verify=False)  # between two steps it jumps
+    backend = open_engine(tmp_path / "m.onnx", threads=1)
+    for engine in (backend, lambda x, s: denoiser(torch.from_numpy(x), torch.from_numpy(s)).detach().numpy()):
+        got = engine(np.zeros((1000, 1), np.float32), sigma)
+        assert np.array_equal(got[:, 0], np.arange(1000))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,6 +1,7 @@
 """A comparison is worth what it rejects: every corruption here is small or rare, and every one must fail."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity import compare, open_pair
+from ncdeploy.sampling import schedules
 from tiny_models import IMAGES, write_mixture
 
 INFO = ModelInfo(shape=(1, 4, 4), sigma_min=0.02, sigma_max=80.0, sigma_data=0.5, num_classes=3)
@@ -135,6 +137,28 @@ def test_corruptions_fail(corrupt, seed):
     report = compare(Gaussian(), Gaussian(corrupt), seed=seed)
     assert not report.ok
     assert "\n" not in report.summary
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"solver": "ddim", "steps": 50, "schedule": "ddpm"},
+        {"solver": "ddim", "steps": 5, "schedule": "table", "levels": [0.02, 0.5, 3.0, 11.0, 60.0]},
+    ],
+)
+def test_a_difference_at_training_levels_alone_is_seen(plan):
+    """As of a network of whole steps that is asked at its neighbour's, where rounding leaves t a little below."""
+    info = replace(INFO, default_plan=plan)
+    trained = np.array(plan.get("levels", schedules.ddpm(1000)[:-1]))
+
+    def neighbour(self, x, sigma, labels):
+        on_level = np.abs(sigma[:, None] / trained - 1).min(axis=1) < 1e-6
+        return self.exact(x, sigma, labels) + np.float32(2e-3) * on_level[:, None, None, None]
+
+    report = compare(Gaussian(info=info), Gaussian(neighbour, info=info))
+    wrong = [level.sigma for level in report.levels if level.max_abs > level.allowed]
+    assert len(wrong) == min(12, len(trained))
+    assert compare(Gaussian(), Gaussian(neighbour)).levels[0].max_abs == 0, "elsewhere they are equal"
 
 
 def test_the_worst_place_is_named():
