@@ -2,18 +2,17 @@
 
     folder/unet/config.json, folder/unet/*.safetensors, folder/scheduler/scheduler_config.json      a pipeline
     folder/config.json, folder/*.safetensors [, folder/scheduler_config.json]                       a bare model
+    folder/checkpoint-N/unet_ema, folder/checkpoint-N/unet, folder/scheduler                        while training
 
-The noise table is the scheduler's own, computed by diffusers, float32 rounding included; a table that ends without
-any signal gets a finite end (`NoiseTable.with_finite_end`). Weights may be .bin files, which are opened as plain
-tensors or not at all. Of what a scheduler does while sampling, spacing and clipping are taken over; thresholding and
-step offsets are not.
+Of two sets of weights the averaged ones, unet_ema, are taken. Weights may be .bin files, which are opened as plain
+tensors or not at all. What a pipeline holds beside network and scheduler is named; one of latents is refused.
 """
 
 import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,46 +20,39 @@ import torch
 from torch import Tensor
 
 from ncdeploy.denoisers.base import Denoiser
-from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig, first_line, require_diffusers
-from ncdeploy.denoisers.noise_table import NoiseTable
-from ncdeploy.denoisers.precondition import VP, Prediction
+from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig, require_diffusers
+from ncdeploy.denoisers.precondition import VP
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.importers.diffusers_files import read_json, read_model_weights
+from ncdeploy.importers.diffusers_scheduler import Trained, read_scheduler
+from ncdeploy.importers.learned_variance import DROPPED, drops_variance
 from ncdeploy.importers.tables import named_prediction, named_table
-from ncdeploy.importers.weights import put_weights, read_weights
+from ncdeploy.importers.weights import put_weights
 from ncdeploy.modelinfo import ModelInfo
 
 MODEL = "UNet2DModel"
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-# Their tables all follow from the same settings; other schedulers belong to other noise processes.
-SCHEDULERS = (
-    "DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler",
-    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler",
-    "LMSDiscreteScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
+ROUNDING = 0.002  # steps by which their float32 tables differ from the float64 ones of the same name
+ROUNDING = 0.002  # steps by which their float32 tables differ from the float64 ones of the same name
+CLIPPED = (
+    "clip_sample: D is cut to -{limit:g} .. {limit:g}, and ddim takes the noise it follows from that, as OpenAI's code "
+    "does; DDIMPipeline takes it from the uncut D unless told use_clipped_model_output (--no-clip never cuts)"
+)
+NETWORKS = ("unet_ema", "unet")
+LATENTS = ("vae", "vqvae", "movq")  # what turns latents into pictures, by the names it has beside a network
+# What the file of an average says of how it was made, among the settings of its network.
+AVERAGE = (
+    "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power",
 )  # fmt: skip
-TABLE_SETTINGS = (
-    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr",
-)  # fmt: skip
-
 # The attention of models written before diffusers 0.18: what it was called, and is called now.
 _OLD_ATTENTION = re.compile(r"(\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)$")
 _NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """How a model was trained: table and prediction, and the samplers' spacing of steps and clipping of D."""
-
-    table: NoiseTable
-    predicts: Prediction
-    spacing: str | None = None
-    clip: float | None = None
-
-
 def can_import(path: str | os.PathLike[str]) -> bool:
     """Whether this is a folder that diffusers wrote."""
     folder = Path(path).expanduser()
-    for file in (folder / "model_index.json", folder / "config.json", folder / "unet" / "config.json"):
+    places = [folder / "model_index.json", *(folder / name / "config.json" for name in (".", *NETWORKS))]
+    for file in places:
         try:
             if "_class_name" in json.loads(file.read_text(encoding="utf-8")):
                 return True
@@ -81,6 +73,9 @@ def load(
     null_class: bool = False,
     sigma_data: float = 0.5,
     clip: bool | None = None,
+    ema: bool | None = None,
+    variant: str | None = None,
+    learned_variance: str | None = None,
 ) -> Denoiser:
     """The model of a folder.
 
@@ -89,18 +84,22 @@ def load(
     null_class: the model's last class stands for "no class"; else every sample needs a class
     sigma_data: standard deviation of its training data in model units, [-1, 1]; some samplers like to know it
     clip:       cut D to [-1, 1]; None = as the scheduler says
+    ema:        take unet_ema (True) or unet (False) of a folder with both; None = unet_ema where there is one
+    variant:    of the weights, "fp16" and the like; None = the plain ones, or the only variant
+    learned_variance: "drop" leaves out the second half of the output; None = only where the scheduler says what it is
 
     Raises FileError for a folder that is incomplete, damaged or holds another kind of model, InputError for options
     that do not fit, DependencyError without diffusers.
     """
     diffusers = require_diffusers()
     root = Path(path).expanduser()
-    folder = root / "unet" if (root / "unet" / "config.json").is_file() else root
+    folder, notes = _network_folder(root, ema)
+    notes += _beside(root, folder)
     settings = _settings(folder)
     if schedule is None:
         if train_steps is not None or beta_start is not None or beta_end is not None:
             raise InputError("train-steps, beta-start, beta-end: belong to a schedule; give --schedule, too")
-        trained = _read_scheduler(_find_scheduler(path, root, folder), diffusers)
+        trained = read_scheduler(_find_scheduler(path, root, folder), diffusers)
     else:
         table = named_table(schedule, train_steps=train_steps or 1000, beta_start=beta_start, beta_end=beta_end)
         trained = Trained(table=table, predicts="eps")
@@ -111,6 +110,11 @@ def load(
     embeddings = settings.get("num_class_embeds") or 0
     if null_class and embeddings < 2:
         raise InputError(f"null-class: the model has {embeddings} classes, so none can stand for no class")
+    channels, returned = settings.get("in_channels", 3), settings.get("out_channels", 3)
+    dropped = drops_variance(channels, returned, learned_variance, trained.learned_variance)
+    if dropped:
+        settings["out_channels"] = channels
+        notes.append(DROPPED)
     sigmas = trained.table.sigmas()
     info = ModelInfo(
         shape=_shape(settings, shape),
@@ -122,7 +126,7 @@ def load(
         offset=127.5,
         scale=127.5,
         data=root.resolve().name,
-        default_plan=trained.table.plan(spacing=trained.spacing),
+        default_plan=trained.table.plan(spacing=trained.spacing, within=ROUNDING),
         versions={"diffusers": str(diffusers.__version__)},
     )
     try:
@@ -130,22 +134,54 @@ def load(
             network = DiffusersUNet(info.shape, DiffusersUNetConfig(unet=settings), info.num_classes)
     except InputError as e:
         raise FileError(f"{folder / 'config.json'}: {e}") from e
-    source = _find_weights(folder)
-    put_weights(network.unet, _renamed(read_weights(source)), source)
+    weights, source, said = read_model_weights(folder, variant)
+    weights = _renamed(weights)
+    if dropped:
+        weights |= {name: weights[name][: info.shape[0]] for name in weights if name.startswith("conv_out.")}
+    put_weights(network.unet, weights, source)
     limit = trained.clip if clip is None else (trained.clip or 1.0) if clip else None
-    return VP(network, info, predicts=trained.predicts, table=trained.table, clip=limit)
+    if limit is not None:
+        notes.append(CLIPPED.format(limit=limit))
+    denoiser = VP(network, info, predicts=trained.predicts, table=trained.table, clip=limit)
+    denoiser.notes = (*notes, *said, *trained.notes)
+    return denoiser
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise FileError(f"{file}: cannot be read: {e.strerror or e}") from e
-    except (ValueError, RecursionError) as e:
-        raise FileError(f"{file}: is not JSON ({first_line(e)}); copy it again") from e
-    if not isinstance(record, dict):
-        raise FileError(f"{file}: holds {type(record).__name__}, expected settings by name")
-    return record
+def _network_folder(root: Path, ema: bool | None) -> tuple[Path, list[str]]:
+    """Where the network is, and what is to be said of the choice."""
+    there = [name for name in NETWORKS if (root / name / "config.json").is_file()]
+    if ema is not None and there != list(NETWORKS):
+        raise InputError(f"ema: {root} has no choice between unet_ema and unet; leave --ema and --no-ema out")
+    if len(there) == 2:
+        chosen, left = NETWORKS if ema or ema is None else NETWORKS[::-1]
+        return root / chosen, [f"the weights are those of {chosen}; {left} beside it is left out (--ema or --no-ema)"]
+    if there:
+        return root / there[0], []
+    if root.name == "unet" and (root.parent / "unet_ema" / "config.json").is_file():
+        return root, ["the weights are those of unet; unet_ema beside it holds the averaged ones"]
+    return root, []
+
+
+def _beside(root: Path, folder: Path) -> list[str]:
+    """What is to be said of the other parts of a pipeline. Raises FileError for one of latents."""
+    pipeline = folder.parent if folder.name in NETWORKS else root
+    index = pipeline / "model_index.json"
+    parts = read_json(index) if index.is_file() else {}
+    named = {
+        name: str(kind[1]) for name, kind in parts.items()
+        if not name.startswith("_") and isinstance(kind, list) and len(kind) == 2 and kind[1] is not None
+    }  # fmt: skip
+    decoders = [name for name in LATENTS if name in named or (pipeline / name / "config.json").is_file()]
+    decoders += [name for name, kind in named.items() if kind.startswith(("Autoencoder", "VQModel"))]
+    if decoders:
+        raise FileError(
+            f"{pipeline}: is a latent pipeline: its network makes latents, which {decoders[0]} beside it decodes into "
+            "pictures; only networks that make pictures themselves can be imported"
+        )
+    return [
+        f"{name} ({kind}) of the pipeline is not taken over"
+        for name, kind in named.items() if name not in ("unet", "scheduler")
+    ]  # fmt: skip
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -153,11 +189,11 @@ def _settings(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise FileError(f"{folder}: has no config.json; expected a folder that diffusers wrote, a model or a pipeline")
-    config = _read_json(file)
+    config = read_json(file)
     kind = config.get("_class_name")
     if kind != MODEL:
         raise FileError(f"{file}: describes a {kind}; only {MODEL} can be imported (no text, no latents)")
-    return {name: value for name, value in config.items() if not name.startswith("_")}
+    return {name: value for name, value in config.items() if not name.startswith("_") and name not in AVERAGE}
 
 
 def _shape(settings: Mapping[str, Any], given: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -172,8 +208,10 @@ def _shape(settings: Mapping[str, Any], given: tuple[int, ...] | None) -> tuple[
 
 def _find_scheduler(path: str | os.PathLike[str], root: Path, folder: Path) -> Path:
     places = [root / "scheduler", root, folder]
-    if folder.name == "unet":
+    if folder.name in NETWORKS:
         places.append(folder.parent / "scheduler")
+        if folder.parent.name.startswith("checkpoint-"):
+            places.append(folder.parent.parent / "scheduler")
     for place in places:
         if (place / "scheduler_config.json").is_file():
             return place / "scheduler_config.json"
@@ -181,42 +219,6 @@ def _find_scheduler(path: str | os.PathLike[str], root: Path, folder: Path) -> P
         f"{path}: has no scheduler_config.json, which says how the model was trained; say it yourself, for example "
         "--predicts eps --schedule linear"
     )
-
-
-def _read_scheduler(file: Path, diffusers: Any) -> Trained:
-    config = _read_json(file)
-    kind = config.get("_class_name")
-    if kind not in SCHEDULERS:
-        raise FileError(
-            f"{file}: describes a {kind}, expected a scheduler of discrete variance-preserving steps such as "
-            "DDPMScheduler; to import the model as one of those, give --predicts and --schedule"
-        )
-    prediction = config.get("prediction_type", "epsilon" if config.get("predict_epsilon", True) else "sample")
-    if prediction not in PREDICTIONS:
-        raise FileError(f"{file}: prediction_type is {prediction!r}, expected one of {', '.join(PREDICTIONS)}")
-    spacing = config.get("timestep_spacing")
-    settings = {name: config[name] for name in TABLE_SETTINGS if config.get(name) is not None}
-    try:
-        scheduler = diffusers.DDPMScheduler(**settings)
-        table = NoiseTable.with_finite_end(scheduler.alphas_cumprod.double().numpy())
-        clip = float(config.get("clip_sample_range") or 1.0) if config.get("clip_sample") else None
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise FileError(f"{file}: its settings give no noise table: {first_line(e)}") from e
-    return Trained(
-        table=table,
-        predicts=PREDICTIONS[prediction],
-        spacing=spacing if spacing in ("trailing", "linspace") else None,
-        clip=clip,
-    )
-
-
-def _find_weights(folder: Path) -> Path:
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    others = sorted(p.name for p in folder.iterdir() if p.name.endswith((".safetensors", ".bin", ".index.json")))
-    found = f"; found {', '.join(others)}: save it again with save_pretrained, in one file" if others else ""
-    raise FileError(f"{folder}: has no {' or '.join(WEIGHTS)}{found}")
 
 
 def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
