@@ -20,7 +20,7 @@ from ncdeploy.formats.bundle import Bundle, BundledPlan, digest_line, file_entry
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.filetype import MANIFEST, Kind, detect
 from ncdeploy.formats.manifest import DIGEST, README, SIDECAR, Manifest, PlanEntry
-from ncdeploy.formats.onnxfile import read_onnx
+from ncdeploy.formats.onnxfile import external_data, read_onnx
 from ncdeploy.formats.planfile import encode
 from ncdeploy.formats.sidecar import read_sidecar, sidecar_path
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
@@ -80,7 +80,7 @@ def make_bundle(
 
     with atomic_folder(output, mark=MANIFEST, force=force) as folder:
         stage("copying")
-        for target, source in copies.items():
+        for target, source in (copies | _values(copies)).items():
             _copy(source, folder / target)
         parity = None
         if verify:
@@ -188,6 +188,18 @@ def _copies(
             raise InputError(f"graph {graph}: is of another model than {engine}; export both from the same model.pt")
         copies[graph.name] = graph
     return copies
+
+
+def _values(copies: dict[str, Path]) -> dict[str, Path]:
+    """Files that the graphs have values in, by their names in the bundle."""
+    values: dict[str, Path] = {}
+    for graph in (source for target, source in copies.items() if target.endswith(".onnx")):
+        for name in sorted(external_data(graph)):
+            if not NAME.fullmatch(name) or name in (MANIFEST, DIGEST, README):
+                raise InputError(f"graph {graph}: has values in {name[:60]!a}; expected a file beside it, of a plain name")
+            if name in copies or values.setdefault(name, graph.parent / name) != graph.parent / name:
+                raise InputError(f"graph {graph}: has values in {name}, and the bundle has another file of this name")
+    return values
 
 
 def _verify(

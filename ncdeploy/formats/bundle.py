@@ -14,7 +14,7 @@ from ncdeploy.errors import FileError, InputError
 from ncdeploy.formats.describe import check_graph
 from ncdeploy.formats.filetype import MANIFEST, is_bundle
 from ncdeploy.formats.manifest import DIGEST, MAX_MANIFEST, FileEntry, Manifest, PlanEntry, read_manifest
-from ncdeploy.formats.onnxfile import read_onnx
+from ncdeploy.formats.onnxfile import external_data, read_onnx
 from ncdeploy.formats.planfile import MAX_SIZE, decode
 from ncdeploy.formats.sidecar import read_sidecar
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
@@ -87,6 +87,9 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     manifest = read_manifest(data, str(folder / MANIFEST))
     for name, entry in manifest.files.items():
         _check_file(folder, name, entry)
+    for name in manifest.files:
+        if name.endswith(".onnx"):
+            _check_external(folder, name, manifest)
     _check_engine(folder, manifest)
     tops = [name for name in manifest.files if name.endswith(".onnx") and "/" not in name and name != manifest.engine]
     return Bundle(
@@ -122,6 +125,14 @@ def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
         raise FileError(f"{folder / name}: cannot be read: {e.strerror or e}; {AGAIN}") from e
     if found != entry:
         raise FileError(f"{folder / name}: has changed since the bundle was made (SHA-256 differs); {AGAIN}")
+
+
+def _check_external(folder: Path, graph: str, manifest: Manifest) -> None:
+    """Values that a graph keeps in other files must have been checked as the graph was."""
+    base = graph.rpartition("/")[0]
+    for location in sorted(external_data(folder / graph)):
+        if (f"{base}/{location}" if base else location) not in manifest.files:
+            raise FileError(f"{folder / graph}: has values in {location[:60]!a}, which the manifest lacks; {AGAIN}")
 
 
 def _stat(folder: Path, name: str) -> os.stat_result:

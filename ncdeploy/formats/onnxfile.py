@@ -26,7 +26,18 @@ IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSETS, METADATA = 1, 2, 3, 7, 8,
 NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12
 NODE_OP_TYPE, NODE_ATTRIBUTE = 4, 5
 ATTRIBUTE_GRAPHS = (6, 11)  # AttributeProto: g, graphs
-TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME = 1, 2, 8
+TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL = 1, 2, 8, 13
+# Where tensors may lie: of each message, field number -> message inside it
+TENSORS_IN: dict[str, dict[int, str]] = {
+    "model": {GRAPH: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {NODE: "node", INITIALIZER: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {NODE_ATTRIBUTE: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {TENSOR_EXTERNAL: "external"},
+}
 ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16"}
 FLOATS = (1, 10, 11, 16)
 
@@ -75,6 +86,26 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
         return _model(_map(path))
     except (DamagedError, UnicodeDecodeError) as e:
         raise FileError(f"{path}: is a damaged ONNX file; copy or export it again") from e
+
+
+def external_data(path: str | os.PathLike[str]) -> set[str]:
+    """The files, named from the folder of an ONNX file, that its tensors have their values in. Raises FileError."""
+    try:
+        return set(_locations("model", _map(path)))
+    except (DamagedError, UnicodeDecodeError, RecursionError) as e:
+        raise FileError(f"{path}: is a damaged ONNX file; copy or export it again") from e
+
+
+def _locations(kind: str, data: Buffer) -> Iterator[str]:
+    if kind == "external":
+        pair = _only(data)
+        if _text(pair.get(1, b"")) == "location":
+            yield _text(pair.get(2, b""))
+        return
+    inside = TENSORS_IN[kind]
+    for number, _, value in fields(data):
+        if number in inside:
+            yield from _locations(inside[number], _message(value))
 
 
 class DamagedError(ValueError):

@@ -32,7 +32,7 @@ def onnxruntime_root(toolchain: None) -> Path:
 def release(onnxruntime_root: Path) -> Path:
     """Libraries and examples with ONNX Runtime, optimised."""
     with alone("cpp-release") as folder:
-        build(folder, "-DNCDEPLOY_WERROR=ON", "-DNCDEPLOY_TESTS=OFF", f"-DONNXRUNTIME_ROOT={onnxruntime_root}")
+        build(folder, "-DNCDEPLOY_WERROR=ON", f"-DONNXRUNTIME_ROOT={onnxruntime_root}")
         return folder
 
 
@@ -41,7 +41,7 @@ def sanitized(toolchain: None) -> Path:
     """The core and its tests, which stop at the first bad access or undefined operation."""
     with alone("cpp-sanitized") as folder:
         build(
-            folder, "-DNCDEPLOY_WERROR=ON", "-DNCDEPLOY_SANITIZE=address,undefined",
+            folder, "-DNCDEPLOY_WERROR=ON", "-DNCDEPLOY_TESTS=ON", "-DNCDEPLOY_SANITIZE=address,undefined",
             "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-g1",
             "-DCMAKE_DISABLE_FIND_PACKAGE_OnnxRuntime=ON", "-DCMAKE_DISABLE_FIND_PACKAGE_TensorRT=ON",
         )  # fmt: skip

@@ -1,16 +1,29 @@
 # Finds TensorRT (10.12 to 11 are supported) with the CUDA runtime it needs, and defines TensorRT::TensorRT.
 #
-# Looks under TENSORRT_ROOT and CUDA_ROOT (CMake variables or environment). TensorRT_INCLUDE_DIR, TensorRT_LIBRARY,
-# TensorRT_CUDA_INCLUDE_DIR and TensorRT_CUDA_LIBRARY override what is found.
-set(_hints ${TENSORRT_ROOT} $ENV{TENSORRT_ROOT})
-set(_cuda ${CUDA_ROOT} $ENV{CUDA_ROOT} /usr/local/cuda)
-file(GLOB _cuda_versions /usr/local/cuda-*)
-list(APPEND _cuda ${_cuda_versions})
-find_path(TensorRT_INCLUDE_DIR NvInfer.h HINTS ${_hints} PATH_SUFFIXES include)
-find_library(TensorRT_LIBRARY nvinfer HINTS ${_hints} PATH_SUFFIXES lib lib64)
+# Looks under TENSORRT_ROOT and CUDA_ROOT (CMake or environment variables). TensorRT_INCLUDE_DIR, TensorRT_LIBRARY,
+# TensorRT_CUDA_INCLUDE_DIR and TensorRT_CUDA_LIBRARY override what is found. With NCDEPLOY_TENSORRT_COMPILE_ONLY the
+# headers do.
+include(${CMAKE_CURRENT_LIST_DIR}/SdkRoot.cmake)
+sdk_root(TENSORRT_ROOT TensorRT TensorRT_INCLUDE_DIR TensorRT_LIBRARY)
+find_path(TensorRT_INCLUDE_DIR NvInfer.h ${sdk_hints} PATH_SUFFIXES include)
+find_library(TensorRT_LIBRARY nvinfer ${sdk_hints} PATH_SUFFIXES lib lib64)
+sdk_require(TENSORRT_ROOT TensorRT_INCLUDE_DIR include/NvInfer.h)
+if(NOT NCDEPLOY_TENSORRT_COMPILE_ONLY)
+  sdk_require(TENSORRT_ROOT TensorRT_LIBRARY lib/libnvinfer)
+endif()
+
+sdk_root(CUDA_ROOT "the CUDA toolkit" TensorRT_CUDA_INCLUDE_DIR TensorRT_CUDA_LIBRARY)
+if(NOT sdk_given)
+  file(GLOB sdk_hints /usr/local/cuda /usr/local/cuda-*)
+  list(PREPEND sdk_hints HINTS)
+endif()
 find_path(TensorRT_CUDA_INCLUDE_DIR cuda_runtime_api.h
-  HINTS ${_cuda} PATH_SUFFIXES include targets/x86_64-linux/include)
-find_library(TensorRT_CUDA_LIBRARY cudart HINTS ${_cuda} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib)
+  ${sdk_hints} PATH_SUFFIXES include targets/x86_64-linux/include)
+find_library(TensorRT_CUDA_LIBRARY cudart ${sdk_hints} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib)
+sdk_require(CUDA_ROOT TensorRT_CUDA_INCLUDE_DIR include/cuda_runtime_api.h)
+if(NOT NCDEPLOY_TENSORRT_COMPILE_ONLY)
+  sdk_require(CUDA_ROOT TensorRT_CUDA_LIBRARY lib64/libcudart)
+endif()
 
 # The version stands as plain numbers or under another name that stands for them.
 if(TensorRT_INCLUDE_DIR)
@@ -28,7 +41,8 @@ endif()
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(TensorRT
   REQUIRED_VARS TensorRT_LIBRARY TensorRT_INCLUDE_DIR TensorRT_CUDA_LIBRARY TensorRT_CUDA_INCLUDE_DIR
-  VERSION_VAR TensorRT_VERSION HANDLE_VERSION_RANGE)
+  VERSION_VAR TensorRT_VERSION
+  REASON_FAILURE_MESSAGE "say where they are with -DTENSORRT_ROOT=... and -DCUDA_ROOT=...")
 mark_as_advanced(TensorRT_INCLUDE_DIR TensorRT_LIBRARY TensorRT_CUDA_INCLUDE_DIR TensorRT_CUDA_LIBRARY)
 
 if(TensorRT_FOUND AND NOT TARGET TensorRT::TensorRT)

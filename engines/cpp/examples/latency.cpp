@@ -8,19 +8,42 @@
 
 namespace {
 
+// Zeros for everything that the model is conditioned on.
+ncdeploy::Conditions nothing(const ncdeploy::ModelInfo &info) {
+    ncdeploy::Conditions conditions;
+    for (const ncdeploy::Condition &condition : info.conditions) {
+        conditions[condition.name] = condition.dtype == ncdeploy::DType::float32
+                                         ? ncdeploy::Values(std::vector<float>(condition.dim()))
+                                         : ncdeploy::Values(std::vector<std::int64_t>(condition.dim()));
+    }
+    if (info.num_classes) {
+        conditions["labels"] = std::vector<std::int64_t>{0};
+    }
+    return conditions;
+}
+
 // Median seconds of one call with `rows` rows.
 double call_seconds(ncdeploy::Engine &engine, std::size_t rows) {
     const ncdeploy::ModelInfo &info = engine.info();
     const std::vector<float> x(rows * info.dim(), 0.1F), sigma(rows, static_cast<float>(info.sigma_data)),
         weight(rows, 1);
-    const std::vector<std::int64_t> labels(rows, 0);
+    const std::vector<std::int64_t> zeros(rows, 0);
+    const ncdeploy::Conditions conditions = nothing(info);
+    std::vector<ncdeploy::Array> arrays;
+    for (const ncdeploy::Condition &condition : info.conditions) {
+        arrays.push_back({condition, std::visit([](const auto &v) -> const void * { return v.data(); },
+                                                conditions.at(condition.name))});
+    }
     std::vector<float> denoised(x.size());
     std::vector<double> seconds;
     double total = 0;
     while (seconds.size() < 5 || (total < 0.3 && seconds.size() < 200)) {
         const auto start = std::chrono::steady_clock::now();
-        engine.denoise({rows, x.data(), sigma.data(), info.num_classes ? labels.data() : nullptr,
-                        info.guidance ? weight.data() : nullptr, denoised.data()});
+        ncdeploy::Batch batch;
+        batch.rows = rows, batch.x = x.data(), batch.sigma = sigma.data(), batch.denoised = denoised.data();
+        batch.labels = info.num_classes ? zeros.data() : nullptr, batch.guidance = info.guidance ? weight.data() : nullptr;
+        batch.sample = zeros.data(), batch.samples = 1, batch.conditions = arrays.data();
+        engine.denoise(batch);
         seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
         total += seconds.back();
     }
@@ -31,11 +54,11 @@ double call_seconds(ncdeploy::Engine &engine, std::size_t rows) {
 // Best of three runs of one sample, after one to warm up.
 ncdeploy::Result best_run(ncdeploy::Engine &engine, const ncdeploy::Plan &plan, const ncdeploy::Options &options) {
     const ncdeploy::Sampler sampler(engine, plan, options);
-    const std::vector<std::int64_t> labels(engine.info().num_classes ? 1 : 0, 0);
-    ncdeploy::Result best = sampler.sample({0}, labels);
+    const ncdeploy::Conditions conditions = nothing(engine.info());
+    ncdeploy::Result best = sampler.sample({0}, conditions);
     best.wall_s = 1e9;
     for (int run = 0; run < 3; ++run) {
-        ncdeploy::Result result = sampler.sample({0}, labels);
+        ncdeploy::Result result = sampler.sample({0}, conditions);
         if (result.wall_s < best.wall_s) {
             best = std::move(result);
         }
@@ -58,7 +81,9 @@ int main(int argc, char **argv) {
     }
     try {
         const ncdeploy::Bundle bundle(argv[1]);
-        const auto engine = ncdeploy::open_onnxruntime(bundle, {"", argc > 2 ? std::atoi(argv[2]) : 0});
+        ncdeploy::EngineOptions options;
+        options.threads = argc > 2 ? std::atoi(argv[2]) : 0;
+        const auto engine = ncdeploy::open_onnxruntime(bundle, options);
         std::printf("%s\n", engine->name().c_str());
         for (std::size_t rows = 1; rows <= 64; rows *= 2) {
             std::printf("  t(%2zu) = %7.3f ms\n", rows, 1e3 * call_seconds(*engine, rows));

@@ -87,14 +87,16 @@ void run(int argc, char **argv) {
     };
     std::vector<std::uint64_t> seeds(static_cast<std::size_t>(given.number("--n", 1, 1)));
     std::iota(seeds.begin(), seeds.end(), static_cast<std::uint64_t>(given.number("--seed", 0)));
-    std::vector<std::int64_t> labels;
+    ncdeploy::Conditions conditions;
     if (given.has("--label")) {
-        labels.assign(seeds.size(), static_cast<std::int64_t>(given.number("--label", 0)));
+        conditions["labels"] = std::vector(seeds.size(), static_cast<std::int64_t>(given.number("--label", 0)));
     }
 
-    const auto engine = ncdeploy::open_onnxruntime(bundle, {"", static_cast<int>(given.number("--threads", 0))});
+    ncdeploy::EngineOptions how;
+    how.threads = static_cast<int>(given.number("--threads", 0));
+    const auto engine = ncdeploy::open_onnxruntime(bundle, how);
     const ncdeploy::Sampler sampler(*engine, bundle.plan(plan), options);
-    const ncdeploy::Result result = sampler.sample(seeds, labels);
+    const ncdeploy::Result result = sampler.sample(seeds, conditions);
     std::fprintf(stderr, "\r%zu samples, %zu network calls, NFE %.1f, %.3f s, of which the network %.3f s\n",
                  seeds.size(), result.depth, result.nfe, result.wall_s, result.engine_s);
 

@@ -1,16 +1,17 @@
-// The C interface: exceptions become codes and a message.
+// The C interface: exceptions become codes and a message, and structs are read and written as far as the caller's go.
 #include "ncdeploy/ncdeploy.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "ncdeploy/ncdeploy.hpp"
 #include "text.hpp"
 
 struct ncdeploy_sampler {
-    ncdeploy::Bundle bundle;
     std::unique_ptr<ncdeploy::Engine> engine;
-    ncdeploy::Sampler sampler;
+    std::optional<ncdeploy::Sampler> sampler;
+    const ncdeploy_request *request = nullptr; // of the run that goes on
 };
 
 namespace {
@@ -19,7 +20,9 @@ using ncdeploy::detail::text;
 
 thread_local std::string last_error;
 
-template <class Body> ncdeploy_status guarded(Body body) {
+struct Cancelled {};
+
+template <class Body> ncdeploy_status guarded(Body body) noexcept {
     const auto failed = [](ncdeploy_status code, const char *what) {
         last_error = what;
         return code;
@@ -36,9 +39,94 @@ template <class Body> ncdeploy_status guarded(Body body) {
         return failed(NCDEPLOY_BACKEND_ERROR, e.what());
     } catch (const ncdeploy::NumericalError &e) {
         return failed(NCDEPLOY_NUMERICAL_ERROR, e.what());
+    } catch (const Cancelled &) {
+        return failed(NCDEPLOY_CANCELLED, "on_sweep ended the run");
     } catch (const std::exception &e) {
         return failed(NCDEPLOY_INTERNAL_ERROR, e.what());
+    } catch (...) {
+        return failed(NCDEPLOY_INTERNAL_ERROR, "an exception of an unknown kind");
     }
+}
+
+// The caller's struct, which begins with its size, as this version has it: what an older one lacks stays as in `known`.
+// Throws InputError for no size, and for a larger struct that uses what is not known here.
+template <class Struct> Struct versioned(const char *what, const Struct *given, Struct known) {
+    std::size_t size = 0;
+    std::memcpy(&size, given, sizeof size);
+    const auto *bytes = reinterpret_cast<const unsigned char *>(given);
+    if (size < sizeof size || size > 1 << 16 ||
+        (size > sizeof known && std::any_of(bytes + sizeof known, bytes + size, [](unsigned char b) { return b; }))) {
+        throw ncdeploy::InputError(text(what, ": got size ", size, ", expected sizeof(ncdeploy_", what, "), here ",
+                                        sizeof known, "; set it, or update the library"));
+    }
+    std::memcpy(&known, given, std::min(size, sizeof known));
+    return known;
+}
+
+ncdeploy_options defaults() {
+    ncdeploy_options options{};
+    options.size = sizeof options;
+    options.window = -1;
+    options.tolerance = -1;
+    options.guidance = std::nan("");
+    options.spinning = options.arena = 1;
+    return options;
+}
+
+std::string text_or_empty(const char *given) { return given ? given : ""; }
+
+ncdeploy::EngineOptions engine_options(const ncdeploy_options &given) {
+    ncdeploy::EngineOptions options;
+    options.device = text_or_empty(given.device);
+    options.library = text_or_empty(given.library);
+    options.provider = text_or_empty(given.provider);
+    if (given.provider_option_count && !given.provider_options) {
+        throw ncdeploy::InputError("provider_options: got NULL, expected keys and values");
+    }
+    for (std::size_t i = 0; i < given.provider_option_count; ++i) {
+        options.provider_options.emplace_back(text_or_empty(given.provider_options[2 * i]),
+                                              text_or_empty(given.provider_options[2 * i + 1]));
+    }
+    options.threads = given.threads;
+    options.spinning = given.spinning != 0;
+    options.arena = given.arena != 0;
+    options.shared_threads = given.shared_threads != 0;
+    return options;
+}
+
+// Throws Cancelled when the caller says so.
+void tell(const ncdeploy_request &request, const ncdeploy::Sweep &sweep) {
+    const ncdeploy_sweep shown{sizeof shown, sweep.calls,           sweep.rows,
+                               sweep.nodes,  sweep.accepted.size(), sweep.accepted.data()};
+    if (request.on_sweep && request.on_sweep(&shown, request.context)) {
+        throw Cancelled();
+    }
+}
+
+ncdeploy::Conditions conditions_of(const ncdeploy_request &request) {
+    ncdeploy::Conditions conditions;
+    if (request.condition_count && !request.conditions) {
+        throw ncdeploy::InputError("conditions: got NULL, expected an array of them");
+    }
+    for (std::size_t i = 0; i < request.condition_count; ++i) {
+        const ncdeploy_condition &given = request.conditions[i];
+        const std::string name = text_or_empty(given.name);
+        const bool floats = given.dtype == NCDEPLOY_FLOAT32;
+        if ((!floats && given.dtype != NCDEPLOY_INT64) || (given.count && !given.values)) {
+            throw ncdeploy::InputError(text("condition '", name, "': expected values, and a dtype of NCDEPLOY_FLOAT32 "
+                                            "or NCDEPLOY_INT64"));
+        }
+        const auto copy = [&](const auto *values) {
+            return ncdeploy::Values(std::vector(values, values + given.count));
+        };
+        if (!conditions
+                 .emplace(name, floats ? copy(static_cast<const float *>(given.values))
+                                       : copy(static_cast<const std::int64_t *>(given.values)))
+                 .second) {
+            throw ncdeploy::InputError("condition '" + name + "': is there twice");
+        }
+    }
+    return conditions;
 }
 
 std::unique_ptr<ncdeploy::Engine> open_engine(const ncdeploy::Bundle &bundle,
@@ -64,8 +152,16 @@ const char *ncdeploy_version(void) { return ncdeploy::version(); }
 
 const char *ncdeploy_last_error(void) { return last_error.c_str(); }
 
-ncdeploy_options ncdeploy_default_options(void) {
-    return {sizeof(ncdeploy_options), nullptr, nullptr, 0, -1, -1, 0, std::nan("")};
+ncdeploy_status ncdeploy_default_options(ncdeploy_options *options, size_t size) {
+    return guarded([&] {
+        if (!options || size < sizeof size) {
+            throw ncdeploy::InputError("ncdeploy_default_options: expected options and their sizeof");
+        }
+        ncdeploy_options known = defaults();
+        known.size = size;
+        std::memset(options, 0, size);
+        std::memcpy(options, &known, std::min(size, sizeof known));
+    });
 }
 
 ncdeploy_status ncdeploy_open(const char *bundle, const ncdeploy_options *options, ncdeploy_sampler **out) {
@@ -74,15 +170,11 @@ ncdeploy_status ncdeploy_open(const char *bundle, const ncdeploy_options *option
             throw ncdeploy::InputError("ncdeploy_open: got NULL, expected a path and where to put the sampler");
         }
         *out = nullptr;
-        const ncdeploy_options given = options ? *options : ncdeploy_default_options();
-        if (given.size != sizeof(ncdeploy_options)) {
-            throw ncdeploy::InputError(text("options: size is ", given.size, ", expected ", sizeof(ncdeploy_options),
-                                            "; start from ncdeploy_default_options() of this version"));
-        }
+        const ncdeploy_options given = options ? versioned("options", options, defaults()) : defaults();
         if (given.window < -1) {
             throw ncdeploy::InputError(text("window: got ", given.window, ", expected -1 or more"));
         }
-        const std::string plan = given.plan ? given.plan : "";
+        const std::string plan = text_or_empty(given.plan);
         ncdeploy::Bundle opened(bundle);
         ncdeploy::Options chosen = opened.options(plan);
         chosen.window = given.window < 0 ? chosen.window : static_cast<std::size_t>(given.window);
@@ -91,10 +183,12 @@ ncdeploy_status ncdeploy_open(const char *bundle, const ncdeploy_options *option
         if (!std::isnan(given.guidance)) {
             chosen.guidance = given.guidance;
         }
-        std::unique_ptr<ncdeploy::Engine> engine =
-            open_engine(opened, {given.device ? given.device : "", given.threads});
-        ncdeploy::Sampler sampler(*engine, opened.plan(plan), chosen);
-        *out = new ncdeploy_sampler{std::move(opened), std::move(engine), std::move(sampler)};
+        std::unique_ptr<ncdeploy::Engine> engine = open_engine(opened, engine_options(given));
+        auto sampler = std::make_unique<ncdeploy_sampler>();
+        chosen.on_sweep = [of = sampler.get()](const ncdeploy::Sweep &sweep) { tell(*of->request, sweep); };
+        sampler->sampler.emplace(*engine, opened.plan(plan), chosen);
+        sampler->engine = std::move(engine);
+        *out = sampler.release();
     });
 }
 
@@ -107,22 +201,34 @@ size_t ncdeploy_shape(const ncdeploy_sampler *sampler, int64_t *sizes, size_t ca
     return shape.size();
 }
 
-ncdeploy_status ncdeploy_sample(ncdeploy_sampler *sampler, const uint64_t *seeds, const int64_t *labels, size_t n,
-                                float *samples, size_t values, ncdeploy_report *report) {
+ncdeploy_status ncdeploy_sample(ncdeploy_sampler *sampler, const ncdeploy_request *request, float *samples,
+                                size_t values, ncdeploy_report *report) {
     return guarded([&] {
-        if (!sampler || !seeds || !samples) {
-            throw ncdeploy::InputError("ncdeploy_sample: got NULL, expected a sampler, seeds and room for samples");
+        if (!sampler || !request || !samples) {
+            throw ncdeploy::InputError("ncdeploy_sample: got NULL, expected a sampler, a request and room for samples");
+        }
+        const ncdeploy_request given = versioned("request", request, ncdeploy_request{});
+        const std::size_t room = report ? report->size : 0;
+        if (report && room < sizeof room) {
+            throw ncdeploy::InputError(text("report: got size ", room, ", expected sizeof(ncdeploy_report); set it"));
+        }
+        if (given.n && !given.seeds) {
+            throw ncdeploy::InputError("seeds: got NULL, expected one per sample");
         }
         const std::size_t dim = sampler->engine->info().dim();
-        if (values % dim || values / dim != n) {
-            throw ncdeploy::InputError(text("samples: got room for ", values, " values, expected ", n, " * ", dim));
+        if (values % dim || values / dim != given.n) {
+            throw ncdeploy::InputError(
+                text("samples: got room for ", values, " values, expected ", given.n, " * ", dim));
         }
-        const std::vector<std::int64_t> classes(labels, labels ? labels + n : labels);
-        const ncdeploy::Result result = sampler->sampler.sample({seeds, seeds + n}, classes);
+        sampler->request = &given;
+        const ncdeploy::Result result =
+            sampler->sampler->sample({given.seeds, given.seeds + given.n}, conditions_of(given));
         std::copy(result.samples.begin(), result.samples.end(), samples);
         if (report) {
             const double residual = *std::max_element(result.residual.begin(), result.residual.end());
-            *report = {result.depth, result.nfe, residual, result.wall_s, result.engine_s};
+            const ncdeploy_report figures{room, result.depth, result.nfe, residual, result.wall_s, result.engine_s};
+            std::memset(report, 0, room);
+            std::memcpy(report, &figures, std::min(room, sizeof figures));
         }
     });
 }

@@ -9,17 +9,17 @@
 
 namespace ncdeploy::detail {
 
-Evaluator::Evaluator(Engine &engine, const Plan &plan, const std::vector<std::int64_t> &labels,
-                     std::optional<double> guidance)
-    : engine_(engine), plan_(plan), sample_labels_(labels), guidance_(guidance), inside_(engine.info().guidance),
+Evaluator::Evaluator(Engine &engine, const Plan &plan, const Inputs &inputs, std::optional<double> guidance)
+    : engine_(engine), plan_(plan), inputs_(inputs), guidance_(guidance), inside_(engine.info().guidance),
       dim_(engine.info().dim()) {}
 
 void Evaluator::add(const float *x, std::size_t node, std::size_t sample, float *denoised) {
     pending_.push_back({node, sample, denoised});
     x_.insert(x_.end(), x, x + dim_);
     sigma_.push_back(static_cast<float>(plan_.sigmas[node]));
-    if (!sample_labels_.empty()) {
-        labels_.push_back(sample_labels_[sample]);
+    sample_.push_back(static_cast<std::int64_t>(sample));
+    if (!inputs_.labels.empty()) {
+        labels_.push_back(inputs_.labels[sample]);
     }
 }
 
@@ -27,12 +27,15 @@ std::size_t Evaluator::run() {
     const std::size_t count = pending_.size();
     const bool doubled = guidance_ && !inside_;
     if (doubled) {
-        // The second half is the same rows without a class. Room first: a vector may not grow by a part of itself.
+        // The second half is the same rows without conditions. Room first: a vector may not grow by a part of itself.
         x_.resize(2 * count * dim_);
         std::copy_n(x_.begin(), count * dim_, x_.begin() + static_cast<std::ptrdiff_t>(count * dim_));
         sigma_.resize(2 * count);
         std::copy_n(sigma_.begin(), count, sigma_.begin() + static_cast<std::ptrdiff_t>(count));
-        labels_.resize(2 * count, *engine_.info().null_label());
+        for (std::size_t i = 0; i < count; ++i) {
+            sample_.push_back(sample_[i] + static_cast<std::int64_t>(inputs_.samples / 2));
+        }
+        labels_.resize(2 * labels_.size(), engine_.info().null_label().value_or(0));
     }
     if (inside_) {
         weights_.assign(count, static_cast<float>(guidance_.value_or(1.0)));
@@ -40,8 +43,9 @@ std::size_t Evaluator::run() {
     const std::size_t network_rows = sigma_.size();
     out_.resize(network_rows * dim_);
     const auto start = std::chrono::steady_clock::now();
-    engine_.denoise({network_rows, x_.data(), sigma_.data(), labels_.empty() ? nullptr : labels_.data(),
-                     inside_ ? weights_.data() : nullptr, out_.data()});
+    engine_.denoise({network_rows, x_.data(), sigma_.data(), sample_.data(),
+                     labels_.empty() ? nullptr : labels_.data(), inside_ ? weights_.data() : nullptr, inputs_.samples,
+                     inputs_.arrays.data(), out_.data()});
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     ++calls;
     rows += count * (guidance_ || inside_ ? 2 : 1);
@@ -52,7 +56,7 @@ std::size_t Evaluator::run() {
         check(pending_[i], out_.data() + i * dim_);
         std::copy_n(out_.data() + i * dim_, dim_, pending_[i].denoised);
     }
-    pending_.clear(), x_.clear(), sigma_.clear(), labels_.clear();
+    pending_.clear(), x_.clear(), sigma_.clear(), sample_.clear(), labels_.clear();
     return count;
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "conditions.hpp"
 #include "ncdeploy/ncdeploy.hpp"
 
 namespace ncdeploy::detail {
@@ -17,9 +18,7 @@ inline std::size_t rows_per_evaluation(const Engine &engine, const Options &opti
 
 class Evaluator {
   public:
-    // labels: one per sample, or empty
-    Evaluator(Engine &engine, const Plan &plan, const std::vector<std::int64_t> &labels,
-              std::optional<double> guidance);
+    Evaluator(Engine &engine, const Plan &plan, const Inputs &inputs, std::optional<double> guidance);
 
     // One more row for the next call: the state x [dim] of a sample at a node, and where to put D.
     void add(const float *x, std::size_t node, std::size_t sample, float *denoised);
@@ -41,14 +40,14 @@ class Evaluator {
 
     Engine &engine_;
     const Plan &plan_;
-    const std::vector<std::int64_t> &sample_labels_;
+    const Inputs &inputs_;
     std::optional<double> guidance_;
     bool inside_; // the engine guides itself
     std::size_t dim_;
 
     std::vector<Row> pending_;
     std::vector<float> x_, sigma_, weights_, out_;
-    std::vector<std::int64_t> labels_;
+    std::vector<std::int64_t> sample_, labels_;
 };
 
 } // namespace ncdeploy::detail

@@ -55,7 +55,7 @@ std::string read_file(const std::string &path, std::uint64_t most) {
 
 std::string digest_of(const std::string &path) {
     std::ifstream file = open(path);
-    std::vector<char> block(std::size_t{1} << 16);
+    std::vector<char> block(std::size_t{1} << 18);
     Sha256 digest;
     while (file.read(block.data(), static_cast<std::streamsize>(block.size())), file.gcount() > 0) {
         digest.update(block.data(), static_cast<std::size_t>(file.gcount()));

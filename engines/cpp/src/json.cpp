@@ -14,7 +14,7 @@ constexpr int max_depth = 64;
 constexpr std::size_t max_values = 100000; // beside numbers in lists: bounds the memory that a small file can ask for
 constexpr std::int64_t max_integer = std::int64_t{1} << 53;
 
-struct Wrong : std::runtime_error {
+struct NotJson : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
@@ -32,7 +32,7 @@ class Parser {
     }
 
   private:
-    [[noreturn]] void fail(const std::string &what) const { throw Wrong(text(what, " at byte ", at_ - begin_)); }
+    [[noreturn]] void fail(const std::string &what) const { throw NotJson(text(what, " at byte ", at_ - begin_)); }
 
     char peek() const { return at_ == end_ ? '\0' : *at_; }
 
@@ -289,10 +289,10 @@ Json Json::parse(const std::string &bytes, const std::string &path) {
     try {
         Json value = Parser(bytes).document();
         if (value.kind != Kind::object) {
-            throw Wrong("it holds no object");
+            throw NotJson("it holds no object");
         }
         return value;
-    } catch (const Wrong &e) {
+    } catch (const NotJson &e) {
         throw FileError(path + ": is not valid JSON (" + e.what() + "); copy or make it again");
     }
 }

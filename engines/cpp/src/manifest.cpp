@@ -5,6 +5,7 @@
 #include <set>
 
 #include "json.hpp"
+#include "record.hpp"
 #include "text.hpp"
 
 namespace ncdeploy::detail {
@@ -15,31 +16,12 @@ using Kind = Json::Kind;
 constexpr double max_bytes = 1099511627776.0, max_values = 268435456.0; // 2^40, 2^28
 constexpr std::size_t max_files = 1000;
 
-struct Wrong : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-template <class... Parts> void require(bool holds, const Parts &...what) {
-    if (!holds) {
-        throw Wrong(text(what...));
-    }
-}
-
 bool is_integer(const Json &v, double least, double most) {
     return v.kind == Kind::number && v.integer && v.number >= least && v.number <= most;
 }
 
 bool is_one_of(char c, const char *more) {
     return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || std::strchr(more, c);
-}
-
-// For messages: printable, and not without end.
-std::string quoted(const std::string &name) {
-    std::string shown = "'";
-    for (const char c : name.substr(0, 60)) {
-        shown += c >= 0x20 && c <= 0x7e ? c : '?';
-    }
-    return shown + "'";
 }
 
 // Parts of letters, digits, "_", "." and "-", parted by "/", none of which begins with "." or "-".
@@ -65,16 +47,6 @@ bool is_digest(const std::string &text) {
     return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
-void require_keys(const std::string &what, const Json &record, const std::set<std::string> &expected) {
-    require(record.kind == Kind::object, what, " is no object");
-    for (const auto &[key, value] : record.object) {
-        require(expected.count(key), what, " has the unknown field ", quoted(key), "; update ncdeploy");
-    }
-    for (const std::string &key : expected) {
-        require(record.object.count(key), what, " lacks ", key);
-    }
-}
-
 bool is_texts(const Json &v) {
     return v.kind == Kind::object && std::all_of(v.object.begin(), v.object.end(),
                                                  [](const auto &member) { return member.second.kind == Kind::text; });
@@ -84,7 +56,7 @@ void require_curve(const Json &v) {
     if (v.kind == Kind::null) {
         return;
     }
-    require_keys("model: error_curve", v, {"sigmas", "mse"});
+    require_fields("model: error_curve", v, {"sigmas", "mse"});
     const Json &sigmas = v.object.at("sigmas"), &mse = v.object.at("mse");
     const auto positive = [](double x) { return x > 0; };
     const bool holds = sigmas.kind == Kind::numbers && mse.kind == Kind::numbers &&
@@ -103,15 +75,56 @@ void require_default_plan(const Json &v) {
     }
 }
 
-ModelInfo model(const Json &record) {
-    require(record.kind == Kind::object, "model is no object");
-    const std::set<std::string> known{"format",      "shape",         "sigma_min", "sigma_max",   "sigma_data",
-                                      "num_classes", "unconditional", "guidance",  "offset",      "scale",
-                                      "data",        "default_plan",  "mean",      "error_curve", "weights_digest",
-                                      "precision",   "versions"};
-    for (const auto &[key, value] : record.object) {
-        require(known.count(key), "model has the unknown field ", quoted(key), "; update ncdeploy");
+std::vector<std::int64_t> shape(const std::string &what, const Json &v) {
+    double values = 1;
+    std::vector<std::int64_t> sizes;
+    require(v.kind == Kind::numbers && v.integer && v.numbers.size() <= 8, what, " is no list of sizes");
+    for (const double size : v.numbers) {
+        require(size >= 1 && (values *= size) <= max_values, what, " holds too many values, or none");
+        sizes.push_back(static_cast<std::int64_t>(size));
     }
+    return sizes;
+}
+
+Condition condition(const Json &record) {
+    require_fields("a condition", record, {"name", "dtype", "shape"}, {"null"});
+    const Json &name = record.object.at("name"), &dtype = record.object.at("dtype");
+    static const std::set<std::string> taken{"x", "sigma", "sample", "labels", "guidance", "denoised"};
+    require(name.kind == Kind::text && !name.text.empty() && !taken.count(name.text), "a condition's name is no name");
+    require(dtype.text == "float32" || dtype.text == "int64", "condition ", quoted(name.text),
+            ": dtype is neither float32 nor int64");
+    Condition out;
+    out.name = name.text;
+    out.dtype = dtype.text == "int64" ? DType::int64 : DType::float32;
+    out.shape = shape("a condition's shape", record.object.at("shape"));
+    const auto found = record.object.find("null");
+    if (found == record.object.end() || found->second.kind == Kind::null) {
+        return out;
+    }
+    const Json &null = found->second;
+    out.null = null.kind == Kind::number ? std::vector{null.number} : null.numbers;
+    require((null.kind == Kind::number || (null.kind == Kind::numbers && null.numbers.size() == out.dim())) &&
+                (out.dtype == DType::float32 || null.integer),
+            "condition ", quoted(out.name), ": null is neither null, a number nor a value for each place");
+    return out;
+}
+
+std::vector<Condition> conditions(const Json &v) {
+    std::vector<Condition> all;
+    std::set<std::string> names;
+    require(v.kind == Kind::list || (v.kind == Kind::numbers && v.numbers.empty()), "model: conditions is no list");
+    require(v.list.size() <= max_files, "model: conditions are too many");
+    for (const Json &entry : v.list) {
+        all.push_back(condition(entry));
+        require(names.insert(all.back().name).second, "model: two conditions have the same name");
+    }
+    return all;
+}
+
+ModelInfo model(const Json &record) {
+    require_fields("model", record, {"format", "shape", "sigma_min", "sigma_max", "sigma_data"},
+                   {"num_classes", "unconditional", "guidance", "offset", "scale", "data", "default_plan", "mean",
+                    "error_curve", "weights_digest", "precision", "versions", "conditions"});
     const auto field = [&](const char *name) {
         const auto found = record.object.find(name);
         return found == record.object.end() ? nullptr : &found->second;
@@ -126,19 +139,10 @@ ModelInfo model(const Json &record) {
         require(!v || v->kind == Kind::boolean, "model: ", name, " is neither true nor false");
         return v ? v->boolean : otherwise;
     };
-    require(field("format") && is_integer(*field("format"), 1, 1), "model has another format than 1; update ncdeploy");
-    for (const char *name : {"shape", "sigma_min", "sigma_max", "sigma_data"}) {
-        require(field(name), "model lacks ", name);
-    }
+    require(is_integer(*field("format"), 1, 1), "model has another format than 1; update ncdeploy");
     ModelInfo info;
-    double values = 1;
-    const Json &shape = *field("shape");
-    require(shape.kind == Kind::numbers && shape.integer && !shape.numbers.empty() && shape.numbers.size() <= 8,
-            "model: shape is no list of sizes");
-    for (const double size : shape.numbers) {
-        require(size >= 1 && (values *= size) <= max_values, "model: shape holds too many values, or none");
-        info.shape.push_back(static_cast<std::int64_t>(size));
-    }
+    info.shape = shape("model: shape", *field("shape"));
+    require(!info.shape.empty(), "model: shape is no list of sizes");
     info.sigma_min = number("sigma_min", 0);
     info.sigma_max = number("sigma_max", 0);
     info.sigma_data = number("sigma_data", 0);
@@ -172,6 +176,9 @@ ModelInfo model(const Json &record) {
         require(is_known, "model: precision: expected fp32, tf32, fp16 or bf16");
         info.precision = v->text;
     }
+    if (const Json *v = field("conditions")) {
+        info.conditions = conditions(*v);
+    }
     require(!field("versions") || is_texts(*field("versions")), "model: versions is no object of texts");
     return info;
 }
@@ -179,7 +186,7 @@ ModelInfo model(const Json &record) {
 Manifest::FileEntry file_entry(const std::string &name, const Json &entry) {
     require(is_name(name) && name != "manifest.json" && name != "manifest.sha256",
             "files: one is no name inside the bundle, such as plans/ddim-100.ncplan");
-    require_keys(name, entry, {"bytes", "sha256"});
+    require_fields(name, entry, {"bytes", "sha256"});
     const Json &bytes = entry.object.at("bytes"), &sha256 = entry.object.at("sha256");
     require(is_integer(bytes, 0, max_bytes), name, ": bytes is no size");
     require(sha256.kind == Kind::text && is_digest(sha256.text), name, ": sha256 is not 64 hex digits");
@@ -187,7 +194,7 @@ Manifest::FileEntry file_entry(const std::string &name, const Json &entry) {
 }
 
 Manifest::PlanEntry plan_entry(const Json &entry) {
-    require_keys("a plan", entry, {"name", "file", "window", "tolerance"});
+    require_fields("a plan", entry, {"name", "file", "window", "tolerance"});
     const Json &name = entry.object.at("name"), &file = entry.object.at("file");
     const Json &window = entry.object.at("window"), &tolerance = entry.object.at("tolerance");
     require(name.kind == Kind::text && !name.text.empty(), "a plan's name is no text");
@@ -198,7 +205,7 @@ Manifest::PlanEntry plan_entry(const Json &entry) {
 }
 
 Manifest manifest(const Json &record) {
-    require_keys("the manifest", record,
+    require_fields("the manifest", record,
                  {"format", "version", "engine", "model", "plans", "files", "parity", "versions"});
     const auto &field = record.object;
     Manifest out;

@@ -7,7 +7,9 @@ namespace ncdeploy {
 
 const char *version() noexcept { return NCDEPLOY_VERSION; }
 
-std::size_t ModelInfo::dim() const {
+namespace {
+
+std::size_t product_of(const std::vector<std::int64_t> &shape) {
     std::size_t product = 1;
     for (const std::int64_t size : shape) {
         if (size < 1 || static_cast<std::uint64_t>(size) > std::numeric_limits<std::uint32_t>::max() / product) {
@@ -18,6 +20,12 @@ std::size_t ModelInfo::dim() const {
     }
     return product;
 }
+
+} // namespace
+
+std::size_t Condition::dim() const { return product_of(shape); }
+
+std::size_t ModelInfo::dim() const { return product_of(shape); }
 
 std::optional<std::int64_t> ModelInfo::null_label() const {
     return num_classes > 0 && unconditional ? std::optional(num_classes) : std::nullopt;

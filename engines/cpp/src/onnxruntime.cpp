@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <unordered_map>
 
 #include "device.hpp"
 #include "ncdeploy/ncdeploy.hpp"
+#include "onnxruntime_library.hpp"
 #include "text.hpp"
 
 namespace ncdeploy {
@@ -21,17 +23,31 @@ std::string reason(const std::exception &e) {
     return what.substr(0, what.find('\n'));
 }
 
-// Throws BackendError if the library that was loaded is older than the headers this was built with.
-void initialise() {
-    static const OrtApi *const api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
-    if (!api) {
-        throw BackendError(text("ONNX Runtime ", OrtGetApiBase()->GetVersionString(), " is too old; expected 1.",
-                                ORT_API_VERSION, " or newer"));
-    }
-    Ort::InitApi(api);
+// The library's version, after its functions were given to the C++ wrapper, which holds them for the whole process.
+const std::string &initialise(const std::string &file) {
+    const detail::OnnxRuntimeLibrary &library = detail::onnxruntime_library(file);
+    static const bool once = (Ort::InitApi(library.api), true);
+    (void)once;
+    return library.version;
 }
 
-std::string device_name(const EngineOptions &options) { return options.device.empty() ? "cpu" : options.device; }
+std::string device_name(const EngineOptions &options) {
+    if (!options.provider.empty() && !options.device.empty()) {
+        throw InputError("provider: got " + options.provider + " and device " + options.device + "; give one of them");
+    }
+    return !options.provider.empty() ? options.provider : options.device.empty() ? "cpu" : options.device;
+}
+
+// ONNX Runtime keeps one environment for the whole process, whoever makes it first.
+Ort::Env environment(const EngineOptions &options) {
+    if (!options.shared_threads) {
+        return {ORT_LOGGING_LEVEL_FATAL, "ncdeploy"};
+    }
+    Ort::ThreadingOptions threading;
+    threading.SetGlobalIntraOpNumThreads(options.threads);
+    threading.SetGlobalSpinControl(options.spinning);
+    return {threading, ORT_LOGGING_LEVEL_FATAL, "ncdeploy"};
+}
 
 // The options of the CUDA provider, freed at the end of the scope.
 class CudaOptions {
@@ -61,13 +77,19 @@ class CudaOptions {
 Ort::SessionOptions session_options(const EngineOptions &options, bool tf32) {
     Ort::SessionOptions session;
     session.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL); // every failure is thrown; the log would repeat it
-    if (options.threads < 0) {
-        throw InputError(text("threads: got ", options.threads, ", expected 0 or more"));
-    }
-    if (options.threads > 0) {
+    if (options.shared_threads) {
+        session.DisablePerSessionThreads();
+    } else {
         session.SetIntraOpNumThreads(options.threads);
+        session.AddConfigEntry("session.intra_op.allow_spinning", options.spinning ? "1" : "0");
     }
-    if (const std::optional<int> index = detail::cuda_index(device_name(options))) {
+    if (!options.arena) {
+        session.DisableCpuMemArena();
+    }
+    if (!options.provider.empty()) {
+        session.AppendExecutionProvider(options.provider,
+                                        {options.provider_options.begin(), options.provider_options.end()});
+    } else if (const std::optional<int> index = detail::cuda_index(device_name(options))) {
         session.AppendExecutionProvider_CUDA_V2(CudaOptions(std::to_string(*index), tf32).get());
     }
     return session;
@@ -76,62 +98,86 @@ Ort::SessionOptions session_options(const EngineOptions &options, bool tf32) {
 struct Port {
     std::string name;
     ONNXTensorElementDataType type;
-    std::vector<std::int64_t> sample; // expected sizes behind the batch axis
+    std::vector<std::int64_t> shape; // expected: first the batch axis, -1, or the samples
 };
+
+ONNXTensorElementDataType element_type(DType dtype) {
+    return dtype == DType::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+}
+
+std::vector<std::int64_t> behind(std::int64_t count, const std::vector<std::int64_t> &shape) {
+    std::vector<std::int64_t> sizes{count};
+    sizes.insert(sizes.end(), shape.begin(), shape.end());
+    return sizes;
+}
 
 class OnnxRuntime final : public Engine {
   public:
-    OnnxRuntime(const std::string &path, ModelInfo info, const EngineOptions &options)
-        : info_(std::move(info)), env_(ORT_LOGGING_LEVEL_FATAL, "ncdeploy"),
-          session_(env_, std::filesystem::path(path).c_str(), session_options(options, info_.precision == "tf32")),
-          memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)), device_(device_name(options)) {
-        inputs_ = {{"x", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, info_.shape},
-                   {"sigma", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {}}};
+    OnnxRuntime(const std::string &path, ModelInfo info, const EngineOptions &options, const std::string &version)
+        : info_(std::move(info)), name_(text("onnxruntime ", version, " (", device_name(options), ")")),
+          env_(environment(options)), session_(env_, std::filesystem::path(path).c_str(),
+                                               session_options(options, info_.precision == "tf32")),
+          memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
+        const Port output{"denoised", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, behind(-1, info_.shape)};
+        inputs_ = {{"x", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, output.shape},
+                   {"sigma", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {-1}}};
+        for (const Condition &condition : info_.conditions) {
+            inputs_.push_back({condition.name, element_type(condition.dtype), behind(-1, condition.shape)});
+        }
+        if (!info_.conditions.empty()) {
+            inputs_.push_back({"sample", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {-1}});
+        }
         if (info_.num_classes) {
-            inputs_.push_back({"labels", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {}});
+            inputs_.push_back({"labels", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {-1}});
         }
         if (info_.guidance) {
-            inputs_.push_back({"guidance", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {}});
+            inputs_.push_back({"guidance", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {-1}});
         }
         check(path, "inputs", inputs_, false);
-        check(path, "outputs", {{"denoised", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, info_.shape}}, true);
+        check(path, "outputs", {output}, true);
+        for (const Port &port : inputs_) {
+            names_.push_back(port.name.c_str());
+        }
     }
 
     const ModelInfo &info() const override { return info_; }
 
-    std::string name() const override {
-        return text("onnxruntime ", OrtGetApiBase()->GetVersionString(), " (", device_, ")");
-    }
+    std::string name() const override { return name_; }
 
     void denoise(const Batch &batch) override {
-        const auto rows = static_cast<std::int64_t>(batch.rows);
-        std::vector<std::int64_t> sizes{rows};
-        sizes.insert(sizes.end(), info_.shape.begin(), info_.shape.end());
-        const std::size_t values = batch.rows * info_.dim();
-        // Inputs are not written to; the API has no const form.
-        std::vector<Ort::Value> inputs;
-        inputs.push_back(tensor(const_cast<float *>(batch.x), values, sizes));
-        inputs.push_back(tensor(const_cast<float *>(batch.sigma), batch.rows, {rows}));
-        if (info_.num_classes) {
-            inputs.push_back(tensor(const_cast<std::int64_t *>(batch.labels), batch.rows, {rows}));
+        values_.clear();
+        for (std::size_t i = 0; i < inputs_.size(); ++i) {
+            const bool condition = i >= 2 && i < 2 + info_.conditions.size();
+            values_.push_back(tensor(inputs_[i], condition ? batch.samples : batch.rows,
+                                     condition ? batch.conditions[i - 2].values : source(batch, inputs_[i].name)));
         }
-        if (info_.guidance) {
-            inputs.push_back(tensor(const_cast<float *>(batch.guidance), batch.rows, {rows}));
-        }
-        Ort::Value output = tensor(batch.denoised, values, sizes);
-        const std::array<const char *, 4> names{"x", "sigma", info_.num_classes ? "labels" : "guidance", "guidance"};
+        Ort::Value output = tensor(inputs_[0], batch.rows, batch.denoised);
         const std::array<const char *, 1> outputs{"denoised"};
         try {
-            session_.Run(Ort::RunOptions{nullptr}, names.data(), inputs.data(), inputs.size(), outputs.data(), &output,
-                         1);
+            session_.Run(Ort::RunOptions{nullptr}, names_.data(), values_.data(), values_.size(), outputs.data(),
+                         &output, 1);
         } catch (const Ort::Exception &e) {
-            throw BackendError(text(name(), " failed on a batch of ", rows, ": ", reason(e)));
+            throw BackendError(text(name_, " failed on a batch of ", batch.rows, ": ", reason(e)));
         }
     }
 
   private:
-    template <class T> Ort::Value tensor(T *data, std::size_t count, const std::vector<std::int64_t> &sizes) const {
-        return Ort::Value::CreateTensor<T>(memory_, data, count, sizes.data(), sizes.size());
+    static const void *source(const Batch &batch, const std::string &name) {
+        if (name == "sample" || name == "labels") {
+            return name == "sample" ? batch.sample : batch.labels;
+        }
+        return name == "x" ? batch.x : name == "sigma" ? batch.sigma : batch.guidance;
+    }
+
+    // A view of so many rows. Inputs are not written to; the API has no const form.
+    Ort::Value tensor(Port &port, std::size_t count, const void *data) {
+        port.shape[0] = static_cast<std::int64_t>(count);
+        std::size_t bytes = port.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? sizeof(float) : sizeof(std::int64_t);
+        for (const std::int64_t size : port.shape) {
+            bytes *= static_cast<std::size_t>(size);
+        }
+        return Ort::Value::CreateTensor(memory_, const_cast<void *>(data), bytes, port.shape.data(), port.shape.size(),
+                                        port.type);
     }
 
     // Throws FileError unless the graph has exactly these ports, each with a dynamic batch.
@@ -166,19 +212,19 @@ class OnnxRuntime final : public Engine {
 
     static bool fits(const Ort::ConstTensorTypeAndShapeInfo &tensor, const Port &port) {
         const std::vector<std::int64_t> shape = tensor.GetShape();
-        if (tensor.GetElementType() != port.type || shape.size() != port.sample.size() + 1 || shape[0] != -1) {
-            return false;
-        }
-        return std::equal(port.sample.begin(), port.sample.end(), shape.begin() + 1,
+        return tensor.GetElementType() == port.type && !shape.empty() && shape[0] == -1 &&
+               std::equal(port.shape.begin(), port.shape.end(), shape.begin(), shape.end(),
                           [](std::int64_t want, std::int64_t have) { return have == want || have == -1; });
     }
 
     ModelInfo info_;
+    std::string name_;
     Ort::Env env_;
     Ort::Session session_;
     Ort::MemoryInfo memory_;
-    std::string device_;
-    std::vector<Port> inputs_;
+    std::vector<Port> inputs_; // x, sigma, the conditions, and the others that the model takes
+    std::vector<const char *> names_;
+    std::vector<Ort::Value> values_;
 };
 
 } // namespace
@@ -188,9 +234,12 @@ std::unique_ptr<Engine> open_onnxruntime(const Bundle &bundle, const EngineOptio
     if (path.size() < 5 || path.compare(path.size() - 5, 5, ".onnx") != 0) {
         throw InputError(path + ": ONNX Runtime runs model.onnx; open this engine with open_tensorrt");
     }
-    initialise();
+    if (options.threads < 0) {
+        throw InputError(text("threads: got ", options.threads, ", expected 0 or more"));
+    }
+    const std::string &version = initialise(options.library);
     try {
-        return std::make_unique<OnnxRuntime>(path, bundle.info(), options);
+        return std::make_unique<OnnxRuntime>(path, bundle.info(), options, version);
     } catch (const Ort::Exception &e) {
         throw BackendError(path + ": ONNX Runtime cannot load it: " + reason(e));
     }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <new>
@@ -29,10 +30,12 @@ Sampler::Sampler(Engine &engine, Plan plan, Options options)
         if (!std::isfinite(*options_.guidance)) {
             throw InputError(text("guidance: got ", *options_.guidance, "; expected a finite weight, 1 for none"));
         }
-        if (info.num_classes == 0) {
-            throw InputError("guidance: this model takes no labels; leave guidance out");
+        if (info.num_classes == 0 && info.conditions.empty()) {
+            throw InputError("guidance: this model takes no conditions; leave guidance out");
         }
-        if (!info.null_label()) {
+        const bool nulls = std::any_of(info.conditions.begin(), info.conditions.end(),
+                                       [](const Condition &condition) { return !condition.null.empty(); });
+        if (info.num_classes ? !info.null_label() : !nulls) {
             throw InputError("guidance: this model has no unconditional class to guide away from; leave guidance out");
         }
     }
@@ -46,23 +49,12 @@ Sampler::Sampler(Engine &engine, Plan plan, Options options)
     }
 }
 
-Result Sampler::sample(const std::vector<std::uint64_t> &seeds, const std::vector<std::int64_t> &labels) const {
+Result Sampler::sample(const std::vector<std::uint64_t> &seeds, const Conditions &conditions) const {
     const ModelInfo &info = engine_.info();
     if (seeds.empty()) {
         throw InputError("seeds: got none; give one per sample");
     }
-    if (info.num_classes == 0 && !labels.empty()) {
-        throw InputError("labels: this model is unconditional and takes none");
-    }
-    if (info.num_classes && labels.size() != seeds.size()) {
-        throw InputError(text("labels: got ", labels.size(), " for ", seeds.size(), " seeds; this model needs them, ",
-                              info.describe_labels()));
-    }
-    for (const std::int64_t label : labels) {
-        if (label < 0 || label >= info.labels()) {
-            throw InputError(text("labels: got ", label, "; this model takes ", info.describe_labels()));
-        }
-    }
+    const detail::Inputs inputs(info, conditions, seeds.size(), options_.guidance && !info.guidance);
     const auto start = std::chrono::steady_clock::now();
     const std::size_t needed = (options_.window ? options_.window : 1) * detail::rows_per_evaluation(engine_, options_);
     const std::size_t lanes = options_.max_rows ? options_.max_rows / needed : seeds.size();
@@ -71,7 +63,7 @@ Result Sampler::sample(const std::vector<std::uint64_t> &seeds, const std::vecto
         result.samples.resize(seeds.size() * info.dim());
         result.sweeps.resize(seeds.size());
         result.residual.resize(seeds.size());
-        detail::Evaluator evaluator(engine_, plan_, labels, options_.guidance);
+        detail::Evaluator evaluator(engine_, plan_, inputs, options_.guidance);
         const detail::Run run{evaluator, plan_, options_, seeds, info.mean, info.dim(), lanes, result};
         (options_.window ? detail::run_parallel : detail::run_sequential)(run);
         result.depth = evaluator.calls;

@@ -9,8 +9,8 @@
 
 #include "device.hpp"
 #include "files.hpp"
-#include "json.hpp"
 #include "ncdeploy/ncdeploy.hpp"
+#include "sidecar.hpp"
 #include "text.hpp"
 
 namespace ncdeploy {
@@ -60,14 +60,17 @@ class Stream {
     cudaStream_t stream_ = nullptr;
 };
 
+enum class Role { input, condition, output }; // a condition has one row for each sample, the others for each row of x
+
 // One input or output with its memory on the device.
 class Port {
   public:
-    Port(std::string name, DataType type, std::vector<std::int64_t> sample, std::size_t row_bytes, bool output)
-        : name(std::move(name)), type(type), sample(std::move(sample)), row_bytes(row_bytes), output(output) {}
+    Port(std::string name, DataType type, std::vector<std::int64_t> sample, std::size_t row_bytes,
+         Role role = Role::input)
+        : name(std::move(name)), type(type), sample(std::move(sample)), row_bytes(row_bytes), role(role) {}
     Port(Port &&other) noexcept
         : name(std::move(other.name)), type(other.type), sample(std::move(other.sample)), row_bytes(other.row_bytes),
-          output(other.output), memory(std::exchange(other.memory, nullptr)) {}
+          role(other.role), memory(std::exchange(other.memory, nullptr)) {}
     Port &operator=(Port &&) = delete;
     ~Port() { cudaFree(memory); }
 
@@ -87,13 +90,14 @@ class Port {
     DataType type;
     std::vector<std::int64_t> sample; // sizes behind the batch axis
     std::size_t row_bytes;
-    bool output;
+    Role role;
     void *memory = nullptr;
 };
 
 struct Profile {
     std::int32_t index;
     std::int64_t least, most; // rows of a call
+    std::int64_t samples;     // at most, for a model with conditions
     std::unique_ptr<nvinfer1::IExecutionContext> context;
 };
 
@@ -114,15 +118,24 @@ class TensorRt final : public Engine {
                                "); build it again on this machine");
         }
         const std::size_t dim = info_.dim();
-        ports_.emplace_back("x", DataType::kFLOAT, info_.shape, dim * sizeof(float), false);
-        ports_.emplace_back("sigma", DataType::kFLOAT, std::vector<std::int64_t>{}, sizeof(float), false);
+        const std::vector<std::int64_t> number;
+        ports_.emplace_back("x", DataType::kFLOAT, info_.shape, dim * sizeof(float));
+        ports_.emplace_back("sigma", DataType::kFLOAT, number, sizeof(float));
+        for (const Condition &condition : info_.conditions) {
+            const bool floats = condition.dtype == DType::float32;
+            ports_.emplace_back(condition.name, floats ? DataType::kFLOAT : DataType::kINT64, condition.shape,
+                                condition.dim() * (floats ? sizeof(float) : sizeof(std::int64_t)), Role::condition);
+        }
+        if (!info_.conditions.empty()) {
+            ports_.emplace_back("sample", DataType::kINT64, number, sizeof(std::int64_t));
+        }
         if (info_.num_classes) {
-            ports_.emplace_back("labels", DataType::kINT64, std::vector<std::int64_t>{}, sizeof(std::int64_t), false);
+            ports_.emplace_back("labels", DataType::kINT64, number, sizeof(std::int64_t));
         }
         if (info_.guidance) {
-            ports_.emplace_back("guidance", DataType::kFLOAT, std::vector<std::int64_t>{}, sizeof(float), false);
+            ports_.emplace_back("guidance", DataType::kFLOAT, number, sizeof(float));
         }
-        ports_.emplace_back("denoised", DataType::kFLOAT, info_.shape, dim * sizeof(float), true);
+        ports_.emplace_back("denoised", DataType::kFLOAT, info_.shape, dim * sizeof(float), Role::output);
         check_ports();
         open_profiles();
     }
@@ -133,14 +146,18 @@ class TensorRt final : public Engine {
 
     void denoise(const Batch &batch) override {
         check(cudaSetDevice(device_), name());
-        const auto rows = static_cast<std::int64_t>(batch.rows);
-        Profile &profile = profile_for(rows);
+        Profile &profile =
+            profile_for(static_cast<std::int64_t>(batch.rows), static_cast<std::int64_t>(batch.samples));
+        const Array *condition = batch.conditions;
         for (const Port &port : ports_) {
-            if (!port.output) {
-                const std::size_t bytes = batch.rows * port.row_bytes;
-                check(cudaMemcpyAsync(port.memory, source(batch, port), bytes, cudaMemcpyHostToDevice, stream_.get()),
+            if (port.role != Role::output) {
+                const bool each_sample = port.role == Role::condition;
+                const std::size_t rows = each_sample ? batch.samples : batch.rows;
+                const void *from = each_sample ? condition++->values : source(batch, port);
+                check(cudaMemcpyAsync(port.memory, from, rows * port.row_bytes, cudaMemcpyHostToDevice, stream_.get()),
                       name());
-                require(profile.context->setInputShape(port.name.c_str(), port.shape(rows)), "setInputShape");
+                require(profile.context->setInputShape(port.name.c_str(), port.shape(static_cast<std::int64_t>(rows))),
+                        "setInputShape");
             }
         }
         require(profile.context->enqueueV3(stream_.get()), "enqueueV3");
@@ -148,7 +165,7 @@ class TensorRt final : public Engine {
         check(cudaMemcpyAsync(batch.denoised, output.memory, batch.rows * output.row_bytes, cudaMemcpyDeviceToHost,
                               stream_.get()),
               name());
-        check(cudaStreamSynchronize(stream_.get()), name() + text(" failed on a batch of ", rows));
+        check(cudaStreamSynchronize(stream_.get()), name() + text(" failed on a batch of ", batch.rows));
     }
 
   private:
@@ -158,8 +175,8 @@ class TensorRt final : public Engine {
     }
 
     static const void *source(const Batch &batch, const Port &port) {
-        if (port.name == "labels") {
-            return batch.labels;
+        if (port.name == "labels" || port.name == "sample") {
+            return port.name == "labels" ? batch.labels : batch.sample;
         }
         return port.name == "x" ? batch.x : port.name == "sigma" ? batch.sigma : batch.guidance;
     }
@@ -180,7 +197,7 @@ class TensorRt final : public Engine {
         std::string expected;
         for (const Port &port : ports_) {
             expected += (expected.empty() ? "" : ", ") + port.name;
-            const auto mode = port.output ? nvinfer1::TensorIOMode::kOUTPUT : nvinfer1::TensorIOMode::kINPUT;
+            const auto mode = port.role == Role::output ? nvinfer1::TensorIOMode::kOUTPUT : nvinfer1::TensorIOMode::kINPUT;
             if (engine_->getTensorIOMode(port.name.c_str()) != mode) {
                 continue;
             }
@@ -200,17 +217,23 @@ class TensorRt final : public Engine {
     }
 
     void open_profiles() {
-        std::int64_t most = 0;
+        std::int64_t most = 0, samples = 0;
         for (std::int32_t i = 0; i < engine_->getNbOptimizationProfiles(); ++i) {
-            const auto rows = [&](nvinfer1::OptProfileSelector which) {
-                return engine_->getProfileShape("x", i, which).d[0];
+            const auto rows = [&](const std::string &input, nvinfer1::OptProfileSelector which) {
+                return engine_->getProfileShape(input.c_str(), i, which).d[0];
             };
-            profiles_.push_back(
-                {i, rows(nvinfer1::OptProfileSelector::kMIN), rows(nvinfer1::OptProfileSelector::kMAX), nullptr});
-            most = std::max(most, profiles_.back().most);
+            const auto least = nvinfer1::OptProfileSelector::kMIN, greatest = nvinfer1::OptProfileSelector::kMAX;
+            profiles_.push_back({i, rows("x", least), rows("x", greatest), 0, nullptr});
+            Profile &profile = profiles_.back();
+            profile.samples = info_.conditions.empty() ? 0 : rows(info_.conditions[0].name, greatest);
+            for (const Condition &condition : info_.conditions) {
+                profile.samples = std::min(profile.samples, rows(condition.name, greatest));
+            }
+            most = std::max(most, profile.most);
+            samples = std::max(samples, profile.samples);
         }
         for (Port &port : ports_) {
-            port.allocate(most);
+            port.allocate(port.role == Role::condition ? samples : most);
         }
         for (Profile &profile : profiles_) {
             profile.context.reset(engine_->createExecutionContext());
@@ -225,14 +248,22 @@ class TensorRt final : public Engine {
     }
 
     // The tightest profile that takes a batch of this size.
-    Profile &profile_for(std::int64_t rows) {
+    Profile &profile_for(std::int64_t rows, std::int64_t samples) {
         Profile *best = nullptr;
-        std::int64_t most = 0;
+        std::int64_t most = 0, most_samples = 0;
         for (Profile &profile : profiles_) {
             most = std::max(most, profile.most);
+            most_samples = std::max(most_samples, profile.samples);
+            if (!info_.conditions.empty() && samples > profile.samples) {
+                continue;
+            }
             if (profile.least <= rows && rows <= profile.most && (!best || profile.most < best->most)) {
                 best = &profile;
             }
+        }
+        if (!info_.conditions.empty() && samples > most_samples) {
+            throw InputError(text("conditions: got those of ", samples, " samples; this engine takes ", most_samples,
+                                  ". Sample fewer at a time, or rebuild it with a larger --max-batch."));
         }
         if (!best) {
             throw InputError(text("x: got a batch of ", rows, "; this engine takes ",
@@ -267,19 +298,12 @@ std::unique_ptr<Engine> open_tensorrt(const Bundle &bundle, const EngineOptions 
     }
     // What the engine's record says of how it was built; the bundle's digests have matched, so it may be believed.
     const std::string record = bundle.file("model.plan.json");
-    const auto built = [&, fields = detail::Json::parse(detail::read_file(record, std::uint64_t{1} << 26), record)](
-                           const char *option) {
-        const auto options = fields.object.find("options");
-        if (options == fields.object.end() || !options->second.object.count(option)) {
-            throw FileError(record + ": does not say whether the engine is " + option + "; build the engine again");
-        }
-        return options->second.object.at(option).boolean;
-    };
-    if (built("stripped")) {
+    const auto built = detail::Sidecar::parse(detail::read_file(record, std::uint64_t{1} << 26), record);
+    if (built.stripped) {
         throw FileError(path +
                         ": has no weights of its own, which only Python can give it; build it without stripping");
     }
-    return std::make_unique<TensorRt>(path, bundle.info(), *device, built("version_compatible"));
+    return std::make_unique<TensorRt>(path, bundle.info(), *device, built.version_compatible);
 }
 
 } // namespace ncdeploy

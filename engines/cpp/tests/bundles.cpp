@@ -64,6 +64,12 @@ std::string refused() {
 
 bool holds(const std::string &text, const std::string &part) { return text.find(part) != std::string::npos; }
 
+Parts with_more(const char *more) {
+    Parts parts;
+    parts.more = more;
+    return parts;
+}
+
 std::string refused_with(const std::function<void(Parts &)> &change) {
     Parts parts;
     change(parts);
@@ -150,7 +156,25 @@ void every_field_is_checked() {
     CHECK(holds(refused_with([](Parts &p) { p.more = ", \"num_classes\": -1"; }), "num_classes"));
     CHECK(holds(refused_with([](Parts &p) { p.more = ", \"guidance\": true"; }), "guidance needs classes"));
     CHECK(holds(refused_with([](Parts &p) { p.more = ", \"precision\": \"int4\""; }), "precision"));
-    CHECK(holds(refused_with([](Parts &p) { p.more = ", \"colour\": 1"; }), "unknown field 'colour'"));
+    make_bundle(with_more(R"(, "colour": 1, "requires": ["mean"])"));
+    CHECK(Bundle(folder.string()).info().dim() == 6);
+    CHECK(holds(refused_with([](Parts &p) { p.more = R"(, "colour": 1, "requires": ["colour"])"; }),
+                "model needs the field 'colour', which this version does not know; update ncdeploy"));
+    CHECK(holds(refused_with([](Parts &p) { p.more = R"(, "requires": "mean")"; }), "requires is no list"));
+    CHECK(holds(refused_with([](Parts &p) { p.more = R"(, "requires": [1])"; }), "requires is no list"));
+    make_bundle(with_more(R"(, "conditions": [{"name": "goal", "dtype": "float32", "shape": [2], "null": [0, 1.5]},
+                                              {"name": "task", "dtype": "int64", "shape": [], "null": null}])"));
+    const std::vector<Condition> conditions = Bundle(folder.string()).info().conditions;
+    CHECK(conditions.size() == 2 && conditions[0].dim() == 2 && conditions[0].null == (std::vector<double>{0, 1.5}));
+    CHECK(conditions[1].name == "task" && conditions[1].dtype == DType::int64 && conditions[1].null.empty());
+    for (const char *bad :
+         {R"({"name": "x", "dtype": "float32", "shape": []})", R"({"name": "a", "dtype": "float16", "shape": []})",
+          R"({"name": "a", "dtype": "float32", "shape": [0]})", R"({"name": "a", "dtype": "float32"})",
+          R"({"name": "a", "dtype": "int64", "shape": [2], "null": [1]})",
+          R"({"name": "a", "dtype": "int64", "shape": [], "null": 0.5})",
+          R"({"name": "a", "dtype": "int64", "shape": []}, {"name": "a", "dtype": "int64", "shape": []})"}) {
+        CHECK(holds(refused_with([&](Parts &p) { p.more = text(", \"conditions\": [", bad, "]"); }), "condition"));
+    }
     CHECK(holds(refused_with(plan_says("test", "other")), "holds the plan 'test', the manifest says 'other'"));
     CHECK(holds(refused_with(plan_says("8", "9")), "has window 9, expected at most 8"));
     CHECK(holds(refused_with(plan_says("8", "1e3")), "window is no positive integer"));

@@ -102,10 +102,10 @@ void guidance_mixes_two_evaluations() {
     Mixture engine(dim, 2);
     const Plan plan = make_plan(20, 0);
     const std::vector<std::int64_t> zeros(seeds.size(), 0), nobody(seeds.size(), 2);
-    const auto run = [&](std::optional<double> weight, const std::vector<std::int64_t> &labels, std::size_t width) {
+    const auto run = [&](std::optional<double> weight, const Values &labels, std::size_t width) {
         Options options = window(width);
         options.guidance = weight;
-        return Sampler(engine, plan, options).sample(seeds, labels);
+        return Sampler(engine, plan, options).sample(seeds, {{"labels", labels}});
     };
     for (const std::size_t width : {0, 6}) {
         CHECK(run(1, zeros, width).samples == run(std::nullopt, zeros, width).samples);
@@ -113,6 +113,74 @@ void guidance_mixes_two_evaluations() {
         CHECK(run(2, zeros, width).samples != run(1, zeros, width).samples);
         CHECK(run(1, zeros, width).nfe == 2 * run(std::nullopt, zeros, width).nfe);
     }
+}
+
+// D = condition / (1 + sigma): what a row gets is that of its sample, whoever its neighbours are.
+class Follower : public Engine {
+  public:
+    Follower() {
+        info_.shape = {2};
+        info_.sigma_min = 0.01;
+        info_.sigma_max = 80;
+        info_.sigma_data = 1;
+        info_.conditions = {{"goal", DType::float32, {2}, {}}, {"scale", DType::int64, {}, {1}}};
+    }
+    const ModelInfo &info() const override { return info_; }
+    std::string name() const override { return "follower"; }
+    void denoise(const Batch &batch) override {
+        const auto *goal = static_cast<const float *>(batch.conditions[0].values);
+        const auto *scale = static_cast<const std::int64_t *>(batch.conditions[1].values);
+        CHECK(batch.conditions[0].condition.name == "goal" && batch.conditions[1].condition.name == "scale");
+        for (std::size_t i = 0; i < batch.rows; ++i) {
+            const auto s = static_cast<std::size_t>(batch.sample[i]);
+            CHECK(s < batch.samples);
+            for (std::size_t d = 0; d < 2; ++d) {
+                batch.denoised[2 * i + d] = static_cast<float>(scale[s]) * goal[2 * s + d] / (1 + batch.sigma[i]);
+            }
+        }
+    }
+
+  private:
+    ModelInfo info_;
+};
+
+void conditions_belong_to_their_sample() {
+    Follower engine;
+    const Plan plan = make_plan(20, 1);
+    const Conditions all{{"goal", std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
+                         {"scale", std::vector<std::int64_t>{1, 2, 3, 4, 5}}};
+    const Conditions third{{"goal", std::vector<float>{5, 6}}, {"scale", std::vector<std::int64_t>{3}}};
+    const Conditions plain{{"goal", std::vector<float>{5, 6}}, {"scale", std::vector<std::int64_t>{1}}};
+    for (const std::size_t width : {0, 6}) {
+        Options options = window(width, 0);
+        options.max_rows = 14; // two samples at a time
+        const auto run = [&](const Conditions &conditions) {
+            const bool one = &conditions != &all;
+            return Sampler(engine, plan, options).sample(one ? std::vector{seeds[2]} : seeds, conditions).samples;
+        };
+        const std::vector<float> together = run(all), alone = run(third);
+        CHECK(std::equal(alone.begin(), alone.end(), together.begin() + 4));
+        CHECK(run(plain) != alone);
+        // Guidance of weight 0 is no condition: a null scale of 1, and the goal, which has no null, as it is.
+        options.guidance = 0;
+        CHECK(run(third) == run(plain));
+        options.guidance = 1;
+        CHECK(run(third) == alone);
+    }
+    const auto refused = [&](const Conditions &conditions) {
+        return thrown<InputError>([&] { Sampler(engine, plan).sample({0}, conditions); });
+    };
+    const auto with = [&](const char *name, Values values) {
+        Conditions changed = third;
+        changed[name] = std::move(values);
+        return changed;
+    };
+    CHECK(refused({}) == "goal: is missing; this model takes goal, scale");
+    CHECK(refused(with("goal", std::vector<float>{1})) == "goal: got 1 values, expected 2 for each of 1 seeds");
+    CHECK(refused(with("goal", std::vector<float>{1, NAN})) == "goal: holds NaN or infinity; expected finite values");
+    CHECK(refused(with("goal", std::vector<std::int64_t>{1, 2})) == "goal: got int64, expected float32");
+    CHECK(refused(with("labels", std::vector<std::int64_t>{1})) ==
+          "labels: this model is unconditional and takes none");
 }
 
 void progress_is_told() {
@@ -134,8 +202,8 @@ void progress_is_told() {
 void wrong_values_are_named() {
     Mixture engine(dim), conditional(dim, 2);
     const Plan plan = make_plan(20, 0);
-    const auto refused = [&](Mixture &e, const Options &options, const std::vector<std::int64_t> &labels = {}) {
-        return thrown<InputError>([&] { Sampler(e, plan, options).sample(seeds, labels); });
+    const auto refused = [&](Mixture &e, const Options &options, const Conditions &conditions = {}) {
+        return thrown<InputError>([&] { Sampler(e, plan, options).sample(seeds, conditions); });
     };
     CHECK(refused(engine, window(20)) == "window: got 20; plan test has 19 evaluations, so 1 to that");
     CHECK(refused(engine, window(2, -1)).rfind("tolerance: got -1", 0) == 0);
@@ -148,10 +216,16 @@ void wrong_values_are_named() {
     CHECK(refused(engine, options).rfind("error_floor: got 0", 0) == 0);
     options = window(8);
     options.guidance = 2;
-    CHECK(refused(engine, options).rfind("guidance: this model takes no labels", 0) == 0);
-    CHECK(refused(engine, {}, {0, 0, 0, 0, 0}) == "labels: this model is unconditional and takes none");
-    CHECK(refused(conditional, {}).rfind("labels: got 0 for 5 seeds", 0) == 0);
-    CHECK(refused(conditional, {}, {0, 0, 0, 0, 3}) == "labels: got 3; this model takes 0 to 2 (2 = unconditional)");
+    CHECK(refused(engine, options).rfind("guidance: this model takes no conditions", 0) == 0);
+    const auto labels = [](std::vector<std::int64_t> values) { return Conditions{{"labels", std::move(values)}}; };
+    CHECK(refused(engine, {}, labels({0, 0, 0, 0, 0})) == "labels: this model is unconditional and takes none");
+    CHECK(refused(conditional, {}).rfind("labels: got none; this model needs one per seed", 0) == 0);
+    CHECK(refused(conditional, {}, labels({0})) == "labels: got 1 values, expected 1 for each of 5 seeds");
+    CHECK(refused(conditional, {}, labels({0, 0, 0, 0, 3})) ==
+          "labels: got 3; this model takes 0 to 2 (2 = unconditional)");
+    CHECK(refused(conditional, {}, {{"labels", std::vector<float>(5)}}) == "labels: got float32, expected int64");
+    CHECK(refused(conditional, {}, {{"colour", std::vector<float>(5)}}) ==
+          "colour: this model takes no such condition; it takes labels");
     CHECK(thrown<InputError>([&] { Sampler(engine, plan).sample({}); }).rfind("seeds: got none", 0) == 0);
     Plan broken = plan;
     broken.state.pop_back();
@@ -183,6 +257,7 @@ int main() {
     a_sample_depends_on_its_seed_alone();
     the_jacobian_saves_sweeps();
     guidance_mixes_two_evaluations();
+    conditions_belong_to_their_sample();
     progress_is_told();
     wrong_values_are_named();
     nan_ends_the_run();

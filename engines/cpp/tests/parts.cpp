@@ -5,6 +5,7 @@
 #include "json.hpp"
 #include "plans.hpp"
 #include "sha256.hpp"
+#include "sha256_blocks.hpp"
 
 using namespace ncdeploy;
 using detail::Json;
@@ -41,6 +42,11 @@ void digests_are_those_of_the_standard() {
     CHECK(digest("abc", 1) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     const std::string million(1000000, 'a');
     CHECK(digest(million, 77) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+    // By instructions of the processor or without, the same.
+    std::array<std::uint32_t, 8> plain{1, 2, 3, 4, 5, 6, 7, 8}, fast = plain;
+    detail::sha256_portable(plain, reinterpret_cast<const unsigned char *>(million.data()), 15);
+    detail::sha256_fastest()(fast, reinterpret_cast<const unsigned char *>(million.data()), 15);
+    CHECK(plain == fast);
     for (std::size_t size = 50; size < 70; ++size) { // around the end of a block
         const std::string text(size, 'x');
         CHECK(digest(text, 7) == digest(text, 64));

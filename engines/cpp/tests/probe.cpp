@@ -1,13 +1,14 @@
 // Reads what others have damaged and says, in one line each, what it means or why it is refused.
 //
 // Standard input is a sequence of: one letter, the size as four bytes (little-endian), that many bytes.
-//     p  the bytes of a plan file      m  those of a manifest      b  the path of a bundle
+//     p  the bytes of a plan file   m  those of a manifest   s  those of model.plan.json   b  the path of a bundle
 #include <cstdint>
 #include <iostream>
 
 #include "manifest.hpp"
 #include "ncdeploy/ncdeploy.hpp"
 #include "sha256.hpp"
+#include "sidecar.hpp"
 #include "text.hpp"
 
 using namespace ncdeploy;
@@ -31,6 +32,11 @@ std::string describe(const detail::Manifest &manifest) {
     std::vector<double> numbers{info.sigma_min, info.sigma_max, info.sigma_data, info.offset, info.scale};
     numbers.insert(numbers.end(), info.shape.begin(), info.shape.end());
     numbers.insert(numbers.end(), info.mean.begin(), info.mean.end());
+    for (const auto &condition : info.conditions) {
+        out += text(" ", condition.name, " ", condition.dtype == DType::int64 ? "int64" : "float32");
+        numbers.insert(numbers.end(), condition.shape.begin(), condition.shape.end());
+        numbers.insert(numbers.end(), condition.null.begin(), condition.null.end());
+    }
     for (const auto &plan : manifest.plans) {
         out += text(" ", plan.name, " ", plan.file, " ", plan.window);
         numbers.push_back(plan.tolerance);
@@ -50,6 +56,10 @@ std::string probe(char kind, const std::string &bytes) {
         }
         if (kind == 'm') {
             return describe(detail::Manifest::parse(bytes, "manifest"));
+        }
+        if (kind == 's') {
+            const auto sidecar = detail::Sidecar::parse(bytes, "sidecar");
+            return text("stripped ", sidecar.stripped, ", version_compatible ", sidecar.version_compatible);
         }
         const Bundle bundle(bytes);
         return text("whole: ", bundle.plans().size(), " plans");

@@ -15,10 +15,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 namespace ncdeploy {
@@ -37,7 +40,7 @@ struct InputError : Error { // a value the caller gave is wrong
 struct FileError : Error { // a file is missing, damaged, foreign or unsafe
     using Error::Error;
 };
-struct BackendError : Error { // a runtime refused a graph, a device or an input
+struct BackendError : Error { // a runtime is missing, or refused a graph, a device or an input
     using Error::Error;
 };
 struct NumericalError : Error { // the network returned NaN or infinity
@@ -46,7 +49,19 @@ struct NumericalError : Error { // the network returned NaN or infinity
 
 // ---------------------------------------------------------------- what a bundle holds
 
-// What a model says of itself. Its denoiser is D(x, sigma[, labels[, guidance]]), x = x0 + sigma n.
+enum class DType { float32, int64 };
+
+// What a model takes beside x and sigma, one array for each sample.
+struct Condition {
+    std::string name;
+    DType dtype = DType::float32;
+    std::vector<std::int64_t> shape; // for one sample; {} for a number
+    std::vector<double> null;        // what means "no condition": one number for all places, or dim(); {}: nothing does
+
+    std::size_t dim() const; // number of values for one sample
+};
+
+// What a model says of itself. Its denoiser is D(x, sigma[, conditions][, labels[, guidance]]), x = x0 + sigma n.
 struct ModelInfo {
     std::vector<std::int64_t> shape; // of one sample, without the batch axis: {C, H, W} for images
     double sigma_min = 0, sigma_max = 0, sigma_data = 0;
@@ -56,6 +71,7 @@ struct ModelInfo {
     double offset = 0, scale = 1;   // data units = offset + scale * model units
     std::vector<double> mean;       // of the training data, dim() values in model units; or empty
     std::string precision = "fp32"; // of the graph: "fp32", "tf32" (float32, products may be rounded), "fp16", "bf16"
+    std::vector<Condition> conditions; // beside the labels
 
     std::size_t dim() const;                        // number of values in one sample
     std::optional<std::int64_t> null_label() const; // the label that means "no class", if there is one
@@ -103,7 +119,7 @@ struct Options {
     double error_floor = 0.1; // in model units: below this noise level the tolerance is absolute
     std::size_t max_rows = 0; // most rows the network sees in one call; 0: no limit
     std::optional<double> guidance;              // weight of classifier-free guidance; doubles the rows
-    std::function<void(const Sweep &)> on_sweep; // called after every network call
+    std::function<void(const Sweep &)> on_sweep; // called after every network call; what it throws ends the run
 };
 
 struct Result {
@@ -115,14 +131,27 @@ struct Result {
     double wall_s = 0, engine_s = 0; // seconds of the run, and those inside the network
 };
 
-// Rows for one call of a denoiser.
+// What every sample is conditioned on, by name: [n, *shape] in one list. "labels" are the classes, int64 [n].
+using Values = std::variant<std::vector<float>, std::vector<std::int64_t>>;
+using Conditions = std::map<std::string, Values>;
+
+// One condition as an engine gets it.
+struct Array {
+    const Condition &condition; // one of info().conditions
+    const void *values;         // float or std::int64_t [samples, *condition.shape]
+};
+
+// Rows for one call of a denoiser. Later versions may have more behind it.
 struct Batch {
-    std::size_t rows;
-    const float *x;             // [rows, dim]
-    const float *sigma;         // [rows]
-    const std::int64_t *labels; // [rows], or null for a model without classes
-    const float *guidance;      // [rows], or null unless info().guidance
-    float *denoised;            // [rows, dim], to be written
+    std::size_t rows = 0;
+    const float *x = nullptr;              // [rows, dim]
+    const float *sigma = nullptr;          // [rows]
+    const std::int64_t *sample = nullptr;  // [rows], whose row it is: 0 .. samples - 1
+    const std::int64_t *labels = nullptr;  // [rows], or null for a model without classes
+    const float *guidance = nullptr;       // [rows], or null unless info().guidance
+    std::size_t samples = 0;               // of the run; with guidance outside the network, as many again without
+    const Array *conditions = nullptr;     // [info().conditions.size()], in that order
+    float *denoised = nullptr;             // [rows, dim], to be written
 };
 
 // What runs a model. Derive from it to bring a runtime of your own.
@@ -134,15 +163,16 @@ class Engine {
     virtual void denoise(const Batch &batch) = 0;
 };
 
-// Runs one plan on one engine, as often as you like. A sample depends on its seed (and label) alone, not on the batch.
+// Runs one plan on one engine, as often as you like. A sample depends on its seed and conditions alone, not on the batch.
 class Sampler {
   public:
     // Throws InputError for options that do not fit the plan or the model. `engine` must outlive the sampler.
     Sampler(Engine &engine, Plan plan, Options options = {});
 
-    // One sample per seed. labels: one per seed for a model with classes, otherwise empty.
-    // Throws InputError, NumericalError and whatever the engine throws.
-    Result sample(const std::vector<std::uint64_t> &seeds, const std::vector<std::int64_t> &labels = {}) const;
+    // One sample per seed. conditions: all that the model takes, each with one array for every seed; with the labels
+    // under "labels", for example {{"labels", std::vector<std::int64_t>{0, 1, 2}}}.
+    // Throws InputError, NumericalError and whatever the engine and on_sweep throw.
+    Result sample(const std::vector<std::uint64_t> &seeds, const Conditions &conditions = {}) const;
 
     const Plan &plan() const { return plan_; }
     const Options &options() const { return options_; }
@@ -189,7 +219,16 @@ class Bundle {
 
 struct EngineOptions {
     std::string device; // "cpu", "cuda" or "cuda:N"; "" is the CPU for ONNX Runtime and the first GPU for TensorRT
-    int threads = 0;    // of ONNX Runtime on the CPU; 0: as many as there are cores
+
+    // Of ONNX Runtime. Its library is loaded when the first engine is opened, and stays: the one that the program holds
+    // already, otherwise libonnxruntime.so.1 (onnxruntime.dll, libonnxruntime.dylib) from where the system looks.
+    std::string library;  // the file to load instead
+    std::string provider; // an execution provider by ONNX Runtime's name for it, "OpenVINO" or "QNN" say, before the CPU
+    std::vector<std::pair<std::string, std::string>> provider_options;
+    int threads = 0;             // on the CPU; 0: as many as there are cores
+    bool spinning = true;        // threads wait busily for work: faster, at the price of power
+    bool arena = true;           // memory is kept from call to call
+    bool shared_threads = false; // one pool for all engines of the process that say so; the first sets its size
 };
 
 // Link ncdeploy::onnxruntime. Throws FileError for a graph that does not fit its description, BackendError.

@@ -1,0 +1,30 @@
+#include "sidecar.hpp"
+
+#include "ncdeploy/ncdeploy.hpp"
+#include "record.hpp"
+
+namespace ncdeploy::detail {
+
+Sidecar Sidecar::parse(const std::string &bytes, const std::string &path) {
+    const Json record = Json::parse(bytes, path);
+    try {
+        require_fields("it", record, {"format", "options"},
+                       {"tensorrt", "compute_capability", "device", "driver", "platform", "plan_sha256", "plan_bytes",
+                        "onnx", "onnx_sha256", "model", "profiles", "layers", "device_memory", "command", "parity",
+                        "latency"});
+        const Json &format = record.object.at("format"), &options = record.object.at("options");
+        require(format.kind == Json::Kind::number && format.number == 1, "it has another format than 1");
+        require_fields("options", options, {"stripped", "version_compatible"},
+                       {"tf32", "hardware_compatible", "refittable", "weight_streaming", "workspace", "level"});
+        const auto flag = [&](const char *name) {
+            const Json &value = options.object.at(name);
+            require(value.kind == Json::Kind::boolean, name, " is neither true nor false");
+            return value.boolean;
+        };
+        return {flag("stripped"), flag("version_compatible")};
+    } catch (const Wrong &e) {
+        throw FileError(path + ": " + e.what() + "; build the engine again");
+    }
+}
+
+} // namespace ncdeploy::detail
