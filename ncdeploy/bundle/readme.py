@@ -69,6 +69,7 @@ def readme(engine: str, info: ModelInfo, plans: Mapping[str, BundledPlan], other
     """The text for a bundle with this engine, model, plans and further files."""
     onnx = engine == "model.onnx"
     classes = [i % max(1, info.num_classes) for i in range(4)]
+    listed = ", ".join(map(str, classes))
     return _TEXT.format(
         title=info.data or "Diffusion model",
         shape=" x ".join(map(str, info.shape)),
@@ -87,5 +88,5 @@ def readme(engine: str, info: ModelInfo, plans: Mapping[str, BundledPlan], other
         backend="onnxruntime" if onnx else "tensorrt",
         cli_labels=" --labels all" if info.num_classes else "",
         python_labels=f' conditions={{"labels": {classes}}},' if info.num_classes else "",
-        cpp_labels=f", {{{', '.join(map(str, classes))}}}" if info.num_classes else "",
+        cpp_labels=f', {{{{"labels", std::vector<std::int64_t>{{{listed}}}}}}}' if info.num_classes else "",
     )

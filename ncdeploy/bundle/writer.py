@@ -196,7 +196,9 @@ def _values(copies: dict[str, Path]) -> dict[str, Path]:
     for graph in (source for target, source in copies.items() if target.endswith(".onnx")):
         for name in sorted(external_data(graph)):
             if not NAME.fullmatch(name) or name in (MANIFEST, DIGEST, README):
-                raise InputError(f"graph {graph}: has values in {name[:60]!a}; expected a file beside it, of a plain name")
+                raise InputError(
+                    f"graph {graph}: has values in {name[:60]!a}; expected a file beside it, of a plain name"
+                )
             if name in copies or values.setdefault(name, graph.parent / name) != graph.parent / name:
                 raise InputError(f"graph {graph}: has values in {name}, and the bundle has another file of this name")
     return values

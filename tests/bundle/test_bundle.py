@@ -81,7 +81,7 @@ def test_labels_are_in_the_examples_of_a_model_with_classes(tmp_path):
     model = write_mixture(tmp_path / "m.onnx", replace(IMAGES, num_classes=3), np.zeros((3, 1, 8, 8)))
     text = (make_bundle(model, tmp_path / "b", plans=[make_plan("ddim", 5)]).path / "README.md").read_text()
     assert 'seeds=range(4), conditions={"labels": [0, 1, 2, 0]},' in text
-    assert "sampler.sample({0, 1, 2, 3}, {0, 1, 2, 0})" in text
+    assert 'sampler.sample({0, 1, 2, 3}, {{"labels", std::vector<std::int64_t>{0, 1, 2, 0}}})' in text
 
 
 def test_a_model_that_does_not_describe_itself(tmp_path):
@@ -109,6 +109,51 @@ def test_further_graphs_travel(tmp_path, model):
     with pytest.raises(InputError, match="of another model"):
         make_bundle(model, tmp_path / "other", plans=[PLANS[0]], graphs=[other])
     assert not (tmp_path / "other").exists()
+
+
+def with_values_outside(model: Path, target: Path) -> Path:
+    """The same graph with its weights in weights.bin beside it."""
+    onnx.save(
+        onnx.load(model), target, save_as_external_data=True, location="weights.bin", size_threshold=64,
+        convert_attribute=True,
+    )  # fmt: skip
+    return target
+
+
+def test_values_outside_a_graph_travel_and_are_checked(tmp_path, model, bundle):
+    outside = with_values_outside(model, tmp_path / "m.onnx")
+    made = make_bundle(outside, tmp_path / "b", plans=[PLANS[0]])
+    weights = made.path / "weights.bin"
+    assert weights.read_bytes() == (tmp_path / "weights.bin").read_bytes() != b""
+    got, wanted = (sample(open_engine(b, threads=1), PLANS[0], seeds=[1]).samples for b in (made, bundle))
+    np.testing.assert_array_equal(got, wanted)
+
+    whole = weights.read_bytes()
+    weights.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(FileError, match="SHA-256 differs"):
+        open_bundle(made.path)
+    manifest = json.loads((made.path / "manifest.json").read_text())
+    del manifest["files"]["weights.bin"]
+    (made.path / "manifest.json").write_text(json.dumps(manifest))
+    reseal(made.path)
+    with pytest.raises(FileError, match=r"model\.onnx: has values in 'weights\.bin', which the manifest lacks"):
+        open_bundle(made.path)
+
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(FileError, match="weights.bin: cannot be copied"):
+        make_bundle(outside, tmp_path / "c", plans=[PLANS[0]])
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "/weights.bin", "a b.bin", "README.md", "manifest.json"])
+def test_values_that_no_bundle_can_hold(tmp_path, model, location):
+    graph = onnx.load(with_values_outside(model, tmp_path / "m.onnx"), load_external_data=False)
+    for tensor in graph.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    (tmp_path / "m.onnx").write_bytes(graph.SerializeToString())
+    with pytest.raises(InputError, match="has values in"):
+        make_bundle(tmp_path / "m.onnx", tmp_path / "b", plans=[PLANS[0]])
 
 
 def test_a_tensorrt_engine_travels_with_the_file_beside_it(tmp_path):

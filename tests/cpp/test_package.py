@@ -50,15 +50,23 @@ def wanted(bundle: Bundle) -> np.ndarray:
 
 
 def compiled(output: Path, source: str, *options: str) -> Path:
-    run("cc", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers", CONSUMER / source, "-o", output, *options)
+    run(
+        "cc",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-missing-field-initializers",
+        CONSUMER / source,
+        "-o",
+        output,
+        *options,
+    )
     return output
 
 
 def test_a_project_elsewhere_builds_against_the_installed_package(prefix, runtime, bundle, wanted, tmp_path) -> None:
     """It needs nothing of ONNX Runtime to compile and link."""
-    build(
-        tmp_path / "out", f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_BUILD_RPATH={runtime.parent}", source=CONSUMER
-    )
+    build(tmp_path / "out", f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_BUILD_RPATH={runtime.parent}", source=CONSUMER)
     words = run(tmp_path / "out" / "app", bundle.path, 7).split()
     assert words[0] == __version__
     np.testing.assert_allclose([float(word) for word in words[1:]], wanted, atol=1e-4)
@@ -268,7 +276,10 @@ def test_a_runtime_that_cannot_be_used_is_named(release, runtime, bundle, tmp_pa
         str(release / "libncdeploy_c.so"), f"-Wl,-rpath,{release}",
     )  # fmt: skip
     for library, said in (
-        (tmp_path / "none.so", f"ONNX Runtime's library cannot be loaded ({tmp_path}/none.so: cannot open shared object"),
+        (
+            tmp_path / "none.so",
+            f"ONNX Runtime's library cannot be loaded ({tmp_path}/none.so: cannot open shared object",
+        ),
         (old, f"{old}: is ONNX Runtime 1.20.1, which is too old; expected 1.21 or newer"),
         (other, f"{other}: is not ONNX Runtime's library, it has no OrtGetApiBase"),
     ):
@@ -314,7 +325,10 @@ def test_the_lines_of_the_readme_work_in_a_fresh_clone(toolchain: None, tmp_path
     bundle = make_bundle(model, clone / "bundle", plans=[plan], window=4, verify=False)
     record = choose_record(plan, bundle.info, kind="sampler", window=4)
     export_graph(model, clone / "sampler.onnx", record, verify=False)
-    here = os.environ | {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    here = os.environ | {
+        "HOME": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     here.pop("PYTHON", None)
     fetch = lines.splitlines()[0].split("#")[0].split()
     if subprocess.run(fetch, cwd=clone, env=here, capture_output=True).returncode:

@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "external_data.hpp"
 #include "files.hpp"
 #include "manifest.hpp"
 #include "ncdeploy/ncdeploy.hpp"
+#include "record.hpp"
 #include "sha256.hpp"
 #include "text.hpp"
 
@@ -63,6 +65,19 @@ void check_file(const std::string &folder, const std::string &name, const detail
     }
 }
 
+// Values that a graph keeps in other files must have been checked as the graph was.
+void check_external(const std::string &folder, const std::string &graph, const detail::Manifest &manifest) {
+    const std::string base = graph.substr(0, graph.rfind('/') + 1);
+    for (const std::string &location : detail::external_data(folder + "/" + graph)) {
+        if (!manifest.files.count(base + location)) {
+            throw FileError(folder + "/" + graph + ": has values in " + detail::quoted(location) +
+                            ", which the manifest lacks" + again);
+        }
+    }
+}
+
+bool is_graph(const std::string &name) { return name.size() > 5 && name.compare(name.size() - 5, 5, ".onnx") == 0; }
+
 } // namespace
 
 Bundle::Bundle(const std::string &folder) : folder_(folder) {
@@ -86,6 +101,9 @@ Bundle::Bundle(const std::string &folder) : folder_(folder) {
     info_ = manifest.model;
     for (const auto &[name, entry] : manifest.files) {
         check_file(folder_, name, entry);
+        if (is_graph(name)) {
+            check_external(folder_, name, manifest);
+        }
         files_.push_back(name);
     }
     for (const auto &entry : manifest.plans) {

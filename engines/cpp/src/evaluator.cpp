@@ -23,7 +23,7 @@ void Evaluator::add(const float *x, std::size_t node, std::size_t sample, float 
     }
 }
 
-std::size_t Evaluator::run() {
+std::size_t Evaluator::run(Ahead *ahead) {
     const std::size_t count = pending_.size();
     const bool doubled = guidance_ && !inside_;
     if (doubled) {
@@ -42,11 +42,14 @@ std::size_t Evaluator::run() {
     }
     const std::size_t network_rows = sigma_.size();
     out_.resize(network_rows * dim_);
-    const auto start = std::chrono::steady_clock::now();
-    engine_.denoise({network_rows, x_.data(), sigma_.data(), sample_.data(),
-                     labels_.empty() ? nullptr : labels_.data(), inside_ ? weights_.data() : nullptr, inputs_.samples,
-                     inputs_.arrays.data(), out_.data()});
-    seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    {
+        const Meanwhile meanwhile(ahead);
+        const auto start = std::chrono::steady_clock::now();
+        engine_.denoise({network_rows, x_.data(), sigma_.data(), sample_.data(),
+                         labels_.empty() ? nullptr : labels_.data(), inside_ ? weights_.data() : nullptr,
+                         inputs_.samples, inputs_.arrays.data(), out_.data()});
+        seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
     ++calls;
     rows += count * (guidance_ || inside_ ? 2 : 1);
     if (doubled) {

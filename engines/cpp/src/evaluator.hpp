@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "ahead.hpp"
 #include "conditions.hpp"
 #include "ncdeploy/ncdeploy.hpp"
 
@@ -23,8 +24,9 @@ class Evaluator {
     // One more row for the next call: the state x [dim] of a sample at a node, and where to put D.
     void add(const float *x, std::size_t node, std::size_t sample, float *denoised);
 
-    // D of all rows added, in one call; returns how many. Throws NumericalError when D is not finite.
-    std::size_t run();
+    // D of all rows added, in one call, while `ahead` works if there is one; returns how many rows.
+    // Throws NumericalError when D is not finite.
+    std::size_t run(Ahead *ahead = nullptr);
 
     std::size_t calls = 0, rows = 0; // rows the network saw, with guidance two for each row of x
     double seconds = 0;              // inside the engine

@@ -13,8 +13,11 @@
 // noise. The first window of all starts from the data mean.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <list>
+#include <optional>
 
+#include "ahead.hpp"
 #include "drivers.hpp"
 #include "jacobian.hpp"
 #include "noise.hpp"
@@ -25,14 +28,15 @@ namespace ncdeploy::detail {
 namespace {
 
 constexpr double jump = 0.3;     // a node that moved by more than this part of its noise level is not worth keeping
+constexpr std::size_t worth_a_thread = 2048; // values of a sample from which on noise is drawn while the network runs
 constexpr std::size_t keep = 16; // but this many nodes behind the accepted ones always are
 
 // One sample at work. Nodes up to `base` are accepted; base .. stop - 1 are the window.
 class Lane {
   public:
     Lane(const Run &run, const Window &window, std::size_t sample)
-        : sample(sample), stop_(window.stop[0]), run_(run), window_(window), track_(window.slots(), run.dim),
-          noise_(run.plan.stochastic() ? window.slots() : 0, run.dim), frozen_(run.dim),
+        : sample(sample), stop_(window.stop[0]), stochastic_(run.plan.stochastic()), run_(run), window_(window),
+          track_(window.slots(), run.dim), noise_(stochastic_ ? noise_slots() : 1, run.dim), frozen_(run.dim),
           jacobian_(run.plan, window.slots(), run.dim) {
         std::copy(run.mean.begin(), run.mean.end(), frozen_.begin());
         std::copy(frozen_.begin(), frozen_.end(), track_.D[0]);
@@ -80,23 +84,43 @@ class Lane {
         return worst;
     }
 
+    // Nodes from the first of the window on whose noise is there; as many as can be when all of it is.
+    std::size_t spare() const { return drawn_ < drawable() ? drawn_ - base_ : std::numeric_limits<std::size_t>::max(); }
+
+    // Draws the noise of one more node, of this window or the next one; false when all of it is there. Touches nothing
+    // that the evaluation of the window reads.
+    bool draw() {
+        if (drawn_ >= drawable()) {
+            return false;
+        }
+        ++drawn_;
+        normal(run_.seeds[sample], drawn_, run_.dim, run_.plan.noise[drawn_], noise_[drawn_]);
+        return true;
+    }
+
     const std::size_t sample;
 
   private:
+    std::size_t noise_slots() const { return 2 * window_.span; }
+
+    // The last node whose noise has a place.
+    std::size_t drawable() const { return stochastic_ ? std::min(window_.last, base_ + noise_slots()) : 0; }
+
     // The new state of node k from its row; its output follows. Returns the size of the change over the noise level.
     double solve(std::size_t k) {
-        track_.step(run_.plan, k);
         const auto g = static_cast<float>(run_.plan.evaluated[k] && k < stop_ ? jacobian_.at(k) : 0.0);
-        const float *noise = draws(k);
-        float *x = track_.x[k], *D = track_.D[k];
         double sum = 0;
-        for (std::size_t i = 0; i < run_.dim; ++i) {
-            const auto x_new = static_cast<float>(track_.row[i] + (noise ? static_cast<double>(noise[i]) : 0.0));
-            const float change = x_new - x[i];
-            sum += static_cast<double>(change) * static_cast<double>(change);
-            x[i] = x_new;
-            D[i] += g * change;
-        }
+        track_.step(run_.plan, k, [&](std::size_t first, const double *row, std::size_t count) {
+            const float *noise = draws(k, first);
+            float *x = track_.x[k] + first, *D = track_.D[k] + first;
+            for (std::size_t i = 0; i < count; ++i) {
+                const auto x_new = static_cast<float>(row[i] + static_cast<double>(noise[i]));
+                const float change = x_new - x[i];
+                sum += static_cast<double>(change) * static_cast<double>(change);
+                x[i] = x_new;
+                D[i] += g * change;
+            }
+        });
         return std::sqrt(sum) * window_.scale[k];
     }
 
@@ -105,6 +129,7 @@ class Lane {
         const float g = static_cast<float>(jacobian_.at(known));
         std::copy_n(track_.D[known], run_.dim, frozen_.begin());
         base_ = accepted;
+        drawn_ = std::max(drawn_, base_);
         stop_ = std::min(window_.stop[base_], window_.next[steady]);
         if (window_.previous[stop_] > known) {
             extend(known + 1, g);
@@ -113,36 +138,30 @@ class Lane {
 
     // Outputs and states of the nodes from `first` on, which are new: the frozen output, rolled out through the rows.
     void extend(std::size_t first, float g_known) {
-        draw();
-        std::vector<float> D = frozen_;
+        while (drawn_ < stop_ && draw()) {
+        }
         for (std::size_t k = std::max(first, base_); k <= stop_; ++k) {
             jacobian_.reset(k, g_known);
             if (k > base_) {
-                track_.step(run_.plan, k);
-                const float *noise = draws(k);
-                const auto g = static_cast<float>(noise ? jacobian_.at(k) : 0.0);
-                float *x = track_.x[k];
-                for (std::size_t i = 0; i < run_.dim; ++i) {
-                    const float xi = noise ? noise[i] : 0.0F;
-                    x[i] = static_cast<float>(track_.row[i] + static_cast<double>(xi));
-                    D[i] += g * xi;
-                }
+                const auto g = static_cast<float>(jacobian_.at(k));
+                track_.step(run_.plan, k, [&](std::size_t at, const double *row, std::size_t count) {
+                    const float *noise = draws(k, at);
+                    float *x = track_.x[k] + at, *D = frozen_.data() + at;
+                    for (std::size_t i = 0; i < count; ++i) {
+                        x[i] = static_cast<float>(row[i] + static_cast<double>(noise[i]));
+                        D[i] += g * noise[i];
+                    }
+                });
             }
-            std::copy(D.begin(), D.end(), track_.D[k]);
+            std::copy(frozen_.begin(), frozen_.end(), track_.D[k]);
         }
     }
 
-    void draw() {
-        if (run_.plan.stochastic()) {
-            for (drawn_ = std::max(drawn_, base_); drawn_ < stop_; ++drawn_) {
-                normal(run_.seeds[sample], drawn_ + 1, run_.dim, run_.plan.noise[drawn_ + 1], noise_[drawn_ + 1]);
-            }
-        }
-    }
-
-    const float *draws(std::size_t k) { return run_.plan.stochastic() ? noise_[k] : nullptr; }
+    // The noise of values first, first + 1, ... at a node.
+    const float *draws(std::size_t k, std::size_t first) { return stochastic_ ? noise_[k] + first : noise_[0]; }
 
     std::size_t base_ = 0, stop_, drawn_ = 0; // drawn_: noise is there up to this node
+    const bool stochastic_;
     const Run &run_;
     const Window &window_;
     Track track_;
@@ -158,6 +177,14 @@ void run_parallel(const Run &run) {
     std::vector<std::size_t> accepted(run.seeds.size(), 0);
     std::list<Lane> lanes;
     std::size_t waiting = 0; // the next sample without a lane
+    std::optional<Ahead> ahead;
+    if (run.plan.stochastic() && run.dim >= worth_a_thread) {
+        ahead.emplace([&lanes] {
+            return std::min_element(lanes.begin(), lanes.end(), [](const Lane &a, const Lane &b) {
+                       return a.spare() < b.spare();
+                   })->draw();
+        });
+    }
     while (true) {
         while (lanes.size() < run.lanes && waiting < run.seeds.size()) {
             lanes.emplace_back(run, window, waiting++);
@@ -168,7 +195,7 @@ void run_parallel(const Run &run) {
         for (Lane &lane : lanes) {
             lane.submit(run.evaluator);
         }
-        const std::size_t rows = run.evaluator.run();
+        const std::size_t rows = run.evaluator.run(ahead ? &*ahead : nullptr);
         for (Lane &lane : lanes) {
             double &residual = run.result.residual[lane.sample];
             residual = std::max(residual, lane.sweep());

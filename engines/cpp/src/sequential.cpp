@@ -15,15 +15,16 @@ void group(const Run &run, std::size_t first, std::size_t last, std::vector<std:
     for (std::size_t k = 0; k < plan.size(); ++k) {
         for (std::size_t i = first; i < last; ++i) {
             Track &track = tracks[i - first];
-            track.step(plan, k);
             std::fill(noise.begin(), noise.end(), 0.0F);
             if (plan.noise[k] != 0) {
                 normal(run.seeds[i], k, run.dim, plan.noise[k], noise.data());
             }
             float *x = track.x[k];
-            for (std::size_t d = 0; d < run.dim; ++d) {
-                x[d] = static_cast<float>(track.row[d] + static_cast<double>(noise[d]));
-            }
+            track.step(plan, k, [&](std::size_t first_value, const double *row, std::size_t count) {
+                for (std::size_t d = 0; d < count; ++d) {
+                    x[first_value + d] = static_cast<float>(row[d] + static_cast<double>(noise[first_value + d]));
+                }
+            });
             if (plan.evaluated[k]) {
                 run.evaluator.add(x, k, i, track.D[k]);
             }

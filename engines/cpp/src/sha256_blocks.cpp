@@ -32,7 +32,7 @@ constexpr const std::uint32_t *k = sha256_constants.data();
 
 std::uint32_t rotate(std::uint32_t x, unsigned n) { return x >> n | x << (32 - n); }
 
-// Four words of the message at a time: w[i] for i = 16 .. 63 replaces w[i - 16].
+// Word i of the message as it goes on in a ring of 16; i is a constant where it is called.
 inline std::uint32_t extend(std::uint32_t *w, unsigned i) {
     const std::uint32_t a = w[(i + 1) % 16], b = w[(i + 14) % 16];
     const std::uint32_t s0 = rotate(a, 7) ^ rotate(a, 18) ^ a >> 3, s1 = rotate(b, 17) ^ rotate(b, 19) ^ b >> 10;
@@ -57,21 +57,27 @@ void sha256_portable(State &state, const unsigned char *bytes, std::size_t count
                    std::uint32_t{bytes[4 * i + 2]} << 8 | bytes[4 * i + 3];
         }
         auto [a, b, c, d, e, f, g, h] = state;
-        const auto eight = [&](unsigned i, auto word) {
-            round(a, b, c, d, e, f, g, h, k[i] + word(i));
-            round(h, a, b, c, d, e, f, g, k[i + 1] + word(i + 1));
-            round(g, h, a, b, c, d, e, f, k[i + 2] + word(i + 2));
-            round(f, g, h, a, b, c, d, e, k[i + 3] + word(i + 3));
-            round(e, f, g, h, a, b, c, d, k[i + 4] + word(i + 4));
-            round(d, e, f, g, h, a, b, c, k[i + 5] + word(i + 5));
-            round(c, d, e, f, g, h, a, b, k[i + 6] + word(i + 6));
-            round(b, c, d, e, f, g, h, a, k[i + 7] + word(i + 7));
+        const auto sixteen = [&](const std::uint32_t *constants, auto word) {
+            round(a, b, c, d, e, f, g, h, constants[0] + word(0));
+            round(h, a, b, c, d, e, f, g, constants[1] + word(1));
+            round(g, h, a, b, c, d, e, f, constants[2] + word(2));
+            round(f, g, h, a, b, c, d, e, constants[3] + word(3));
+            round(e, f, g, h, a, b, c, d, constants[4] + word(4));
+            round(d, e, f, g, h, a, b, c, constants[5] + word(5));
+            round(c, d, e, f, g, h, a, b, constants[6] + word(6));
+            round(b, c, d, e, f, g, h, a, constants[7] + word(7));
+            round(a, b, c, d, e, f, g, h, constants[8] + word(8));
+            round(h, a, b, c, d, e, f, g, constants[9] + word(9));
+            round(g, h, a, b, c, d, e, f, constants[10] + word(10));
+            round(f, g, h, a, b, c, d, e, constants[11] + word(11));
+            round(e, f, g, h, a, b, c, d, constants[12] + word(12));
+            round(d, e, f, g, h, a, b, c, constants[13] + word(13));
+            round(c, d, e, f, g, h, a, b, constants[14] + word(14));
+            round(b, c, d, e, f, g, h, a, constants[15] + word(15));
         };
-        for (unsigned i = 0; i < 16; i += 8) {
-            eight(i, [&](unsigned j) { return w[j]; });
-        }
-        for (unsigned i = 16; i < 64; i += 8) {
-            eight(i, [&](unsigned j) { return extend(w, j); });
+        sixteen(k, [&](unsigned i) { return w[i]; });
+        for (unsigned i = 16; i < 64; i += 16) {
+            sixteen(k + i, [&](unsigned j) { return extend(w, j); });
         }
         const State mixed{a, b, c, d, e, f, g, h};
         for (std::size_t i = 0; i < 8; ++i) {

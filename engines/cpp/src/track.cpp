@@ -1,14 +1,12 @@
 #include "track.hpp"
 
-#include <algorithm>
-
 namespace ncdeploy::detail {
 
-void Track::step(const Plan &plan, std::size_t k) {
-    std::fill(row.begin(), row.end(), 0.0);
+void Track::sum(const Plan &plan, std::size_t k, std::size_t first, std::size_t count) {
+    std::fill_n(row_.begin(), count, 0.0);
     const auto add = [&](double coefficient, const float *values) {
-        for (std::size_t i = 0; i < row.size(); ++i) {
-            row[i] += coefficient * static_cast<double>(values[i]);
+        for (std::size_t i = 0; i < count; ++i) {
+            row_[i] += coefficient * static_cast<double>(values[first + i]);
         }
     };
     for (std::size_t h = 0; h < std::min(plan.reach, k); ++h) {

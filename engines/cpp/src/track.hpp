@@ -2,6 +2,8 @@
 // so that a window slides without moving anything.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <vector>
 
@@ -21,13 +23,27 @@ class Ring {
 };
 
 struct Track {
-    Track(std::size_t slots, std::size_t dim) : x(slots, dim), D(slots, dim), row(dim) {}
+    Track(std::size_t slots, std::size_t dim) : x(slots, dim), D(slots, dim), dim(dim) {}
 
-    // Row k of the plan without its noise, in `row`: sums in double of states and outputs in float.
-    void step(const Plan &plan, std::size_t k);
+    // Row k of the plan without its noise: sums in double of states and outputs in float. The row is worked out in pieces
+    // that stay in the processor's cache; each is given to take(first, row, count), for the values first .. first + count - 1.
+    template <class Take> void step(const Plan &plan, std::size_t k, Take take) {
+        for (std::size_t first = 0; first < dim; first += piece) {
+            const std::size_t count = std::min(piece, dim - first);
+            sum(plan, k, first, count);
+            take(first, row_.data(), count);
+        }
+    }
 
     Ring x, D;
-    std::vector<double> row;
+    std::size_t dim;
+
+  private:
+    static constexpr std::size_t piece = 1024;
+
+    void sum(const Plan &plan, std::size_t k, std::size_t first, std::size_t count);
+
+    std::array<double, piece> row_;
 };
 
 } // namespace ncdeploy::detail

@@ -29,9 +29,19 @@ void write(const fs::path &path, const std::string &bytes) {
 
 const fs::path folder = fs::temp_directory_path() / ("ncdeploy-bundles-" + std::to_string(std::random_device()()));
 
+// A protobuf field with a length.
+std::string field(int number, const std::string &value) {
+    return text(static_cast<char>(number << 3 | 2), static_cast<char>(value.size()), value);
+}
+
+// An ONNX file with nothing in it but a tensor whose values have something external under a key.
+std::string graph(const std::string &key, const std::string &value = "weights.bin") {
+    return field(7, field(5, field(13, field(1, key) + field(2, value))));
+}
+
 // What make_bundle puts together; tests change a part of it first.
 struct Parts {
-    std::map<std::string, std::string> files{{"model.onnx", "no graph is read here"},
+    std::map<std::string, std::string> files{{"model.onnx", graph("unused")},
                                              {"plans/test.ncplan", encode(make_plan(9, 1))}};
     std::string format = "ncdeploy bundle", engine = "model.onnx", shape = "[1, 2, 3]", more, listed;
     std::string plans = R"([{"name": "test", "file": "plans/test.ncplan", "window": 8, "tolerance": 0.002}])";
@@ -93,10 +103,10 @@ void a_good_one_opens() {
 void damage_is_found() {
     CHECK(holds(thrown<FileError>([] { Bundle("/nonexistent"); }), "there is no such folder"));
     make_bundle({});
-    write(folder / "model.onnx", "no graph is read hers");
+    write(folder / "model.onnx", graph("unuzed"));
     CHECK(holds(refused(), "SHA-256 differs"));
     write(folder / "model.onnx", "short");
-    CHECK(holds(refused(), "has 5 bytes, the manifest says 21"));
+    CHECK(holds(refused(), "has 5 bytes, the manifest says 27"));
     fs::remove(folder / "model.onnx");
     CHECK(holds(refused(), "is missing"));
     fs::create_directory(folder / "model.onnx");
@@ -186,6 +196,27 @@ void every_field_is_checked() {
     CHECK(holds(refused_with([](Parts &p) { p.files["plans/test.ncplan"][2] = 'x'; }), "is not a plan"));
 }
 
+void values_outside_the_graph_are_in_the_manifest() {
+    const auto where = [](const std::string &bytes) {
+        return [bytes](Parts &p) { p.files["model.onnx"] = bytes; };
+    };
+    CHECK(holds(refused_with(where(graph("location"))), "has values in 'weights.bin', which the manifest lacks"));
+    const std::string outside = graph("location", "../w");
+    CHECK(holds(refused_with(where(outside)), "has values in '../w', which the manifest lacks"));
+    // In the body of a loop: graph.node.attribute.g.initializer.
+    const std::string deep = graph("location").substr(2);
+    CHECK(holds(refused_with(where(field(7, field(1, field(5, field(6, deep)))))), "has values in 'weights.bin'"));
+    CHECK(holds(refused_with(where(outside.substr(0, outside.size() - 1))), "is a damaged ONNX file"));
+    CHECK(holds(refused_with(where(std::string(20, '\xff'))), "is a damaged ONNX file"));
+    Parts whole;
+    whole.files["model.onnx"] = graph("location");
+    whole.files["weights.bin"] = "values";
+    make_bundle(whole);
+    CHECK(Bundle(folder.string()).file("weights.bin") == (folder / "weights.bin").string());
+    write(folder / "weights.bin", "valuez");
+    CHECK(holds(refused(), "SHA-256 differs"));
+}
+
 } // namespace
 
 int main() {
@@ -194,5 +225,6 @@ int main() {
     links_are_refused();
     names_stay_inside();
     every_field_is_checked();
+    values_outside_the_graph_are_in_the_manifest();
     fs::remove_all(folder);
 }

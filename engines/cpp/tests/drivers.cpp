@@ -3,6 +3,7 @@
 #include <limits>
 #include <numeric>
 
+#include "allocations.hpp"
 #include "check.hpp"
 #include "plans.hpp"
 
@@ -199,6 +200,32 @@ void progress_is_told() {
     }
 }
 
+void a_steady_sweep_allocates_nothing() {
+    for (const std::size_t size : {std::size_t{6}, std::size_t{3000}}) { // the second draws its noise on a thread
+        Mixture engine(size);
+        for (const std::size_t width : {0, 8}) {
+            Options options = window(width);
+            std::vector<std::size_t> counted;
+            counted.reserve(100);
+            options.on_sweep = [&](const Sweep &) { counted.push_back(allocations); };
+            Sampler(engine, make_plan(40, 1), options).sample({7});
+            CHECK(counted.size() > 6);
+            CHECK(counted[1] == counted.back());
+        }
+    }
+}
+
+void noise_drawn_meanwhile_is_the_same() {
+    // More values than fit into a block, and samples that wait for a lane: as one after the other.
+    Mixture engine(3001);
+    const Plan plan = make_plan(30, 1);
+    Options options = window(6, 0);
+    options.max_rows = 12;
+    CHECK(Sampler(engine, plan, options).sample(seeds).samples == Sampler(engine, plan).sample(seeds).samples);
+    engine.poison = 1; // and an engine that fails leaves no thread behind
+    thrown<NumericalError>([&] { Sampler(engine, plan, options).sample(seeds); });
+}
+
 void wrong_values_are_named() {
     Mixture engine(dim), conditional(dim, 2);
     const Plan plan = make_plan(20, 0);
@@ -259,6 +286,8 @@ int main() {
     guidance_mixes_two_evaluations();
     conditions_belong_to_their_sample();
     progress_is_told();
+    a_steady_sweep_allocates_nothing();
+    noise_drawn_meanwhile_is_the_same();
     wrong_values_are_named();
     nan_ends_the_run();
 }
