@@ -137,6 +137,6 @@ def _notes(kind: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) 
 def _uneven(settings: Mapping[str, Any], steps: int = 50) -> bool:
     """Whether its steps are not num_train_timesteps // steps apart, which diffusers supposes."""
     trained = settings["num_train_timesteps"]
-    return settings["timestep_spacing"] == "linspace" or (
+    return bool(settings["timestep_spacing"] == "linspace") or (
         settings["timestep_spacing"] == "trailing" and trained % min(steps, trained) != 0
     )

@@ -140,7 +140,7 @@ def test_values_outside_a_graph_travel_and_are_checked(tmp_path, model, bundle):
         open_bundle(made.path)
 
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(FileError, match="weights.bin: cannot be copied"):
+    with pytest.raises(FileError, match=r"weights\.bin: cannot be copied"):
         make_bundle(outside, tmp_path / "c", plans=[PLANS[0]])
 
 
