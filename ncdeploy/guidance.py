@@ -15,6 +15,7 @@ from typing import Any, Self
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.arrays import device_of, namespace
+from ncdeploy.sampling.callsizes import CallSizes, sizes_of
 
 
 class Guided:
@@ -47,6 +48,12 @@ class Guided:
     def evaluations(self) -> int:
         """Rows that the network evaluates for one row of x."""
         return 2
+
+    @property
+    def sizes(self) -> CallSizes | None:
+        """Rows of x that a call should have, where the denoiser inside has call sizes."""
+        inside = sizes_of(self._denoise)
+        return inside if inside is None else inside.per(self.calls_rows)
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.records.strictjson import parse
 from ncdeploy.sampling.arrays import device_of, evaluate, namespace, to_host
+from ncdeploy.sampling.callsizes import CallSizes, sizes_of
 from ncdeploy.sampling.plan import Floats
 
 BUDGET = 0.75  # seconds that measuring may take
@@ -28,6 +29,8 @@ _LAGS = 1, 2  # neighbours in time, and the next but one, should there have been
 _REWEIGHTINGS, _SAME = 30, 0.01  # of least squares, until they are least absolute deviations; those below count alike
 _FEW, _FEW_SHARE = 8, 1 / 3  # rows that are measured on a slow network too
 _LONGEST = 1e6  # seconds: no call takes so long
+_SET_UP = 20  # budgets that may have been used when another call size is still set up
+_COARSE = 3  # of an engine with call sizes every third is measured before those in between
 _TURNS = 3, 20  # at least and at most, of measuring a few sizes again
 
 
@@ -37,11 +40,14 @@ class Latency:
 
     rows: increasing batch sizes, from 1; seconds: of one call each, not falling
     asked: the largest batch that was wanted; larger than the last of `rows` where that took too long
+    set_up: seconds that the first call of a size takes beyond a later one, of an engine that has call sizes
+            (`sampling.callsizes`): its calls of fewer rows take what the next size takes. None for any other
     """
 
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
     asked: int
+    set_up: float | None = None
 
     def __post_init__(self) -> None:
         rows, seconds = np.asarray(self.rows), np.asarray(self.seconds, float)
@@ -49,10 +55,14 @@ class Latency:
         rising = sound and np.all(np.diff(rows) > 0) and np.all(np.diff(seconds) >= 0)
         if not (rising and rows[0] == 1 and seconds[0] > 0):
             raise InputError("latency: expected increasing rows from 1 and as many positive seconds that do not fall")
+        if not (self.set_up is None or 0 <= self.set_up < math.inf):
+            raise InputError(f"latency: got set_up {self.set_up}, expected seconds or None")
 
     def __call__(self, rows: float) -> float:
         """Seconds of a call on so many rows; a mean over calls may be broken."""
         last = self.rows[-1]
+        if self.set_up is not None:
+            rows = max(min(CallSizes().fit(math.ceil(rows)), last), rows)
         if rows >= last:
             return self.seconds[-1] * rows / last
         i = bisect_left(self.rows, rows)
@@ -65,6 +75,7 @@ class Latency:
         """The curve after a run's calls on about so many rows took so long: there as seen, at eight times more or
         fewer rows as measured, in between blended. One look changes it by a factor of four at most."""
         factor = min(max(seconds / self(rows), 0.25), 4.0)
+        rows = rows if self.set_up is None else CallSizes().fit(math.ceil(rows))
         sizes = sorted({*self.rows, max(1, round(rows))})  # with the one that was seen
         weights = np.maximum(0.0, 1 - np.abs(np.log2(np.asarray(sizes) / rows)) / 3)
         new = np.maximum.accumulate(np.array([self(size) for size in sizes]) * factor**weights)
@@ -89,7 +100,8 @@ class Latency:
         try:
             fields = parse(text.encode(), "latency")
             rows, seconds = tuple(map(int, fields["rows"])), tuple(map(float, fields["seconds"]))
-            return cls(rows=rows, seconds=seconds, asked=int(fields["asked"]))
+            set_up = fields.get("set_up")
+            return cls(rows=rows, seconds=seconds, asked=int(fields["asked"]), set_up=set_up and float(set_up))
         except (FileError, ValueError, TypeError, KeyError) as e:
             raise InputError(f"latency: not a curve that was written by ncdeploy ({type(e).__name__})") from e
 
@@ -108,7 +120,8 @@ def measure_latency(
     `_fit`); made not to fall.
 
     denoise:  callable D(x, sigma[, labels]), x [B, *shape]
-    max_rows: largest batch that a sampler may ask for; sizes in steps of about 1.5 up to it
+    max_rows: largest batch that a sampler may ask for; sizes in steps of about 1.5 up to it, or the engine's own. Those
+              are set up first, every third before the others, and what that takes does not count
     label:    a class for every row, for a model that needs one
     like:     an array of the run's kind, dtype and device; NumPy float32 if None
     budget:   seconds after which no further call begins; a size that would take a 30th of it is left out, up to 8 rows
@@ -117,9 +130,14 @@ def measure_latency(
     """
     start = time.perf_counter()
     call = _timed(denoise, shape, label, like)
-    sizes = sorted({size for e in range(31) for size in (2**e, 3 * 2**e // 2) if size <= max_rows})
     call(1, 1)  # what a first call sets up is not what later ones take
     shortest, seen = {1: call(1, 1)}, list[tuple[int, float]]()
+    own, set_up = sizes_of(denoise), None
+    if own is None:
+        sizes = sorted({size for e in range(31) for size in (2**e, 3 * 2**e // 2) if size <= max_rows})
+    else:
+        shortest, set_up = _set_up(call, own.up_to(max_rows), shortest[1], budget)
+        sizes, start = sorted(shortest), time.perf_counter()
     order = Random(0)
     for turn in range(_ROUNDS):
         for rows in order.sample(sizes, len(sizes)) if turn else sizes:  # what recurs shall not find the same size
@@ -136,7 +154,29 @@ def measure_latency(
     if 1 not in dict(seen):
         seen.append((1, shortest[1]))
     measured, fitted = _fit(seen)
-    return Latency(rows=measured, seconds=tuple(map(float, np.maximum.accumulate(fitted))), asked=max_rows)
+    rising = tuple(map(float, np.maximum.accumulate(fitted)))
+    return Latency(rows=measured, seconds=rising, asked=max_rows, set_up=set_up)
+
+
+def _set_up(
+    call: Callable[[int, int], float], sizes: list[int], one: float, budget: float
+) -> tuple[dict[int, float], float]:
+    """Seconds of a call of those sizes that could be set up, by size, and the median of what that took for one.
+
+    From coarse to fine, so that the largest is among them where it takes no longer than a round of calls may.
+    """
+    start, seconds, extra = time.perf_counter(), {1: one}, list[float]()
+    coarse = sizes[::-_COARSE][::-1]
+    for size in [*coarse, *(s for s in sizes if s not in coarse)]:
+        known = max(s for s in seconds if s <= size)
+        if size in seconds or seconds[known] * size / known > budget:
+            continue
+        if time.perf_counter() - start > _SET_UP * budget:
+            break
+        first = call(size, 1)
+        seconds[size] = call(size, 1)
+        extra.append(max(first - seconds[size], 0.0))
+    return seconds, median_low(extra) if extra else 0.0
 
 
 def check_latency(

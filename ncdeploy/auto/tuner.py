@@ -19,6 +19,7 @@ import numpy as np
 from ncdeploy.auto.forecast import Forecast
 from ncdeploy.auto.latency import Latency
 from ncdeploy.auto.rehearsal import PARTS
+from ncdeploy.sampling.callsizes import CallSizes, least_size
 from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.result import Choice
 
@@ -44,6 +45,7 @@ class Job:
     values:  of a row, that NumPy handles between calls; 0 where a device does
     online:  whether the run estimates the scalar Jacobian, for want of an error curve
     eps:     relative rounding of the run's numbers
+    ready:   call sizes of the engine, in rows of x, that are set up already; of one that has them
     """
 
     plan: Plan
@@ -57,6 +59,7 @@ class Job:
     values: int = 0
     online: bool = False
     eps: float = float(np.finfo(np.float32).eps)
+    ready: frozenset[int] = frozenset()
 
 
 class Tuner:
@@ -123,7 +126,12 @@ class Tuner:
         return best.window if worth and best.window is not None else window
 
     def _best(self, lanes: list[int]) -> Choice:
-        fitting = [(int(w), m) for w in self._forecast.windows for m in lanes if w * m <= self.job.max_rows]
+        job, windows = self.job, self._forecast.windows.tolist()
+        if job.latency.set_up is None:
+            ways = {(w, m) for w in windows for m in lanes}
+        else:  # windows that fill a call
+            ways = {(min(size // m, windows[-1]), m) for size in CallSizes().up_to(job.max_rows) for m in lanes}
+        fitting = sorted((w, m) for w, m in ways if w and w * m <= job.max_rows)
         return min((self._parallel(w, m) for w, m in fitting), key=_seconds)
 
     def _alone(self, lanes: list[int], driver: float) -> Choice:
@@ -139,7 +147,7 @@ class Tuner:
             network = self._seconds(m)
             return network + _beside(network, _SEQUENTIAL_DRIVER * driver)
 
-        seconds = k * self._in_turn(lanes, call)
+        seconds = k * self._in_turn(lanes, call) + self._set_up(lanes, self.job.n % lanes or lanes)
         return Choice(window=None, lanes=lanes, sweeps=float(k), seconds=seconds, sequential=seconds)
 
     def _parallel(self, window: int, lanes: int) -> Choice:
@@ -148,10 +156,10 @@ class Tuner:
         rows = e * self.job.plan.evaluations / s
 
         def call(m: int) -> float:
-            network = sum(self._seconds(max(part * m * rows, 1.0)) for part in spread) / len(spread)
+            network = sum(self._seconds(self._asked(max(part * m * rows, 1.0))) for part in spread) / len(spread)
             return network + self._driver(window, m, network)
 
-        seconds = sweeps * self._in_turn(lanes, call)
+        seconds = sweeps * self._in_turn(lanes, call) + self._set_up(window * lanes, 1)
         return Choice(window=window, lanes=lanes, sweeps=sweeps, seconds=seconds, sequential=math.inf)
 
     def _driver(self, window: int, lanes: int, network: float) -> float:
@@ -160,10 +168,23 @@ class Tuner:
         fixed, each = self._forecast.driver(window)
         return _beside(network, fixed) + (each + _VALUE * self.job.values * window) * lanes
 
+    def _set_up(self, rows: int, least: int) -> float:
+        """Seconds for the call sizes, from those of `least` rows to those of `rows`, that the engine has to set up."""
+        each = self.job.latency.set_up
+        if not each:
+            return 0.0
+        size = CallSizes().fit(rows)
+        wanted = {s for s in CallSizes().up_to(size) if s >= max(least, least_size(size))}
+        return each * len(wanted - self.job.ready)
+
     def _in_turn(self, lanes: int, call: Callable[[int], float]) -> float:
         """Seconds of a call for each of the groups of samples that the job makes."""
         groups, left = divmod(self.job.n, lanes)
         return groups * call(lanes) + (call(left) if left else 0.0)
+
+    def _asked(self, rows: float) -> float:
+        """Rows of a call of the parallel driver that would take so many."""
+        return rows if self.job.latency.set_up is None else float(CallSizes().near(math.ceil(rows)))
 
     def _seconds(self, rows: float) -> float:
         return self._latency(rows * self.job.per_row)

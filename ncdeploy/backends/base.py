@@ -4,7 +4,8 @@
     denoised = backend(x, sigma, labels)    labels int64 [B]
     denoised = backend(x, sigma, labels, guidance)    guidance float32 [B], where info.guidance; without it 1
 
-Each row has its own sigma. The result is a fresh array that the caller owns.
+Each row has its own sigma. The result is a fresh array that the caller owns. A backend whose calls cost a set-up
+for every number of rows says so by `sizes`, see `sampling.callsizes`; it takes any number all the same.
 """
 
 from collections.abc import Sequence

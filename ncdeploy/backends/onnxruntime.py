@@ -1,5 +1,6 @@
 """model.onnx on ONNX Runtime: NumPy arrays in and out, or torch tensors that stay where they are."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.backends.base import Closing, Opening, check_inputs, tensor_on
+from ncdeploy.backends.onnxruntime_graphs import GraphRuns
 from ncdeploy.backends.providers import (
     LOG_FATAL,
     PROVIDERS,
@@ -22,6 +24,7 @@ from ncdeploy.errors import BackendError, DependencyError, FileError, InputError
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.sampling.callsizes import CallSizes, filled
 
 
 class Session:
@@ -31,6 +34,7 @@ class Session:
           precision is tf32
     device, threads, providers: as for `ncdeploy.open_engine`. The CPU provider always stands last, since every other
     provider leaves some shape arithmetic to it.
+    graphs: on CUDA, capture a graph for every number of rows and replay it, as far as the runtime can (`captures`)
 
     Raises FileError for a damaged file, BackendError for a provider that is not installed or does not start,
     DependencyError without onnxruntime.
@@ -44,6 +48,7 @@ class Session:
         device: str = "cpu",
         threads: int | None = None,
         providers: Sequence[str] | None = None,
+        graphs: bool = False,
     ) -> None:
         try:
             import onnxruntime as ort
@@ -61,12 +66,21 @@ class Session:
         options.log_severity_level = LOG_FATAL  # every failure is raised; the log would repeat it
         if threads is not None:
             options.intra_op_num_threads = threads
-        try:
+
+        def opened(**further: str) -> Any:
+            each = [(name, given | further if name == PROVIDERS["cuda"] else given) for name, given in wanted]
+            # Without its fallback, which goes on with other providers when one fails, even in the midst of a run.
             with quiet(ort):
-                # Without its fallback, which goes on with other providers when one fails, even in the midst of a run.
-                session = ort.InferenceSession(
-                    str(Path(path).expanduser()), options, providers=wanted, enable_fallback=0
-                )
+                return ort.InferenceSession(str(Path(path).expanduser()), options, providers=each, enable_fallback=0)
+
+        session = self._graphs = None
+        if graphs and wanted[0][0] == PROVIDERS["cuda"]:
+            with contextlib.suppress(Exception):  # it refuses graphs with control flow, or with work for the CPU
+                session = opened(enable_cuda_graph="1")
+                index = int(wanted[0][1]["device_id"])
+                self._graphs = GraphRuns(ort, session, "cuda", index, self._stream)
+        try:
+            session = opened() if session is None else session
         except Exception as e:  # ONNX Runtime raises a dozen unrelated types
             raise _load_error(path, e, info) from e
         started = session.get_providers()
@@ -80,6 +94,24 @@ class Session:
             )
         self._session = session
         self.name = f"onnxruntime {ort.__version__} ({wanted[0][0].removesuffix('ExecutionProvider')})"
+
+    @property
+    def captures(self) -> bool:
+        """Whether calls are replayed as CUDA graphs."""
+        return self._graphs is not None
+
+    def denoise(self, feeds: dict[str, Any]) -> Any:
+        """D for NumPy arrays or torch tensors, newly allocated. Raises as `run` does."""
+        if self._session is not None and self._graphs is not None:
+            try:
+                return self._graphs.run(feeds)
+            except Exception as e:
+                raise self._failure(e, feeds) from e
+        if isinstance(feeds["x"], np.ndarray):
+            return self.run(_OUTPUTS, feeds)[0]
+        denoised = feeds["x"].new_empty(tuple(feeds["x"].shape))
+        self.run_tensors({name: value.contiguous() for name, value in feeds.items()}, {_OUTPUTS[0]: denoised})
+        return denoised
 
     def run(self, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs by name, newly allocated. Raises BackendError when the runtime fails or is closed."""
@@ -125,7 +157,7 @@ class Session:
         return kind(f"{self.name} failed on a batch of {batch}: {_first_line(error)}")
 
     def close(self) -> None:
-        self._session = None
+        self._session = self._graphs = None
 
 
 class OnnxRuntimeBackend(Closing):
@@ -151,7 +183,8 @@ class OnnxRuntimeBackend(Closing):
         kind, _, index = device.partition(":")
         self._device = "cpu" if kind == "cpu" else "cuda"
         self._index = int(index or 0)
-        self._session = Session(path, self._info, device=device, threads=threads, providers=providers)
+        self._session = Session(path, self._info, device=device, threads=threads, providers=providers, graphs=True)
+        self.sizes = CallSizes() if self._device == "cuda" else None
 
     @property
     def info(self) -> ModelInfo:
@@ -188,11 +221,12 @@ class OnnxRuntimeBackend(Closing):
                 )
             if tensors and (value.device.type, value.device.index or 0) != (self._device, self._index):
                 raise InputError(f"{name}: is on {value.device}; this engine runs on {self._device}:{self._index}")
-        if not tensors:
-            return self._session.run(_OUTPUTS, feeds)[0]
-        denoised = x.new_empty(tuple(x.shape))
-        self._session.run_tensors({name: value.contiguous() for name, value in feeds.items()}, {"denoised": denoised})
-        return denoised
+        if self.sizes is None:
+            return self._session.denoise(feeds)
+        size = self.sizes.fit(len(x))
+        denoised = self._session.denoise({name: filled(value, size) for name, value in feeds.items()})
+        self.sizes.ready.add(size)
+        return denoised[: len(x)]
 
     def close(self) -> None:
         self._session.close()

@@ -48,6 +48,7 @@ def choose_providers(
         options = {"device_id": index or "0"} if kind != "cpu" else {}
         if name == PROVIDERS["cuda"]:
             options["use_tf32"] = "1" if info.precision == "tf32" else "0"
+            options["cudnn_conv_algo_search"] = "HEURISTIC"  # by default each new shape takes half a second and more
         elif name == PROVIDERS["tensorrt"]:
             options |= _tensorrt_options(info)
         if name not in available:

@@ -10,6 +10,7 @@ import numpy as np
 from ncdeploy.backends.base import Closing, Opening, check_inputs
 from ncdeploy.errors import BackendError, DependencyError, InputError, OutOfMemoryError
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.sampling.callsizes import CallSizes
 
 try:
     import torch
@@ -56,12 +57,14 @@ class TorchBackend(Closing):
         denoiser = model if isinstance(model, Denoiser) else load_model(model, allow_module=allow_module)
         self._model: Denoiser | None = denoiser.to(self._device).eval()
         self._run: Any = self._model
+        self.sizes: CallSizes | None = None
         if mode == "compile":
             # The compiler advises TensorFloat-32, which is off on purpose.
             warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
             self._run = torch.compile(self._model, dynamic=True)
         elif mode == "graphs":
-            self._run = GraphedModule(self._model, capture)
+            self.sizes = CallSizes()
+            self._run = GraphedModule(self._model, capture, self.sizes)
         self._info = denoiser.info
         self._threads = threads
         self._name = (

@@ -1,7 +1,7 @@
 """A PyTorch module replayed as CUDA graphs: one launch a call instead of one for every kernel.
 
 A graph holds the shapes it was captured with, and a parallel run asks for another number of rows in nearly every call.
-So graphs are made for a few sizes only, 1, 2, 3, 4, 6, 8, 12, 16, 24 ..., and a batch is filled up to the next of them.
+So graphs are made for a few sizes only (`sampling.callsizes`), and a batch is filled up to the next of them.
 """
 
 import threading
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ncdeploy.sampling.callsizes import CallSizes
 
 WARM = 3  # calls before a capture: libraries choose algorithms and take workspace in the first
 
@@ -22,10 +24,13 @@ class GraphedModule(threading.local):
     has graphs of its own, and a module whose work cannot be captured runs as it is.
 
     capture: capture(run, pool) -> (replay, output, pool), see `capture`
+    sizes:   the numbers of rows that graphs are made for
     """
 
-    def __init__(self, module: Callable[..., Tensor], capture: Callable[..., tuple[Replay, Tensor, Any]]) -> None:
-        self._module, self._capture = module, capture
+    def __init__(
+        self, module: Callable[..., Tensor], capture: Callable[..., tuple[Replay, Tensor, Any]], sizes: CallSizes
+    ) -> None:
+        self._module, self._capture, self._sizes = module, capture, sizes
         self._graphs: dict[tuple[Any, ...], tuple[list[Tensor | None], Replay, Tensor]] = {}
         self._pool: Any = None
         self._refused = False
@@ -33,11 +38,12 @@ class GraphedModule(threading.local):
     def __call__(self, *inputs: Tensor | None) -> Tensor:
         """The module's output, [B, ...], in memory that the next call overwrites."""
         rows = max(len(a) for a in inputs if a is not None)
-        size = padded(rows)
+        size = self._sizes.fit(rows)
         key = (size, *(None if a is None else (a.dtype, a.shape[1:]) for a in inputs))
         if key not in self._graphs and not self._refused:
             try:
                 self._graphs[key] = self._make(inputs, rows, size)
+                self._sizes.ready.add(size)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:
@@ -57,12 +63,6 @@ class GraphedModule(threading.local):
         held = [None if a is None else a[last.to(a.device)].contiguous() for a in inputs]
         replay, output, self._pool = self._capture(lambda: self._module(*held), self._pool)
         return held, replay, output
-
-
-def padded(rows: int) -> int:
-    """The least of 1, 2, 3, 4, 6, 8, 12, 16, 24 ... that is not below `rows`."""
-    power = 1 << (rows - 1).bit_length()
-    return power * 3 // 4 if power >= 4 and rows <= power * 3 // 4 else power
 
 
 def capture(run: Callable[[], Tensor], pool: Any) -> tuple[Replay, Tensor, Any]:

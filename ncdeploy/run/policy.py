@@ -11,6 +11,7 @@ from ncdeploy.auto.tuner import CHANGE, Job, Tuner, choose
 from ncdeploy.guidance import Guided
 from ncdeploy.run.request import Request
 from ncdeploy.sampling.arrays import namespace
+from ncdeploy.sampling.callsizes import sizes_of
 from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.result import Choice, Sweep
 
@@ -48,12 +49,12 @@ def _choose(request: Request) -> Policy:
         latency = measure_latency(denoise, shape=request.shape, max_rows=rows, label=label, like=like)
     elif isinstance(denoise, Guided):
         timed_rows = denoise.calls_rows
-    on_host = namespace(like) is np
+    on_host, sizes = namespace(like) is np, sizes_of(denoise)
     job = Job(
         plan=request.plan, latency=latency, n=len(request.seeds), tolerance=request.tolerance,
         floor=options.error_floor, scale=SCALE if request.info is None else request.info.sigma_data, max_rows=rows,
         per_row=timed_rows, values=request.dim if on_host else 0, online=request.error_curve is None,
-        eps=float(namespace(like).finfo(like.dtype).eps),
+        eps=float(namespace(like).finfo(like.dtype).eps), ready=frozenset(() if sizes is None else sizes.ready),
     )  # fmt: skip
     choice, tuner = choose(job)
     if options.latency is not None and tuner.doubts:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError, NumericalError
 from ncdeploy.sampling.arrays import device_of, evaluate, namespace, read_back, to_host
+from ncdeploy.sampling.callsizes import filled, least_size, sizes_of
 
 Denoise = Callable[..., Any]
 
@@ -23,7 +24,7 @@ class Evaluator:
 
     def __init__(self, denoise: Denoise, shape: tuple[int, ...], labels: NDArray[np.int64] | None, like: Any) -> None:
         self._denoise, self.shape, self._labels, self._like = denoise, shape, labels, like
-        self._xp = namespace(like)
+        self._xp, self.sizes, self._largest = namespace(like), sizes_of(denoise), 0
         self.calls = self.rows = 0
         self.per_row = evaluations_per_row(denoise)
         self.seconds = 0.0
@@ -44,11 +45,15 @@ class Evaluator:
         inputs.append(xp.asarray(sigma, dtype=x.dtype, device=device, copy=True))
         if self._labels is not None:
             inputs.append(xp.asarray(np.broadcast_to(self._labels[sample], len(node)).copy(), device=device))
+        size = self.size(len(node))
+        self._largest = max(self._largest, size)
         start = time.perf_counter()
-        out = evaluate(self._denoise, *inputs)
+        out = evaluate(self._denoise, *(filled(each, size) for each in inputs))
         self.seconds += time.perf_counter() - start
         self.calls += 1
         self.rows += len(node) * self.per_row
+        if size > len(node) and len(getattr(out, "shape", ())):
+            out = out[: len(node)]
         if getattr(out, "shape", None) != inputs[0].shape or out.dtype != x.dtype:
             found = f"{getattr(out, 'dtype', type(out).__name__)} {tuple(getattr(out, 'shape', ()))}"
             raise InputError(
@@ -60,6 +65,14 @@ class Evaluator:
         if xp is np:
             self.check()
         return out
+
+    def size(self, rows: int) -> int:
+        """Rows of the call that this many are evaluated with."""
+        return rows if self.sizes is None else self.sizes.fit(rows, least_size(self._largest))
+
+    def near(self, rows: int) -> int:
+        """Rows that should be evaluated where so many might be, a few more or less, to make a full call."""
+        return rows if self.sizes is None else self.sizes.near(rows, least_size(self._largest))
 
     def check(self) -> None:
         """Raise NumericalError if the last call returned NaN or infinity, naming node and sigma."""

@@ -184,6 +184,8 @@ class ParallelRun:
             known = np.concatenate([known, np.full(self._admit(), -1)])
         if not self.lanes.size:
             return
+        if self.evaluator.sizes is not None:
+            self._fill()
 
         first, stop = self.base + 1, self.stop[:, None]
         nodes = self.base[:, None] + np.arange(t.span + 1)
@@ -202,6 +204,18 @@ class ParallelRun:
             g = g * self._index((self.node > known[:, None])[..., None])
             self.D[:, t.reach :] += lower_matmul(self.xp, t.running_sum, g * self.noise.now)
         self.x[:, t.reach :] = self._solve(t.inverse)
+
+    def _fill(self) -> None:
+        """Make the call a full one: without the last nodes of the windows, or with nodes that had been dropped, as many
+        as there are places that would be padding."""
+        t = self.tables
+        base = t.rank[self.base]
+        rows, full = t.rank[self.stop] - base, t.rank[t.stop[self.base]] - base
+        total, size = int(rows.sum()), self.evaluator.near(int(rows.sum()))
+        if 2 * rows.size <= size < total:
+            rows = np.maximum(rows * size // total, 1)
+        room = full - rows
+        self.stop = t.ranked[base + rows + np.clip(size - rows.sum() - (np.cumsum(room) - room), 0, room)]
 
     def _shift(self, keep: Ints, move: Ints, last: Ints) -> None:
         """Slots move .. of the lanes `keep` become slots 0 .. ; outputs behind slot `last` repeat the one there."""

@@ -29,6 +29,7 @@ class WindowTables:
     `rows`: [n + span, 2 reach + 1], the coefficients of a node's row (state, denoised) and its own g.
     `residual_scale`: float64 [n + span], what makes the norm of a change a residual; 0 at nodes that are neither
     evaluated nor final.
+    `rank[k]`: evaluated nodes before node k; `ranked[r]`: the evaluated node with r before it, the final one at last.
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class WindowTables:
         self.window, self.reach, self.final = window, plan.reach, len(plan) - 1
         n = len(plan)
         evaluated = np.flatnonzero(plan.evaluated)
-        behind = np.append(evaluated, self.final)
-        rank = np.searchsorted(evaluated, np.arange(n))
-        self.next = behind[rank]
-        self.stop = behind[np.minimum(rank + window, evaluated.size)]
+        self.ranked = np.append(evaluated, self.final)
+        self.rank = rank = np.searchsorted(evaluated, np.arange(n))
+        self.next = self.ranked[rank]
+        self.stop = self.ranked[np.minimum(rank + window, evaluated.size)]
         self.previous = evaluated[np.maximum(rank, 1) - 1]
         self.span = int(np.max((self.stop - np.arange(n))[evaluated]))
         self.evaluated, self.nodes = self._pad(plan.evaluated), np.arange(n + self.span)

@@ -18,7 +18,7 @@ ALL = [TENSORRT, CUDA, CPU]
 
 def test_choice_of_providers():
     assert choose_providers("cpu", None, [CPU], IMAGES) == [(CPU, {})]
-    exact = {"use_tf32": "0"}  # ONNX Runtime's own default is "1"
+    exact = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}  # ONNX Runtime's own default is "1"
     assert choose_providers("cuda:1", None, ALL, IMAGES) == [(CUDA, {"device_id": "1", **exact}), (CPU, {})]
     assert choose_providers("cpu", ["cuda", "cpu"], ALL, IMAGES) == [(CUDA, exact), (CPU, {})]
     rounded = replace(IMAGES, precision="tf32")

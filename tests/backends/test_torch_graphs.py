@@ -6,7 +6,8 @@ from threading import Thread
 import pytest
 import torch
 
-from ncdeploy.backends.torch_graphs import GraphedModule, padded
+from ncdeploy.backends.torch_graphs import GraphedModule
+from ncdeploy.sampling.callsizes import CallSizes
 
 
 class Tape:
@@ -33,17 +34,18 @@ def module(x, sigma, labels):
 @pytest.mark.parametrize("labelled", [False, True])
 def test_any_number_of_rows_gives_what_the_module_gives(labelled):
     tape, sizes = Tape(), set()
-    graphed = GraphedModule(module, tape)
+    graphed = GraphedModule(module, tape, CallSizes())
     for rows in [5, 1, 64, 7, 33, 5, 2, 48]:
         x, sigma = torch.randn(rows, 3), torch.rand(rows)
         labels = torch.arange(rows) if labelled else None
         assert torch.equal(graphed(x, sigma, labels), module(x, sigma, labels))
-        sizes.add(padded(rows))
+        sizes.add(CallSizes().fit(rows))
     assert tape.captures == len(sizes) == 6
     assert tape.replays == 8
 
 
 def test_few_sizes_and_little_waste():
+    padded = CallSizes().fit
     assert [padded(n) for n in range(1, 18)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12, 16, 16, 16, 16, 24]
     assert len({padded(n) for n in range(1, 1025)}) == 20
     assert all(n <= padded(n) < 1.5 * n for n in range(1, 1025))
@@ -57,7 +59,7 @@ def test_rows_that_fill_up_are_sound():
         seen.append((x.clone(), sigma.clone()))
         return x
 
-    GraphedModule(watch, Tape())(torch.ones(5, 2), torch.arange(1.0, 6.0))
+    GraphedModule(watch, Tape(), CallSizes())(torch.ones(5, 2), torch.arange(1.0, 6.0))
     x, sigma = seen[-1]
     assert x.shape == (6, 2)
     assert sigma.tolist() == [1, 2, 3, 4, 5, 5]
@@ -68,7 +70,7 @@ def test_what_cannot_be_captured_runs_as_it_is_and_lack_of_memory_is_said(error)
     def refuse(run, pool):
         raise error("no")
 
-    graphed = GraphedModule(module, refuse)
+    graphed = GraphedModule(module, refuse, CallSizes())
     x, sigma = torch.randn(5, 3), torch.rand(5)
     if error is RuntimeError:
         assert torch.equal(graphed(x, sigma, None), module(x, sigma, None))
@@ -79,7 +81,7 @@ def test_what_cannot_be_captured_runs_as_it_is_and_lack_of_memory_is_said(error)
 
 def test_each_thread_has_graphs_of_its_own():
     tape = Tape()
-    graphed = GraphedModule(module, tape)
+    graphed = GraphedModule(module, tape, CallSizes())
     x, sigma = torch.randn(5, 3), torch.rand(5)
     graphed(x, sigma, None)
     thread = Thread(target=lambda: graphed(x, sigma, None))
