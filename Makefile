@@ -4,6 +4,7 @@
 # make check   lint, format, types and the contents of the wheel
 # make bench   the figures of README.md, measured side by side
 # make study   the arms of the contrastive study on digits, seed by seed; takes hours, and goes on where it stopped
+# make figures  the pictures of README and docs, from the demo's model
 # make gpu-check  on a machine with a CUDA device: the tests that need one, then a benchmark of 7 minutes, in gpu-check/.
 #                 GPU_CHECK="--resume" goes on with it. Nothing is installed: PYTHON is what has PyTorch with CUDA
 
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check bench study gpu-check clean
+.PHONY: demo test test-slow check bench figures study gpu-check clean
 
 demo: $(READY)
 	$(BIN)/ncdeploy demo -o demo
@@ -42,6 +43,10 @@ study: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
+figures: $(READY)
+	@test -e demo/model.onnx || $(MAKE) demo
+	$(BIN)/python -m benchmarks.figures demo/model.onnx -o docs/images
+
 gpu-check:
 	@tests=0; $(PYTHON) -m pytest -q -rs -W ignore::pytest.PytestConfigWarning tests/gpu || tests=$$?; \
 	$(PYTHON) -m benchmarks.gpu -o gpu-check $(GPU_CHECK) && exit $$tests
@@ -51,5 +56,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,cpu,test,check]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,cpu,report,test,check]'
 	touch $@

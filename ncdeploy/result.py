@@ -49,9 +49,10 @@ class Result:
         """Write a .png (a grid of pictures, or a plot of points), .npz or .npy, or a folder of pictures.
 
         .npz has `samples`, in the units of the training data, and `labels` where there are any; .npy the samples alone.
-        Raises InputError for samples that the kind cannot hold, or without an info, and FileError for the place.
+        Raises InputError for samples that the kind cannot hold, or without an info, FileError for the place,
+        DependencyError for a plot without matplotlib.
         """
-        from ncdeploy.drawing.images import save_samples
+        from ncdeploy.report.samples import save_samples
 
         save_samples(os.fspath(path), to_host(self.samples), self._known(), labels=self.labels)
 

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.gpu.run import Bench
 from benchmarks.gpu.table import table
-from ncdeploy.errors import NcdeployError
+from ncdeploy.errors import DependencyError, NcdeployError
 from ncdeploy.files import atomic_write
 
 
@@ -51,11 +51,11 @@ def write_reports(bench: Bench) -> None:
     print(f"{bench.output / 'results.json'}\n{bench.output / 'table.md'}")
     try:
         from benchmarks.gpu.plots import write_plots
-    except ImportError as e:
-        print(f"no plots: {e.name} is not installed")
-        return
-    for path in write_plots(bench.document, bench.output):
-        print(path)
+
+        for path in write_plots(bench.document, bench.output):
+            print(path)
+    except (ImportError, DependencyError) as e:  # Pillow, matplotlib
+        print(f"no plots: {e}")
 
 
 if __name__ == "__main__":

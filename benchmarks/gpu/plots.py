@@ -1,19 +1,16 @@
 """The charts: latency against rows, and the gain of parallel sampling against the window and the number of samples."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.table import engine_name, measured
-from ncdeploy.drawing.axes import LogAxis
-from ncdeploy.drawing.scatter import PALETTE
-from ncdeploy.drawing.vector import Drawing, Point
 from ncdeploy.files import atomic_write
+from ncdeploy.report import charts
 
-Panels = dict[str, dict[str, list[Point]]]  # by network: the points of each series
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-_INK, _SOFT, _GRID = "#1d2129", "#5b6472", "#e6e8ec"
-_PANEL, _HEIGHT, _LEFT, _BETWEEN, _LINE = 360, 320, 70, 60, 20
+Panels = dict[str, dict[str, list[tuple[float, float]]]]  # by network: the points of each series
 
 
 def write_plots(document: dict[str, Any], folder: Path) -> list[Path]:
@@ -27,9 +24,9 @@ def write_plots(document: dict[str, Any], folder: Path) -> list[Path]:
         ("samples", f"Sequential over parallel time on {where}", samples(document), "samples at once", "gain"),
     ):
         if panels:
-            drawing = draw(title, panels, x_name, y_name)
+            paint = draw(title, panels, x_name, y_name)
             with atomic_write(folder / f"{name}.svg") as temporary:
-                temporary.write_text(drawing.svg(alt=f"{title}: {y_name} against {x_name}"), encoding="utf-8")
+                temporary.write_bytes(charts.render(paint, (max(1.6, len(panels)) * 4.6, 5.2), paper="white"))
             written.append(folder / f"{name}.svg")
     return written
 
@@ -67,48 +64,27 @@ def _series(cell: dict[str, Any]) -> str:
     return f"{engine_name(cell)}, {cell['plan']}"
 
 
-def draw(title: str, panels: Panels, x_name: str, y_name: str) -> Drawing:
-    """A panel for each network, with axes of its own; one colour and line for each series, the same in all panels."""
+def draw(title: str, panels: Panels, x_name: str, y_name: str) -> charts.Paint:
+    """A panel for each network, with axes of its own; one colour and mark for each series, the same in all panels."""
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
-    columns = max(1, len(panels))
-    width = max(_LEFT + columns * (_PANEL + _BETWEEN), 640)
-    per_line = max(1, (width - _LEFT) // 270)
-    top = 92 + _LINE * -(-len(names) // per_line)
-    drawing = Drawing(width, top + _HEIGHT + 64)
-    drawing.text((_LEFT, 28), title, _INK, size=18)
-    for i, name in enumerate(names):
-        x, y = _LEFT + 270 * (i % per_line), 60 + _LINE * (i // per_line)
-        drawing.line([(x, y), (x + 22, y)], PALETTE[i % len(PALETTE)])
-        _mark(drawing, (x + 11, y), i)
-        drawing.text((x + 30, y), name, _INK, size=12)
-    for column, (network, series) in enumerate(panels.items()):
-        left = _LEFT + column * (_PANEL + _BETWEEN)
-        points = [point for one in series.values() for point in one]
-        x_axis = LogAxis([x for x, _ in points], left, left + _PANEL)
-        y_axis = LogAxis([y for _, y in points], top + _HEIGHT, top)
-        _frame(drawing, x_axis, y_axis, network, x_name, y_name)
-        for name, line in series.items():
-            i = names.index(name)
-            places = [(x_axis(x), y_axis(y)) for x, y in line]
-            drawing.line(places, PALETTE[i % len(PALETTE)])
-            for place in places:
-                _mark(drawing, place, i)
-    return drawing
 
+    def paint(figure: "Figure") -> None:
+        from matplotlib.lines import Line2D
 
-def _mark(drawing: Drawing, at: Point, i: int) -> None:
-    """Full discs for the first series of a colour, rings for the second, small discs for the third."""
-    colour, turn = PALETTE[i % len(PALETTE)], i // len(PALETTE)
-    drawing.circle(at, 2.0 if turn == 2 else 3.5, fill=colour if turn != 1 else drawing.paper, stroke=colour)
+        for axes, (network, series) in zip(
+            figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True
+        ):
+            for name, line in series.items():
+                i = names.index(name)
+                axes.plot(*zip(*line, strict=True), f"C{i % 8}", **charts.mark(i // 8, 4))
+            charts.logarithmic(axes.xaxis)
+            charts.logarithmic(axes.yaxis)
+            if y_name == "gain":
+                axes.axhline(1, color="0.45", linewidth=1)
+            axes.set_xlabel(x_name)
+            axes.set_title(f"{network}: {y_name}", loc="left")
+        handles = [Line2D([], [], color=f"C{i % 8}", **charts.mark(i // 8, 4), label=n) for i, n in enumerate(names)]
+        figure.legend(handles=handles, loc="outside lower left", ncols=max(1, len(panels)))
+        figure.suptitle(title, x=0.01, ha="left")
 
-
-def _frame(drawing: Drawing, x: LogAxis, y: LogAxis, title: str, x_name: str, y_name: str) -> None:
-    words: Callable[[float], str] = "{:g}".format
-    drawing.text((x.a, y.b - 14), f"{title}: {y_name}", _INK)
-    for value in y.ticks():
-        drawing.line([(x.a, y(value)), (x.b, y(value))], _INK if value == 1 and y_name == "gain" else _GRID)
-        drawing.text((x.a - 8, y(value)), words(value), _SOFT, size=12, anchor="end")
-    for value in x.ticks():
-        drawing.line([(x(value), y.a), (x(value), y.b)], _GRID)
-        drawing.text((x(value), y.a + 16), words(value), _SOFT, size=12, anchor="middle")
-    drawing.text(((x.a + x.b) / 2, y.a + 40), x_name, _INK, anchor="middle")
+    return paint

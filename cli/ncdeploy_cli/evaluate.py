@@ -56,7 +56,8 @@ def evaluate(
     from ncdeploy.evaluation.evaluate import STAGES, Settings, check_fit
     from ncdeploy.evaluation.evaluate import evaluate as measure
     from ncdeploy.evaluation.page import page
-    from ncdeploy.files import atomic_write, check_writable
+    from ncdeploy.files import atomic_write
+    from ncdeploy.report.pages import check_page
     from ncdeploy.training import load_data
 
     chosen: dict[str, Any] = {
@@ -67,7 +68,7 @@ def evaluate(
     if output is not None:
         if output.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"--output {output}: writes a page; give it a name that ends in .html")
-        check_writable(output)
+        check_page(output)
     from ncdeploy import open_engine
 
     dataset = load_data(data, seed=seed, size=size)

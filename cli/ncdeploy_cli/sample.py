@@ -143,8 +143,8 @@ def sample(
     from ncdeploy.backends.graphs.run import is_graph
     from ncdeploy.backends.memory import halve_until_it_fits
     from ncdeploy.bundle import open_bundle
-    from ncdeploy.drawing import images
     from ncdeploy.formats.filetype import is_bundle
+    from ncdeploy.report.samples import check_output, save_samples
     from ncdeploy.run import SampleOptions
     from ncdeploy.run import sample as run_plan
     from ncdeploy.sampling.arrays import to_host
@@ -175,7 +175,7 @@ def sample(
     info = backend.info
     batch = getattr(backend, "max_rows", None) if batch is None else batch  # an engine's own limit
     output = output or ("samples.png" if len(info.shape) == 3 or info.shape == (2,) else "samples.npz")
-    images.check_output(output, info)
+    check_output(output, info)
     check_guidance(guidance, labels, info)
     classes = choose_classes(labels, n, info)
     plan, width, tolerance = choose_run(
@@ -206,7 +206,7 @@ def sample(
             attempt, window=how.window, samples=n, rows=how.rows, per_node=how.per_node, say=console.warn
         )
     backend.close()
-    images.save_samples(output, to_host(result.samples), info, labels=classes)
+    save_samples(output, to_host(result.samples), info, labels=classes)
     _report(result, plan, how, n, output, guidance, json)
 
 

@@ -23,8 +23,8 @@ def sample_graph(
     Raises InputError for options that the graph leaves without meaning.
     """
     from ncdeploy.backends.graphs.run import GraphEngine
-    from ncdeploy.drawing import images
     from ncdeploy.errors import InputError
+    from ncdeploy.report.samples import check_output, save_samples
     from ncdeploy.sampling.parallel import TOLERANCE
 
     graph = GraphEngine(engine, device=device, threads=threads)
@@ -38,7 +38,7 @@ def sample_graph(
             f"{asked[0]}: this graph carries its plan, {record.plan.name}; leave it out, or export with --plan-input"
         )
     output = output or ("samples.png" if len(info.shape) == 3 or info.shape == (2,) else "samples.npz")
-    images.check_output(output, info)
+    check_output(output, info)
     classes = choose_classes(labels, n, info)
     chosen = info.plan(**plan) if asked else record.plan
     if not asked:
@@ -53,5 +53,5 @@ def sample_graph(
             max_rows=how.rows, on_call=lambda done: status.update(f"{chosen.name}, {n} samples, {done} sweeps"),
         )  # fmt: skip
     graph.close()
-    images.save_samples(output, result.samples, info, labels=classes)
+    save_samples(output, result.samples, info, labels=classes)
     return result, chosen, how, output

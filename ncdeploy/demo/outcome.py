@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.demo.watch import Pair
+from ncdeploy.evaluation.bench import Bench
 from ncdeploy.evaluation.distances import energy_distance
 from ncdeploy.modelinfo import ModelInfo
 
@@ -39,11 +40,17 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """Everything the page tells. stages: (name, seconds) of the whole run; machine: what it ran on."""
+    """Everything the page tells.
+
+    gains:  what window="auto" gains, the best case first
+    short, long: runs with a fixed window, to look at
+    stages: (name, seconds) of the whole run; machine: what it ran on
+    """
 
     info: ModelInfo
     training: Training
     parity: dict[str, Any]
+    gains: tuple[Bench, ...]
     short: Pair
     long: Pair
     quality: Quality
@@ -59,6 +66,7 @@ class Outcome:
             "engine": self.engine,
             "training": asdict(self.training),
             "parity": self.parity,
+            "gains": [bench.figures() for bench in self.gains],
             "runs": [self.short.figures(), self.long.figures()],
             "energy_distance": asdict(self.quality),
             "stages_s": dict(self.stages),

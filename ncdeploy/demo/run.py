@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ncdeploy.auto.latency import measure_latency
 from ncdeploy.backends import open_engine
 from ncdeploy.demo import pictures
 from ncdeploy.demo.outcome import Outcome, Training, measure_quality
@@ -18,8 +19,11 @@ from ncdeploy.demo.page import demo_page
 from ncdeploy.demo.watch import Pair, run_pair
 from ncdeploy.drawing.images import write_picture
 from ncdeploy.errors import DependencyError, FileError, InputError
+from ncdeploy.evaluation.bench import Bench, bench
 from ncdeploy.files import atomic_write, check_writable
 from ncdeploy.parity import default_plan
+from ncdeploy.run import AUTO_VALUES, Window
+from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.recipe import make_plan
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ TRAIN_STEPS = {"digits": 800}
 OTHER_STEPS = 2000  # generated sets train on a small MLP
 LONG_STEPS, LONG_SAMPLES, LONG_WINDOW = 1000, 10, 100
 SHORT_SAMPLES, SHORT_POINTS = 400, 2000
+MANY = 64  # samples at once, where parallel sampling does not pay on a CPU
+REPETITIONS = 5
 _CURVE_POINTS = 100
 
 
@@ -80,6 +86,8 @@ def run_demo(
         short = yield from _sample(f"sample, {plan.name}", engine, plan, count, plan.evaluations, seed)
         long_plan = make_plan("ddpm", LONG_STEPS)
         long = yield from _sample(f"sample, {long_plan.name}", engine, long_plan, LONG_SAMPLES, LONG_WINDOW, seed)
+    with clock.stage("measure the gain"):
+        gains = yield from _gains(engine, ((long_plan, 1), (plan, 1), (plan, MANY)))
     with clock.stage("draw"):
         yield Step(name="measure and draw")
         quality = measure_quality(short, dataset.x, dataset.held_out, seed=seed)
@@ -88,6 +96,7 @@ def run_demo(
         info=engine.info,
         training=training,
         parity=parity,
+        gains=gains,
         short=short,
         long=long,
         quality=quality,
@@ -130,6 +139,8 @@ def _prepare(folder: str | os.PathLike[str]) -> Path:
         ("onnxscript", "torch"),
         ("accelerate", "torch"),
         ("onnxruntime", "cpu"),
+        ("matplotlib", "report"),
+        ("jinja2", "report"),
     ):
         try:
             __import__(package)
@@ -193,13 +204,29 @@ def _sample(name: str, engine: Any, plan: Any, count: int, window: int, seed: in
         yield Step(name=name, done=done, note="sequential" if done <= 0.5 else "parallel")
 
 
+def _gains(engine: Any, cases: Sequence[tuple[Plan, int]]) -> Generator[Step, None, tuple[Bench, ...]]:
+    """Sequential sampling beside "auto" for each (plan, samples), and for many samples beside all steps at a time."""
+    name, info, found = "measure the gain", engine.info, list[Bench]()
+    yield Step(name=name, note="seconds of a network call by its rows")
+    rows = max(1, AUTO_VALUES // info.dim)
+    latency = measure_latency(engine, shape=info.shape, max_rows=rows)
+    for i, (plan, n) in enumerate(cases):
+        yield Step(name=name, done=(i + 1) / (len(cases) + 1), note=f"{plan.name}, n = {n}")
+        windows: list[Window] = ["auto"] if n == 1 else ["auto", plan.evaluations]
+        found.append(bench(
+            engine, [(plan.name, plan.evaluations, plan)], windows, n=n, repetitions=REPETITIONS, judged=MANY // 8,
+            latency=latency, max_rows=rows,
+        ))  # fmt: skip
+    ratio = found[0].rows[1].gain[0]
+    yield Step(name=name, done=1.0, note=f"{cases[0][0].name}, one sample: {ratio:.2f} x faster")
+    return tuple(found)
+
+
 def _draw(target: Path, short: Pair, long: Pair) -> bytes:
     """Write the pictures; returns the bytes of the animation."""
     for name, run in (("sequential", short.sequential), ("parallel", short.parallel)):
         write_picture(target / f"{name}.png", [pictures.sheet(np.asarray(run.result.samples))])
-    run = short.parallel
-    pictures.write_strip(target / "sweeps.png", run, pictures.chosen_sweeps(len(run.estimates)))
-    pictures.write_animation(target / "sweeps.webp", run)
-    residuals = pictures.residual_map(long.parallel)
-    write_picture(target / "residuals.png", [residuals.resize((residuals.width, residuals.height * 8), 0)])
+    pictures.write_animation(target / "sweeps.webp", short.parallel)
+    pictures.write_chart(target / "sweeps.png", pictures.overview(short, long), pictures.OVERVIEW)
+    pictures.write_chart(target / "residuals.png", pictures.residual_map(long.parallel), (9.4, 3.9))
     return (target / "sweeps.webp").read_bytes()

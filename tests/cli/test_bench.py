@@ -22,7 +22,7 @@ def test_figures_cover_solvers_steps_and_drivers_and_the_command_runs(run, model
     assert found == {(s, k, w) for s in ("unipc", "ddpm") for k in (6, 12) for w in (None, 4)}
     assert all(r["wall_s"] > 0 and r["depth"] > 0 and r["nfe"] >= r["steps"] for r in record["rows"])
     assert {r["solver"] for r in record["rows"] if r["quality"] is None} == {"ddpm"}
-    assert Path("chart.svg").read_text().startswith("<svg")
+    assert "<svg" in Path("chart.svg").read_text()
     advice = record["recommendation"]
     assert advice["met"]
     program, *words = shlex.split(advice["command"])

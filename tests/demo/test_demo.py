@@ -9,6 +9,7 @@ from PIL import Image
 from ncdeploy.demo import run as demo
 from ncdeploy.demo.page import FILES
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.report.pages import seconds
 
 pytest.importorskip("torch")
 
@@ -20,6 +21,7 @@ def finished(tmp_path_factory):
         patch.setattr(demo, "LONG_STEPS", 60)
         patch.setattr(demo, "LONG_WINDOW", 20)
         patch.setattr(demo, "SHORT_POINTS", 200)
+        patch.setattr(demo, "REPETITIONS", 1)
         steps = demo.run_demo(folder, data="moons", steps=12, seed=1, threads=1)
         shown = []
         while True:
@@ -52,8 +54,17 @@ def test_the_page_tells_the_figures_of_the_run_and_needs_nothing_from_elsewhere(
     html = (folder / "index.html").read_text(encoding="utf-8")
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     assert figures == json.loads(json.dumps(outcome.figures()))
-    short = figures["runs"][0]
-    assert f"{short['parallel']['depth']} of {short['sequential']['depth']}" in html
+    sequential, auto = figures["gains"][0]["rows"]
+    assert (figures["gains"][0]["n"], sequential["steps"], sequential["window"], auto["window"]) == (
+        1,
+        60,
+        None,
+        "auto",
+    )
+    words = html.partition('<dl class="tiles">')[0]
+    assert "of 60 steps" in html
+    assert f"{seconds(sequential['wall_s'])} step by step" in words
+    assert auto["ran"] is None or seconds(auto["wall_s"]) in words
     assert figures["training"]["objective"] == "contrastive"
     assert figures["energy_distance"]["floor"] > 0
     links = set(re.findall(r'(?:href|src)="((?!data:image/)[^"]*)"', html))

@@ -11,6 +11,7 @@ from ncdeploy.demo import pictures
 from ncdeploy.demo.outcome import measure_quality
 from ncdeploy.demo.watch import Pair, Watched, node_residuals, run_pair
 from ncdeploy.evaluation.distances import energy_distance
+from ncdeploy.report import charts
 from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.recipe import make_plan
 from oracle import digits
@@ -83,8 +84,7 @@ def test_the_map_of_residuals_follows_the_window(pair):
     assert last[0] == 11
     assert (np.diff(first) >= 0).all()
     assert last[-1] == len(pair.plan)
-    image = pictures.residual_map(pair.parallel)
-    assert image.size == (len(pair.plan) - 1, pair.parallel.result.depth)
+    assert charts.image(pictures.residual_map(pair.parallel), 300).size == (300, 300)
 
 
 def test_residuals_of_several_samples_are_averaged_at_their_nodes():

@@ -1,17 +1,14 @@
-"""What a bench measures, what it recommends and what its chart shows."""
+"""What a bench measures, and what it recommends."""
 
-import re
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ncdeploy.auto.latency import Latency
 from ncdeploy.errors import InputError
-from ncdeploy.evaluation.bench import Bench, Row, bench, runs_of
-from ncdeploy.evaluation.bench_chart import chart, write_chart
+from ncdeploy.evaluation.bench import Row, bench, runs_of
 from ncdeploy.evaluation.distances import energy_distance
 from ncdeploy.evaluation.recommend import recommend
 from ncdeploy.run import sample
@@ -192,53 +189,3 @@ def test_nothing_is_recommended_without_a_quality_and_targets_are_checked():
     for asked in ({"quality": 0.0}, {"budget_s": float("nan")}):
         with pytest.raises(InputError, match="expected a positive number"):
             recommend(ROWS, **asked)
-
-
-BENCH = Bench(
-    rows=ROWS, measure="rms to a fine solution", floor=None, engine="NumPy", n=1, repetitions=1, judged=4
-)  # fmt: skip
-
-
-def _discs(svg: str) -> list[tuple[float, float]]:
-    """Filled marks below the legend, in the order they were drawn."""
-    found = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="4" fill="#0072b2"', svg)
-    return [(float(x), float(y)) for x, y in found if float(y) > 150]
-
-
-def test_the_chart_puts_better_lower_and_cheaper_left_at_logarithmic_places():
-    discs = _discs(chart(BENCH, title="t").svg(alt="a"))
-    assert len(discs) == 6, "three settings of unipc, in two panels"
-    wall = discs[:3]
-    (x0, y0), (x1, y1), (x2, y2) = wall
-    assert x0 < x1 < x2
-    assert y0 < y1 < y2, "down is better"
-    assert (x1 - x0) / (x2 - x0) == pytest.approx(np.log(3) / np.log(8), abs=0.01)
-    assert (y1 - y0) / (y2 - y0) == pytest.approx(np.log(0.08 / 0.0102) / np.log(8), abs=0.01)
-
-
-def test_the_chart_rings_the_pick_names_what_it_leaves_out_and_draws_the_floor():
-    plain = chart(BENCH, title="t").svg(alt="a")
-    ringed = chart(replace(BENCH, floor=0.009), title="<t>", pick=ROWS[1]).svg(alt="a")
-    rings = {(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="10"', ringed)}
-    assert len(rings) == 2
-    assert rings <= set(_discs(ringed))
-    assert 'r="10"' not in plain
-    assert "left out, because they draw noise: ddpm." in plain
-    assert ("real data" in plain, "real data" in ringed) == (False, True)
-    assert "&lt;t&gt;" in ringed
-
-
-def test_the_chart_is_written_as_its_suffix_says(tmp_path):
-    write_chart(tmp_path / "c.svg", BENCH, title="t")
-    write_chart(tmp_path / "c.png", BENCH, title="t")
-    assert (tmp_path / "c.svg").read_text().startswith("<svg")
-    with Image.open(tmp_path / "c.png") as opened:
-        pixels = np.asarray(opened.convert("RGB"), int)
-    drawing = chart(BENCH, title="t")
-    assert pixels.shape == (2 * drawing.height, 2 * drawing.width, 3)
-    for x, y in _discs(drawing.svg(alt="a")):  # ink where the SVG has it
-        assert np.abs(pixels[round(2 * y), round(2 * x)] - [0x00, 0x72, 0xB2]).max() < 40
-    with pytest.raises(InputError, match=r"\.svg or \.png"):
-        write_chart(tmp_path / "c.pdf", BENCH, title="t")
-    with pytest.raises(InputError, match="no plan solves the ODE"):
-        chart(replace(BENCH, rows=ROWS[-1:]), title="t")
