@@ -1,4 +1,4 @@
-"""Images as pictures: grids, film strips, animations. They come in model units and fill [-1, 1]."""
+"""Images as pictures: grids and animations. They come in model units and fill [-1, 1]."""
 
 import math
 from collections.abc import Sequence
@@ -48,13 +48,6 @@ def grid(samples: ArrayLike, *, columns: int | None = None, cell: int = CELL, gu
         y, x = (i // columns) * (height + gutter), (i % columns) * (width + gutter)
         sheet[y : y + height, x : x + width] = tile.repeat(zoom, axis=0).repeat(zoom, axis=1)
     return to_picture(sheet)
-
-
-def film_strip(states: ArrayLike, *, cell: int = CELL, gutter: int = GUTTER) -> Image.Image:
-    """States [sweeps, n, C, H, W] of n images: one row a sample and one column a sweep."""
-    array = np.asarray(states)
-    sweeps, n = array.shape[:2]
-    return grid(array.swapaxes(0, 1).reshape(n * sweeps, *array.shape[2:]), columns=sweeps, cell=cell, gutter=gutter)
 
 
 def write_picture(path: str | Path, pictures: Sequence[Image.Image], *, ms: int = 120, hold_ms: int = 1500) -> None:

@@ -68,7 +68,8 @@ def chart(found: Bench, *, title: str, pick: Row | None = None) -> charts.Paint:
             axes.set_xlabel(name)
             axes.label_outer()
         _legend(figure, solvers, drivers, ringed=pick is not None)
-        charts.title(figure, title, f"{note}\nLower left is better. Numbers are steps of the solver.")
+        figure.suptitle(title, x=0.01, ha="left")
+        figure.axes[0].set_title(f"{note}\nLower left is better. Numbers are steps of the solver.", loc="left")
 
     return paint
 

@@ -76,10 +76,10 @@ def render(
     return buffer.getvalue()
 
 
-def image(paint: Paint, size: int = 640, *, height: int | None = None) -> Image.Image:
-    """A chart as a picture on white, `size` pixels wide."""
-    inches = (size / DPI, (height or size) / DPI)
-    return Image.open(io.BytesIO(render(paint, inches, kind="png", paper="white"))).convert("RGB")
+def image(paint: Paint, size: int = 640) -> Image.Image:
+    """A chart as a picture on white, `size` pixels wide and high."""
+    drawn = render(paint, (size / DPI, size / DPI), kind="png", paper="white")
+    return Image.open(io.BytesIO(drawn)).convert("RGB")
 
 
 def curves(series: Series, *, x_name: str, y_name: str = "", log_x: bool = False) -> Paint:
@@ -197,13 +197,6 @@ def logarithmic(axis: Any, words: Callable[[float], str] = "{:g}".format) -> Non
 def mark(i: int, size: float = 5.5) -> dict[str, Any]:
     """How to draw the points of the i-th kind: full for the first, open for the others."""
     return {"marker": MARKS[i % len(MARKS)], "markersize": size, "markerfacecolor": None if i == 0 else "white"}
-
-
-def title(figure: "Figure", words: str, note: str = "") -> None:
-    """A heading at the left, and a line of explanation under it."""
-    figure.suptitle(words, x=0.01, ha="left")
-    if note:
-        figure.get_axes()[0].set_title(note, loc="left")
 
 
 def _look(theme: Theme, paper: str) -> dict[str, Any]:

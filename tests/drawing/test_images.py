@@ -42,15 +42,6 @@ def test_pixels_clip_and_refuse_what_is_no_picture():
         images.pixels(np.zeros((0, 1, 8, 8)))
 
 
-def test_a_film_strip_has_a_row_per_sample_and_a_column_per_sweep():
-    states = _samples(6, (1, 8, 8)).reshape(3, 2, 1, 8, 8)
-    sheet = np.asarray(images.film_strip(states))
-    assert sheet.shape == (2 * 48 + 2, 3 * 48 + 4)
-    for sweep in range(3):
-        for sample in range(2):
-            assert np.array_equal(_tile(sheet, sample, sweep), images.pixels(states[sweep])[sample, ..., 0])
-
-
 @pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
 def test_an_animation_has_a_frame_per_sweep(tmp_path, suffix):
     pictures = [images.grid(state) for state in np.linspace(-1, 1, 4 * 2 * 64).reshape(4, 2, 1, 8, 8)]
