@@ -19,7 +19,8 @@ demo: $(READY)
 	$(BIN)/ncdeploy demo -o demo
 
 test: $(READY) build/onnxruntime
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal -m "not slow and not timing"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m "timing and not slow"
 	@command -v cmake c++ >/dev/null || echo "*** NOT TESTED: the C++ SDK (cmake and a C++17 compiler are missing) ***"
 	@test -d build/onnxruntime/include || echo "*** NOT TESTED: the C++ SDK on ONNX Runtime (no headers) ***"
 

@@ -76,6 +76,7 @@ def network_time(engine: str, name: str, n: int, window: Any, believed: str | No
     return spent
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("n", [1, 6])
 @pytest.mark.parametrize("name", ["ddpm-120", "ddim-60", "dpmpp_2m-25"])
 @pytest.mark.parametrize("engine", ENGINES)
@@ -88,6 +89,7 @@ def test_auto_is_never_slower_and_close_to_the_best_window(engine: str, name: st
     assert auto <= 1.2 * min(alone, *fixed.values())
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("engine", ["free batching", "full at 64 rows"])
 def test_where_batching_pays_auto_gains(engine: str) -> None:
     assert network_time(engine, "ddpm-200", 1, "auto") < 0.3 * network_time(engine, "ddpm-200", 1, None)
@@ -154,12 +156,14 @@ def test_what_a_run_shows_makes_the_hardness_and_that_the_window() -> None:
     assert windows[0] > windows[1] > windows[2]
 
 
+@pytest.mark.timing
 def test_calls_that_take_longer_than_measured_narrow_the_window() -> None:
     misled = network_time("linear", "ddpm-120", 1, "auto", believed="full at 64 rows")
     assert misled < 0.8 * network_time("linear", "ddpm-120", 1, 120)
     assert misled > network_time("linear", "ddpm-120", 1, "auto")
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     ("engine", "believed", "gain"),
     [("both cores", "one core, nearly", 1.1), ("one core", "one and a half", 0.97)],
@@ -277,6 +281,27 @@ def test_what_another_size_left_in_the_caches_does_not_count(monkeypatch: pytest
     assert [found(rows) for rows in (1, 8, 32)] == pytest.approx([5.1e-4, 5.8e-4, 8.2e-4])
 
 
+def test_a_size_whose_neighbours_are_disturbed_is_compared_with_the_next_but_one() -> None:
+    """Most calls beside the smallest size are slowed down; those of one before and one after are not."""
+    seen, rng = [], np.random.default_rng(0)
+    for _ in range(12):
+        slow = np.where(rng.random(2) < 0.2, 1.0, rng.uniform(1.3, 2.2, 2))
+        seen += [
+            (4, 4e-3),
+            (2, 2e-3 * slow[0]),
+            (1, 1e-3),
+            (2, 2e-3 * slow[1]),
+            (4, 4e-3),
+            (2, 2e-3),
+            (4, 4e-3),
+            (2, 2e-3),
+        ]
+    sizes, seconds = latency_module._fit(seen)
+    assert sizes == (1, 2, 4)
+    np.testing.assert_allclose(seconds, [1e-3, 2e-3, 4e-3], rtol=0.02)
+
+
+@pytest.mark.timing
 def test_measuring_keeps_to_its_budget_on_a_slow_engine() -> None:
     def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         time.sleep(0.01 * len(x))

@@ -41,6 +41,7 @@ def tuner_of(name: str, engine: str, **options: Any) -> Tuner:
     return Tuner(Job(plan=plan_of(name), latency=curve(engine), **usual | options))
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("n", "max_rows"), [(17, 16), (40, 24), (10, 8)])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_samples_that_are_left_over_cost_what_their_rows_do(
@@ -219,6 +220,7 @@ def test_wider_windows_are_rehearsed_as_long_as_they_may_pay(monkeypatch: pytest
     assert widest == {"a small chip": 64, "free batching": 256}
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("n", [1, 4])
 @pytest.mark.parametrize("name", ["ddim-100", "ddpm-300", "dpmpp_2m_sde-100"])
 def test_the_choice_is_as_good_as_if_every_window_were_rehearsed(name: str, n: int) -> None:

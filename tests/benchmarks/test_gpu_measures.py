@@ -128,6 +128,7 @@ def test_the_machine_is_recorded(monkeypatch, tmp_path):
     assert machine("cuda")["smi"] == {}
 
 
+@pytest.mark.timing
 def test_a_slow_driver_is_seen(monkeypatch):
     from benchmarks.gpu import measure
 

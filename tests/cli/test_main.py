@@ -51,6 +51,7 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "LOADED []"
 
 
+@pytest.mark.timing
 def test_help_comes_at_once():
     """At most 0.15 s of processor time over the help of an empty typer application, which itself takes about 0.2 s.
 

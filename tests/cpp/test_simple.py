@@ -184,6 +184,7 @@ def test_one_run_of_the_sampler_graph_draws_the_same(release, oracle, tmp_path, 
     assert np.abs(np.array([int(n) for n in re.findall(r"(\d+) sweeps", said)]) - sweeps).max() <= 1
 
 
+@pytest.mark.timing
 def test_latency_tells_both_ways_of_sampling_and_the_driver_costs_little(release, unet) -> None:
     said = run(release / "latency", unet.path, 1)
     assert len(re.findall(r"t\( ?\d+\) = +[\d.]+ ms", said)) == 7

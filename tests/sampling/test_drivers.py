@@ -196,6 +196,20 @@ def test_every_sweep_is_reported(window: int | None) -> None:
     np.testing.assert_array_equal(sweep.estimate(), final)  # there is no next sweep
 
 
+@pytest.mark.parametrize("name", ["ddpm", "dpmpp_2m", "heun"])
+def test_the_residual_is_the_largest_that_was_accepted(name: str) -> None:
+    plan = PLANS[name]()
+    steps = iterate(digits(), plan, **grouped(seeds=range(4), window=12, shape=SHAPE, like=DOUBLE, tolerance=0.02))
+    largest, last = np.zeros(4), np.zeros(4)
+    for sweep in steps:
+        node = sweep.base[:, None] + 1 + np.arange(sweep.residual.shape[1])
+        held = node < np.minimum(sweep.accepted[sweep.lanes], len(plan) - 1)[:, None]
+        last[sweep.lanes] = np.where(held, sweep.residual, 0.0).max(axis=1)
+        largest = np.maximum(largest, last)
+    assert steps.result.residual.tolist() == largest.tolist()
+    assert np.all(last < largest)
+
+
 def test_a_backend_supplies_shape_and_curve() -> None:
     class Engine:
         info = ModelInfo(

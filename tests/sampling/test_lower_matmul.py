@@ -46,6 +46,7 @@ print((time.process_time() - time.thread_time()) / time.thread_time())
 """
 
 
+@pytest.mark.timing
 def test_a_parallel_run_wakes_no_threads_of_blas() -> None:
     """They would go on spinning while the network runs on the same cores."""
     env = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
