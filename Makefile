@@ -1,5 +1,6 @@
 # make demo    train, export, verify and sample on handwritten digits; open demo/index.html
 # make test    the test suite
+# make test-fast  those of the rooms that need no PyTorch, in two minutes
 # make test-slow  the tests that take minutes
 # make check   lint, format, types and the contents of the wheel
 # make bench   the figures of README.md, measured side by side
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check bench figures study gpu-check clean
+.PHONY: demo test test-fast test-slow check bench figures study gpu-check clean
 
 demo: $(READY)
 	$(BIN)/ncdeploy demo -o demo
@@ -23,6 +24,10 @@ test: $(READY) build/onnxruntime
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m "timing and not slow"
 	@command -v cmake c++ >/dev/null || echo "*** NOT TESTED: the C++ SDK (cmake and a C++17 compiler are missing) ***"
 	@test -d build/onnxruntime/include || echo "*** NOT TESTED: the C++ SDK on ONNX Runtime (no headers) ***"
+
+test-fast: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not timing" \
+	  tests/sampling tests/formats tests/auto tests/drawing tests/backends tests/test_*.py
 
 build/onnxruntime: $(READY)
 	-PYTHON=$(BIN)/python engines/cpp/fetch_onnxruntime.sh $@
