@@ -20,7 +20,15 @@ from ncdeploy.files import atomic_write, check_writable
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.formats.profiles import Profile
-from ncdeploy.formats.sidecar import BuildOptions, Sidecar, digest, read_sidecar, sidecar_path, write_sidecar
+from ncdeploy.formats.sidecar import (
+    BuildOptions,
+    Sidecar,
+    digest,
+    graph_digest,
+    read_sidecar,
+    sidecar_path,
+    write_sidecar,
+)
 from ncdeploy.modelinfo import ModelInfo
 
 if TYPE_CHECKING:
@@ -73,7 +81,7 @@ def build_engine(
     check_graph(onnx, file, info)
     options = replace(options, tf32=info.precision == "tf32")
     target = check_writable(path)
-    onnx_sha256 = digest(graph)
+    onnx_sha256 = graph_digest(graph)
     kept = engine_file(engine_key(onnx_sha256, profiles, info.precision, options, machine))
     if reuse and _usable(kept, verify):
         return Built(path=target, sidecar=_place(kept, target, command), reused=True)

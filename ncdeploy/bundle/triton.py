@@ -20,7 +20,7 @@ from pathlib import Path
 from ncdeploy.bundle import Bundle, open_bundle
 from ncdeploy.bundle.folder import atomic_folder, check_folder
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.formats.onnxfile import Port, read_onnx
+from ncdeploy.formats.onnxfile import Port, external_data, read_onnx
 from ncdeploy.formats.sidecar import read_sidecar
 from ncdeploy.modelinfo import ModelInfo
 
@@ -81,6 +81,8 @@ def write_repository(
         with atomic_folder(repository / name, mark=CONFIG, force=force) as folder:
             (folder / "1").mkdir()
             shutil.copyfile(file, folder / "1" / ("model.plan" if file.suffix == ".plan" else "model.onnx"))
+            for weights in external_data(file) if file.suffix == ".onnx" else ():
+                shutil.copyfile(file.parent / weights, folder / "1" / weights)
             (folder / CONFIG).write_text(configs[name], encoding="utf-8")
     return [repository / name for name in files]
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -137,7 +138,7 @@ def without_memory(tensors: int) -> Iterator[None]:
 
     hook = torch.nn.modules.module.register_module_parameter_registration_hook(registered)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # such as of layers without values
             yield
     finally:
         hook.remove()

@@ -30,6 +30,7 @@ ENGINES = ("model.onnx", "model.plan")
 MAX_MANIFEST = 64 << 20
 MAX_FILES = 1000
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_KINDS = re.compile(r"README\.md|model\.plan(\.json)?|[^/]+\.(onnx|data|bin)|plans/[^/]+\.ncplan")
 _PLAN_FILE = re.compile(r"plans/[A-Za-z0-9_.-]+\.ncplan")
 
 
@@ -115,6 +116,8 @@ def read_manifest(data: bytes, path: str) -> Manifest:
 def _file(name: str, entry: Any) -> FileEntry:
     if not _NAME.fullmatch(name) or len(name) > 255 or name in (MANIFEST, DIGEST):
         raise InputError(f"{name[:60]!a} is not a name inside the bundle, such as plans/ddim-100.ncplan")
+    if not _KINDS.fullmatch(name):
+        raise InputError(f"{name} is no graph, its weights, engine, plan or README.md, which is all a bundle holds")
     try:
         return read(FileEntry, entry)
     except InputError as e:

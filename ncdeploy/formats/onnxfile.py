@@ -7,6 +7,7 @@ itself, its inputs and its operators can be read without a parser for every type
 
 import mmap
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from math import prod
 from pathlib import Path
 
 from ncdeploy.errors import FileError
+from ncdeploy.files import regular_file
 
 Buffer = memoryview
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -40,6 +42,7 @@ TENSORS_IN: dict[str, dict[int, str]] = {
 }
 ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16"}
 FLOATS = (1, 10, 11, 16)
+MAX_AXES, MAX_VALUES, MAX_NESTING, MAX_TEXT = 32, 1 << 48, 32, 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +84,36 @@ def is_onnx(path: str | os.PathLike[str]) -> bool:
 
 
 def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
-    """Read everything but the weights. Raises FileError for a file that is damaged."""
+    """Read everything but the weights. Raises FileError for a file that is damaged, or whose weights lie in other files
+    that are missing or not in its own folder."""
     try:
-        return _model(_map(path))
+        file = _model(_map(path))
     except (DamagedError, UnicodeDecodeError) as e:
-        raise FileError(f"{path}: is a damaged ONNX file; copy or export it again") from e
+        raise FileError(f"{path}: is a damaged ONNX file ({e}); copy or export it again") from e
+    external_data(path)
+    return file
 
 
 def external_data(path: str | os.PathLike[str]) -> set[str]:
-    """The files, named from the folder of an ONNX file, that its tensors have their values in. Raises FileError."""
+    """The files, named from the folder of an ONNX file, that its tensors have their values in.
+
+    Raises FileError for one that is missing or not in that folder.
+    """
     try:
-        return set(_locations("model", _map(path)))
+        names = set(_locations("model", _map(path)))
     except (DamagedError, UnicodeDecodeError, RecursionError) as e:
         raise FileError(f"{path}: is a damaged ONNX file; copy or export it again") from e
+    folder = Path(path).expanduser().resolve().parent
+    for name in names:
+        if not _LOCATION.fullmatch(name) or ".." in name.split("/"):
+            raise FileError(f"{path}: its weights are said to lie in {name[:60]!a}, not in its folder; export it again")
+        held = regular_file(folder / name, f"{path} has weights there; copy them with it")
+        if not held.resolve().is_relative_to(folder):
+            raise FileError(f"{path}: its weights in {name} are a link out of its folder; copy the file itself there")
+    return names
+
+
+_LOCATION = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_. -]*(/[A-Za-z0-9_.][A-Za-z0-9_. -]*)*")
 
 
 def _locations(kind: str, data: Buffer) -> Iterator[str]:
@@ -109,7 +129,7 @@ def _locations(kind: str, data: Buffer) -> Iterator[str]:
 
 
 class DamagedError(ValueError):
-    """A protobuf message ends inside a field."""
+    """A protobuf message ends inside a field, or says what no model can."""
 
 
 def fields(data: Buffer) -> Iterator[tuple[int, int, int | Buffer]]:
@@ -149,7 +169,7 @@ def _varint(data: Buffer, at: int) -> tuple[int, int]:
 def _map(path: str | os.PathLike[str]) -> Buffer:
     """The file's bytes as a view, read from disk where they are looked at; unmapped when the last view goes."""
     try:
-        with Path(path).expanduser().open("rb") as f:
+        with regular_file(path, "expected an ONNX file").open("rb") as f:
             return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as e:
         raise FileError(f"{path}: cannot be read: {e}") from e
@@ -159,7 +179,7 @@ def _model(data: Buffer) -> OnnxFile:
     ir_version = opset = 0
     producer = {PRODUCER: "", PRODUCER_VERSION: ""}
     metadata: dict[str, str] = {}
-    graph = _Graph()
+    graph = _Graph(0)
     for number, wire, value in fields(data):
         if MODEL_FIELDS.get(number) != wire:
             raise DamagedError(f"unknown field {number}")
@@ -190,9 +210,12 @@ def _model(data: Buffer) -> OnnxFile:
 
 
 class _Graph:
-    """Collects the fields of a GraphProto."""
+    """Collects the fields of a GraphProto that stands in so many others."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int) -> None:
+        if depth > MAX_NESTING:
+            raise DamagedError("graphs inside graphs without end")
+        self.depth = depth
         self.operators: Counter[str] = Counter()
         self.tensors: list[tuple[str, int]] = []
         self.inputs: list[Port] = []
@@ -213,17 +236,17 @@ class _Graph:
             if number == NODE_OP_TYPE:
                 self.operators[_text(value)] += 1
             elif number == NODE_ATTRIBUTE:
-                for inner, _, graph in fields(_message(value)):
+                for inner, _, held in fields(_message(value)):
                     if inner in ATTRIBUTE_GRAPHS:
-                        body = _Graph()
-                        body.read(_message(graph))
+                        body = _Graph(self.depth + 1)
+                        body.read(_message(held))
                         self.operators += body.operators
                         self.tensors += body.tensors
 
 
 def _tensor(data: Buffer) -> tuple[str, int]:
     """Name of a TensorProto and its number of values, 0 unless floating point; dims may be packed."""
-    name, dims, floating = "", [], False
+    name, dims, floating = "", list[int](), False
     for number, wire, value in fields(data):
         if number == TENSOR_NAME:
             name = _text(value)
@@ -233,9 +256,13 @@ def _tensor(data: Buffer) -> tuple[str, int]:
             dims.append(_int(value))
         elif number == TENSOR_DIMS:
             packed, at = _message(value), 0
-            while at < len(packed):
+            while at < len(packed) and len(dims) <= MAX_AXES:
                 size, at = _varint(packed, at)
                 dims.append(size)
+        if len(dims) > MAX_AXES:
+            raise DamagedError(f"a tensor of more than {MAX_AXES} axes")
+    if prod(dims) > MAX_VALUES:
+        raise DamagedError("a tensor of more values than any file holds")
     return name, prod(dims) if floating else 0
 
 
@@ -246,9 +273,19 @@ def _port(value: int | Buffer) -> Port:
     shape: list[int | str] = []
     for _, _, axis in fields(_message(tensor.get(2, b""))):
         sizes = _only(axis)
-        shape.append(_int(sizes[1]) if 1 in sizes else _text(sizes.get(2, b"")))
+        shape.append(_int(sizes[1]) if 1 in sizes else _name(sizes.get(2, b"")))
+        if len(shape) > MAX_AXES:
+            raise DamagedError(f"a tensor of more than {MAX_AXES} axes")
     dtype = ELEMENT_TYPES.get(_int(tensor.get(1, 0)), "another type")
-    return Port(name=_text(info.get(1, b"")), dtype=dtype, shape=tuple(shape))
+    return Port(name=_name(info.get(1, b"")), dtype=dtype, shape=tuple(shape))
+
+
+def _name(value: int | bytes | Buffer) -> str:
+    """A name as it may stand in quotes, in configurations of other programs and on a terminal."""
+    text = _text(value)
+    if not text.isprintable() or '"' in text or "\\" in text or len(text) > MAX_TEXT:
+        raise DamagedError(f"an input or output is called {text[:60]!a}")
+    return text
 
 
 def _only(value: int | bytes | Buffer) -> dict[int, int | Buffer]:

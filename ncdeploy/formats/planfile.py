@@ -36,14 +36,13 @@ jacobian[k] is g(sigmas[k]) = mse / sigma^2 of the model that the plan was made 
 import os
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write
+from ncdeploy.files import atomic_write, read_file
 from ncdeploy.sampling.plan import Plan
 
 MAGIC, VERSION = b"NCPLAN", 1
@@ -70,12 +69,7 @@ def write_plan(path: str | os.PathLike[str], plan: Plan, jacobian: NDArray[np.fl
 
 def read_plan(path: str | os.PathLike[str]) -> StoredPlan:
     """Read a plan file. Raises FileError for one that cannot be read or breaks a rule above."""
-    try:
-        with Path(path).expanduser().open("rb") as f:
-            data = f.read(MAX_SIZE + 1)
-    except OSError as e:
-        raise FileError(f"{path}: cannot be read: {e.strerror or e}; expected a plan, *.ncplan") from e
-    return decode(data, str(path))
+    return decode(read_file(path, MAX_SIZE, "expected a plan, *.ncplan"), str(path))
 
 
 def encode(plan: Plan, jacobian: NDArray[np.float64] | None = None) -> bytes:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write
+from ncdeploy.files import atomic_write, read_file, regular_file
+from ncdeploy.formats.onnxfile import external_data
 from ncdeploy.formats.profiles import Profile
 from ncdeploy.modelinfo import MODEL, ModelInfo
 from ncdeploy.records import Kind, about, check, parse, read, read_format
@@ -28,6 +29,7 @@ from ncdeploy.records.kinds import (
 )
 
 FORMAT = 1
+MOST_BYTES = 1 << 26
 HARDWARE = ("none", "same_compute_capability", "ampere_plus")
 
 
@@ -123,15 +125,16 @@ def sidecar_path(plan: str | os.PathLike[str]) -> Path:
 def read_sidecar(plan: str | os.PathLike[str]) -> Sidecar:
     """The record beside a plan. Raises FileError if it is missing or damaged."""
     path = sidecar_path(plan)
-    try:
-        return Sidecar.from_json(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError as e:
+    if not path.exists():
         raise FileError(
             f"{plan}: is a TensorRT engine, and {path.name} is missing beside it, which says where it runs; copy it, "
             f"or build again: ncdeploy build model.onnx -o {plan}"
-        ) from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise FileError(f"{path}: cannot be read: {e}") from e
+        )
+    data = read_file(path, MOST_BYTES, "expected the record of an engine")
+    try:
+        return Sidecar.from_json(data.decode(), str(path))
+    except UnicodeDecodeError as e:
+        raise FileError(f"{path}: is no text: {e}; build the engine again") from e
 
 
 def write_sidecar(plan: str | os.PathLike[str], sidecar: Sidecar) -> None:
@@ -143,7 +146,14 @@ def write_sidecar(plan: str | os.PathLike[str], sidecar: Sidecar) -> None:
 def digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hex. Raises FileError if it cannot be read."""
     try:
-        with Path(path).expanduser().open("rb") as f:
+        with regular_file(path, "expected a model").open("rb") as f:
             return hashlib.file_digest(f, "sha256").hexdigest()
     except OSError as e:
         raise FileError(f"{path}: cannot be read: {e.strerror or e}") from e
+
+
+def graph_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of an ONNX file, and of the files that it has values in, if any. Raises FileError as above."""
+    folder = Path(path).expanduser().parent
+    parts = [digest(path), *(digest(folder / name) for name in sorted(external_data(path)))]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()

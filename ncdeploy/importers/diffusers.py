@@ -8,7 +8,6 @@ Of two sets of weights the averaged ones, unet_ema, are taken. Weights may be .b
 tensors or not at all. What a pipeline holds beside network and scheduler is named; one of latents is refused.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ncdeploy.denoisers.base import Denoiser
+from ncdeploy.denoisers.factory import without_memory
 from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig, require_diffusers
 from ncdeploy.denoisers.precondition import VP
 from ncdeploy.errors import FileError, InputError
@@ -27,7 +27,7 @@ from ncdeploy.importers.diffusers_files import read_json, read_model_weights
 from ncdeploy.importers.diffusers_scheduler import Trained, read_scheduler
 from ncdeploy.importers.learned_variance import DROPPED, drops_variance
 from ncdeploy.importers.tables import named_prediction, named_table
-from ncdeploy.importers.weights import put_weights
+from ncdeploy.importers.weights import check_weights, put_weights
 from ncdeploy.modelinfo import ModelInfo
 
 MODEL = "UNet2DModel"
@@ -54,9 +54,9 @@ def can_import(path: str | os.PathLike[str]) -> bool:
     places = [folder / "model_index.json", *(folder / name / "config.json" for name in (".", *NETWORKS))]
     for file in places:
         try:
-            if "_class_name" in json.loads(file.read_text(encoding="utf-8")):
+            if "_class_name" in read_json(file):
                 return True
-        except (OSError, ValueError, TypeError, RecursionError):
+        except FileError:
             continue
     return False
 
@@ -129,15 +129,21 @@ def load(
         default_plan=trained.table.plan(spacing=trained.spacing, within=ROUNDING),
         versions={"diffusers": str(diffusers.__version__)},
     )
-    try:
-        with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
-            network = DiffusersUNet(info.shape, DiffusersUNetConfig(unet=settings), info.num_classes)
-    except InputError as e:
-        raise FileError(f"{folder / 'config.json'}: {e}") from e
     weights, source, said = read_model_weights(folder, variant)
     weights = _renamed(weights)
     if dropped:
         weights |= {name: weights[name][: info.shape[0]] for name in weights if name.startswith("conv_out.")}
+
+    def make() -> DiffusersUNet:
+        return DiffusersUNet(info.shape, DiffusersUNetConfig(unet=settings), info.num_classes)
+
+    try:
+        with without_memory(len(weights)):  # what damaged settings claim must not be allocated before it is checked
+            check_weights(make().unet, weights, source)
+        with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
+            network = make()
+    except InputError as e:
+        raise FileError(f"{folder / 'config.json'}: {e}") from e
     put_weights(network.unet, weights, source)
     limit = trained.clip if clip is None else (trained.clip or 1.0) if clip else None
     if limit is not None:
@@ -202,7 +208,9 @@ def _shape(settings: Mapping[str, Any], given: tuple[int, ...] | None) -> tuple[
         return given
     if size is None:
         raise InputError("shape: the model's config names no sample_size; give it, for example --shape 3,32,32")
-    sides = [size, size] if isinstance(size, int) else list(size)
+    if not isinstance(size, int | list):
+        raise FileError(f"config.json: sample_size is {str(size)[:20]}, expected a number of pixels or two")
+    sides = [size, size] if isinstance(size, int) else size
     return (settings.get("in_channels", 3), *sides)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ncdeploy.denoisers.foreign.diffusers_unet import first_line
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import read_file
 from ncdeploy.importers.weights import read_weights
 
 NAME = "diffusion_pytorch_model"
@@ -23,16 +24,16 @@ _FILE = re.compile(
     rf"{NAME}(?:\.(?P<before>\w+))?\.(?P<kind>safetensors|bin)(?P<index>\.index(?:\.(?P<after>\w+))?\.json)?"
 )
 MOST_SHARDS = 1000
+MOST_BYTES = 1 << 24  # of a file of settings
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """An object of one of diffusers' files. Raises FileError for anything else."""
+    data = read_file(file, MOST_BYTES, "expected settings that diffusers wrote")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise FileError(f"{file}: cannot be read: {e.strerror or e}") from e
+        record = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise FileError(f"{file}: is not JSON ({first_line(e)}); copy it again") from e
+        raise FileError(f"{file}: is not JSON ({first_line(e)[:200]}); copy it again") from e
     if not isinstance(record, dict):
         raise FileError(f"{file}: holds {type(record).__name__}, expected settings by name")
     return record

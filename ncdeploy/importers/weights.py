@@ -28,19 +28,22 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in found.items()}
 
 
-def put_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
-    """Load the weights, as float32 where they are in half precision; every name and shape must fit.
-
-    Raises FileError that names the first misfit.
-    """
+def check_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
+    """Raise FileError, which names the first misfit, unless every name and shape fits; the network may be on "meta"."""
     wanted = network.state_dict()
     for name in sorted(set(wanted) ^ set(weights)):
         problem = "lacks the weight" if name in wanted else "has a weight that the network does not know,"
-        raise FileError(f"{source}: {problem} {name!r}; weights and network do not belong together")
+        raise FileError(f"{source}: {problem} {name[:100]!r}; weights and network do not belong together")
     for name, tensor in wanted.items():
         if tensor.shape != weights[name].shape:
             raise FileError(
                 f"{source}: the weight {name!r} has shape {tuple(weights[name].shape)}, the network wants "
                 f"{tuple(tensor.shape)}; weights and network do not belong together"
             )
+
+
+def put_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
+    """Load the weights, as float32 where they are in half precision. Raises FileError as `check_weights` does."""
+    check_weights(network, weights, source)
+    wanted = network.state_dict()
     network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()})

@@ -152,7 +152,9 @@ def default_plan(info: ModelInfo) -> Plan:
         try:
             return make_plan(**info.default_plan)
         except TypeError as e:
-            raise InputError(f"the model's default plan {info.default_plan} is not known here; update ncdeploy") from e
+            raise InputError(
+                f"the model's default plan {str(info.default_plan)[:60]} is not known here; update ncdeploy"
+            ) from e
     return make_plan(sigma_min=info.sigma_min, sigma_max=info.sigma_max)
 
 

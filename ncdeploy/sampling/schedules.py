@@ -18,6 +18,7 @@ from ncdeploy.errors import InputError
 Floats = NDArray[np.float64]
 Spacing = Literal["leading", "trailing", "linspace"]
 
+MOST_STEPS = 1 << 16  # far beyond any training table
 SPACINGS: tuple[str, ...] = get_args(Spacing)
 
 
@@ -140,9 +141,9 @@ def _check_steps(steps: int) -> int:
     try:
         n = operator.index(steps)
     except TypeError as e:
-        raise InputError(f"steps: got {steps!r}, expected an integer of at least 1") from e
-    if n < 1:
-        raise InputError(f"steps: got {n}, expected at least 1")
+        raise InputError(f"steps: got {str(steps)[:60]!r}, expected an integer of at least 1") from e
+    if not 1 <= n <= MOST_STEPS:
+        raise InputError(f"steps: got {str(n)[:20]}, expected 1 to {MOST_STEPS}")
     return n
 
 

@@ -96,7 +96,10 @@ def to_model_units(array: NDArray[Any], source: str) -> tuple[NDArray[np.float32
         low, high = (0.0, 255.0) if array.dtype == np.uint8 else (float(values.min()), float(values.max()))
         offset, scale = (high + low) / 2, (high - low) / 2
     else:
-        offset, scale = float(values.mean()), float(values.std())
+        with np.errstate(over="ignore"):
+            offset, scale = float(values.mean()), float(values.std())
+    if not np.isfinite(scale):
+        raise InputError(f"{source}: holds numbers as large as {values.max():.3g}, whose spread overflows; scale them")
     if scale == 0 or values.min() == values.max():
         raise InputError(f"{source}: every value is the same, there is nothing to learn")
     model = (values - offset) / scale

@@ -174,7 +174,19 @@ class TrainConfig:
         settings = dict(record)
         try:
             if settings.get("contrastive") is not None:
-                settings["contrastive"] = ContrastiveConfig(**settings["contrastive"])
-            return cls(**settings)
+                settings["contrastive"] = ContrastiveConfig(**_typed(ContrastiveConfig, settings["contrastive"]))
+            return cls(**_typed(cls, settings))
         except (TypeError, InputError) as e:
             raise FileError(f"training record is damaged: {e}") from e
+
+
+def _typed(kind: type[Any], settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings, whose types are those of the defaults; a whole number may stand for any. Raises TypeError."""
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"{kind.__name__} is no settings by name")
+    for f in fields(kind):
+        value = settings.get(f.name, f.default)
+        fits = (int, float) if type(f.default) is float else type(f.default)
+        if f.default is not None and (not isinstance(value, fits) or isinstance(value, bool) != (fits is bool)):
+            raise TypeError(f"{f.name} is {str(value)[:60]}, expected {type(f.default).__name__}")
+    return settings

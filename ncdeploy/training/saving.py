@@ -52,7 +52,10 @@ def resume_training(
             f"to train longer give more, for example --steps {2 * record['step']}"
         )
     if not isinstance(data, Dataset):
-        data = load_data(**{**record["data"], **({} if data is None else {"spec": data})})
+        try:
+            data = load_data(**{**record["data"], **({} if data is None else {"spec": data})})
+        except TypeError as e:
+            raise FileError(f"{path}: its training record is damaged: it does not say what data are ({e})") from e
     if data.digest != record["data_digest"]:
         raise InputError(
             f"data: {data.name!r} is not what {path} was trained on (it has changed since); "
@@ -72,7 +75,16 @@ def read_config(path: str | os.PathLike[str], record: dict[str, Any]) -> TrainCo
     missing = [key for key in ("config", "data", "data_digest", "step", "seconds") if key not in record]
     if missing:
         raise FileError(f"{path}: its training record lacks {', '.join(missing)}; it cannot be resumed")
-    return TrainConfig.from_record(record["config"])
+    kinds = {"config": dict, "data": dict, "data_digest": str, "step": int, "seconds": (int, float)}
+    for key, kind in kinds.items():
+        if not isinstance(record[key], kind) or isinstance(record[key], bool):
+            raise FileError(f"{path}: its training record is damaged: {key} is not what it should be")
+    if record["step"] < 0 or not 0 <= record["seconds"] < float("inf"):
+        raise FileError(f"{path}: its training record is damaged: it counts {record['step']} steps")
+    try:
+        return TrainConfig.from_record(record["config"])
+    except FileError as e:
+        raise FileError(f"{path}: {e}") from e
 
 
 def resume_command(path: str | os.PathLike[str]) -> str:
@@ -89,9 +101,17 @@ def _state(training: Training) -> dict[str, Any]:
 
 
 def _restore(path: str | os.PathLike[str], training: Training, average: Denoiser, state: dict[str, Any]) -> None:
+    """Weights and moments from the state; the optimiser's settings are those of the config."""
     try:
         training.denoiser.load_state_dict(state["weights"])
-        training.optimizer.load_state_dict(state["optimizer"])
+        moments = state["optimizer"]["state"]
+        for index, parameter in enumerate(p for group in training.optimizer.param_groups for p in group["params"]):
+            entry = moments.get(index, {})
+            for name in ("exp_avg", "exp_avg_sq") if index in moments else ():
+                if entry[name].shape != parameter.shape:
+                    raise ValueError(f"{name} of weight {index} has shape {tuple(entry[name].shape)}")
+        groups = training.optimizer.state_dict()["param_groups"]
+        training.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         training.ema.denoiser.load_state_dict(average.state_dict())
-    except (KeyError, ValueError, RuntimeError) as e:
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as e:
         raise FileError(f"{path}: its training state is damaged ({str(e).splitlines()[0]}); train again") from e

@@ -22,7 +22,7 @@ from ncdeploy.backends.tensorrt.layers import Layer, list_layers
 from ncdeploy.backends.tensorrt.preflight import check_engine, this_machine
 from ncdeploy.backends.tensorrt.runner import Runner
 from ncdeploy.errors import BackendError, FileError, InputError
-from ncdeploy.formats.sidecar import Sidecar, digest, read_sidecar
+from ncdeploy.formats.sidecar import Sidecar, digest, graph_digest, read_sidecar
 from ncdeploy.modelinfo import ModelInfo
 
 
@@ -189,7 +189,7 @@ def _release(runners: list[Runner], engines: list[adapter.Engine], index: int) -
 def _weights(plan: Path, sidecar: Sidecar) -> Path:
     """The graph that a stripped plan takes its weights from. Raises FileError unless it is the one beside the plan."""
     graph = plan.with_name(sidecar.onnx)
-    if not graph.is_file() or digest(graph) != sidecar.onnx_sha256:
+    if not graph.is_file() or graph_digest(graph) != sidecar.onnx_sha256:
         raise FileError(f"{plan}: has no weights of its own; put the {sidecar.onnx} it was built from beside it")
     return graph
 
