@@ -2,7 +2,7 @@
 
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,8 @@ def overview(short: Pair, long: Pair) -> charts.Paint:
     names = [*map(str, sweeps), "goal"]
 
     def paint(figure: "Figure") -> None:
-        left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+        halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+        left, right = halves
         rows = 1 if columns[0].height > columns[0].width else 2
         for axes, picture, name in zip_longest(left.subplots(rows, -(-len(columns) // rows)).flat, columns, names):
             axes.set_axis_off()
