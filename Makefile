@@ -1,6 +1,6 @@
 # make demo    train, export, verify and sample on handwritten digits; open demo/index.html
 # make test    the test suite
-# make test-fast  those of the rooms that need no PyTorch, in two minutes
+# make test-fast  those of sampling, formats, drawing and running engines
 # make test-slow  the tests that take minutes
 # make check   lint, format, types and the contents of the wheel
 # make bench   the figures of README.md, measured side by side
