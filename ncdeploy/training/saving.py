@@ -75,7 +75,7 @@ def read_config(path: str | os.PathLike[str], record: dict[str, Any]) -> TrainCo
     missing = [key for key in ("config", "data", "data_digest", "step", "seconds") if key not in record]
     if missing:
         raise FileError(f"{path}: its training record lacks {', '.join(missing)}; it cannot be resumed")
-    kinds = {"config": dict, "data": dict, "data_digest": str, "step": int, "seconds": (int, float)}
+    kinds: dict[str, Any] = {"config": dict, "data": dict, "data_digest": str, "step": int, "seconds": (int, float)}
     for key, kind in kinds.items():
         if not isinstance(record[key], kind) or isinstance(record[key], bool):
             raise FileError(f"{path}: its training record is damaged: {key} is not what it should be")
