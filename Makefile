@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-fast test-slow check bench figures study gpu-check clean
 
 demo: $(READY)
-	$(BIN)/ncdeploy demo -o demo
+	$(BIN)/ncdeploy demo -o demo --force
 
 test: $(READY) build/onnxruntime
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal -m "not slow and not timing"

@@ -48,3 +48,8 @@ class ParityError(NcdeployError):
 
 class NumericalError(NcdeployError):
     """The network returned NaN or infinity. The message names the node and its sigma."""
+
+
+def install(extra: str) -> str:
+    """What to type for the packages of an extra of pyproject.toml: no package index has ncdeploy itself."""
+    return f"pip install -c constraints.txt '.[{extra}]' in ncdeploy's checkout, or 'FILE.whl[{extra}]' of its wheel"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ncdeploy.backends.tensorrt.layers import Layer
 from ncdeploy.bundle import open_bundle
-from ncdeploy.errors import DependencyError, FileError
+from ncdeploy.errors import DependencyError, FileError, install
 from ncdeploy.formats.arrays import read_arrays
 from ncdeploy.formats.filetype import Kind, detect, is_bundle, read_head
 from ncdeploy.formats.graphrecord import GRAPH_KEY, record_of
@@ -176,7 +176,7 @@ def _torch(path: str | os.PathLike[str], file: Path, allow_module: bool) -> Insp
         from ncdeploy.denoisers.checkpoint import load_model, load_record
         from ncdeploy.denoisers.safetensors_file import is_safetensors
     except ImportError as e:
-        raise DependencyError(f"{path}: is a PyTorch model; to look inside: pip install 'ncdeploy[torch]'") from e
+        raise DependencyError(f"{path}: is a PyTorch model; to look inside: {install('torch')}") from e
     denoiser = load_model(path, allow_module=allow_module)
     count = sum(t.numel() for t in denoiser.state_dict().values() if t.is_floating_point())
     details = {"config": denoiser.config, "record": load_record(path)}

@@ -35,7 +35,7 @@ def test_torch(tmp_path, monkeypatch):
     assert found.details["config"]["kind"] == "mixture"
     json.dumps(found.to_dict())
     monkeypatch.setitem(sys.modules, "ncdeploy.denoisers.checkpoint", None)  # as if torch were missing
-    with pytest.raises(DependencyError, match=r"ncdeploy\[torch\]"):
+    with pytest.raises(DependencyError, match=r"pip install .*'\.\[torch\]'"):
         inspect_file(tmp_path / "m.pt")
 
 

@@ -1,5 +1,6 @@
 """`ncdeploy bench`: solvers, steps and drivers side by side on an engine, and which to take."""
 
+import math
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ncdeploy_cli import console, options
-from ncdeploy_cli.choices import BATCH_VALUES, choose_classes
+from ncdeploy_cli.choices import BATCH_VALUES, choose_classes, choose_plans
+from ncdeploy_cli.outputs import Force, claim
 from ncdeploy_cli.tune import tuned
 
 if TYPE_CHECKING:
@@ -18,24 +20,36 @@ if TYPE_CHECKING:
     from ncdeploy.run import Window
 
 _WHAT, _EFFORT, _WANTED, _RUN = "What is compared", "Effort", "What is wanted", "How it is run"
+_SOLVERS, _STEPS, _WINDOWS = "dpmpp_2m,unipc,heun,ddim", "8,15,30", "16,auto"
 _UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0}
 
 
 def bench(
     engine: Annotated[Path, typer.Argument(help="model.onnx, model.pt or a bundle.", show_default=False)],
-    solvers: Annotated[
-        str,
-        typer.Option(help=f"Any of {options.SOLVERS}.", rich_help_panel=_WHAT),
-    ] = "dpmpp_2m,unipc,heun,ddim",
-    steps: Annotated[str, typer.Option(help="Of every solver.", rich_help_panel=_WHAT)] = "8,15,30",
-    windows: Annotated[
-        str,
+    solver: Annotated[
+        list[str] | None,
         typer.Option(
-            help="Of parallel sampling, beside sequential sampling; none leaves it out.", rich_help_panel=_WHAT
+            help=f"Solvers, with commas between: {options.SOLVERS}.", show_default=_SOLVERS, rich_help_panel=_WHAT
         ),
-    ] = "16,auto",
+    ] = None,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option(help="Steps, each with every solver.", show_default=_STEPS, rich_help_panel=_WHAT),
+    ] = None,
+    spacing: Annotated[str | None, options.spacing(_WHAT)] = None,
+    eta: Annotated[float | None, options.eta(_WHAT)] = None,
+    variance: Annotated[str | None, options.variance(_WHAT)] = None,
+    order: Annotated[int | None, options.order(_WHAT)] = None,
+    window: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Windows of parallel sampling, beside sequential sampling; none leaves it out.",
+            show_default=_WINDOWS,
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="Of parallel sampling.", show_default="0.001", rich_help_panel=_WHAT)
+        float | None, typer.Option(help="Tolerance of parallel sampling.", show_default="0.001", rich_help_panel=_WHAT)
     ] = None,
     data: Annotated[
         str | None,
@@ -50,11 +64,15 @@ def bench(
         int, typer.Option(min=1, help="Timed runs, the median of which counts.", rich_help_panel=_EFFORT)
     ] = 5,
     judged: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--samples", min=1, help="Samples whose fidelity and quality is measured.", rich_help_panel=_EFFORT
+            "--samples",
+            min=2,
+            help="Samples whose fidelity and quality is measured.",
+            show_default="32, or 256 with --data",
+            rich_help_panel=_EFFORT,
         ),
-    ] = 32,
+    ] = None,
     quality: Annotated[
         float | None, typer.Option(help="Recommend the fastest that is at least this good.", rich_help_panel=_WANTED)
     ] = None,
@@ -69,7 +87,7 @@ def bench(
         str | None,
         typer.Option(help='Classes: "3,3,7", "all" or "none".', show_default="none", rich_help_panel=_RUN),
     ] = None,
-    batch: Annotated[
+    rows: Annotated[
         int | None,
         typer.Option(min=1, help="Most rows in one network call.", show_default="by sample size", rich_help_panel=_RUN),
     ] = None,
@@ -80,7 +98,8 @@ def bench(
         int | None, typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice", rich_help_panel=_RUN)
     ] = None,
     trust: Annotated[bool, options.trust(_RUN)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    force: Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure solvers, steps and drivers side by side, and recommend one.
 
@@ -91,46 +110,51 @@ def bench(
     """
     from ncdeploy.backends import open_engine
     from ncdeploy.errors import InputError
+    from ncdeploy.evaluation.bench import JUDGED, JUDGED_BY_DATA, runs_of
     from ncdeploy.evaluation.bench import bench as measure
-    from ncdeploy.evaluation.bench import runs_of
-    from ncdeploy.evaluation.bench_chart import check_output, write_chart
+    from ncdeploy.evaluation.bench_chart import SUFFIXES, check_output, write_chart
     from ncdeploy.evaluation.recommend import check_targets, recommend
-    from ncdeploy.files import check_writable
     from ncdeploy.sampling.parallel import TOLERANCE
 
     budget_s = None if budget is None else _seconds(budget)
     check_targets(quality=quality, budget_s=budget_s)
-    counts, widths = _numbers("--steps", steps), _windows(windows)
     if output is not None:
+        claim(output, *SUFFIXES, force=force)
         check_output(output)
-        check_writable(output)
+    counts = sorted(set(options.counts("--steps", steps or [_STEPS])))
+    names, widths = list(dict.fromkeys(options.split(solver or [_SOLVERS]))), _windows(window or [_WINDOWS])
     if tolerance is not None and not widths:
-        raise InputError("--tolerance: is of parallel sampling, which --windows none leaves out; leave it out too")
+        raise InputError("--tolerance: is of parallel sampling, which --window none leaves out; leave it out too")
     backend = open_engine(engine, device=device, threads=threads, allow_module=trust)
     info = backend.info
-    plans = [(name, k, info.plan(name, k)) for name in _names(solvers) for k in counts]
+    of_solvers = {"spacing": spacing, "eta": eta, "variance": variance, "order": order}
+    pairs = [(name, k) for name in names for k in counts]
+    plans = [(*pair, plan) for pair, plan in zip(pairs, choose_plans(info, pairs, **of_solvers), strict=True)]
     if data is None and all(plan.stochastic for _, _, plan in plans):
         for option, value in (("--quality", quality), ("--budget", budget), ("--output", output)):
             if value is not None:
                 raise InputError(f"{option}: solvers that draw noise are judged by data only; add --data, or a solver")
+    if judged is None:
+        judged = JUDGED if data is None else JUDGED_BY_DATA
     classes = choose_classes(labels, max(n, judged), info)
     real = None if data is None else _real(data, info.shape)
 
-    rows = max(BATCH_VALUES // info.dim, 1) if batch is None else batch
-    latency = tuned(engine, backend, rows, threads) if "auto" in widths else None
+    most = max(BATCH_VALUES // info.dim, 1) if rows is None else rows
+    latency = tuned(engine, backend, most, threads) if "auto" in widths else None
     total = runs_of(plans, widths, repetitions, data=real is not None)
     with console.progress("measuring", total, "runs") as bar:
         found = measure(
             backend, plans, widths, n=n, repetitions=repetitions, judged=judged,
             tolerance=TOLERANCE if tolerance is None else tolerance,
-            labels=None if classes is None else classes.tolist(), data=real, latency=latency, max_rows=rows,
-            on_run=lambda name: bar.update(bar.task_ids[0], advance=1, note=name),
+            labels=None if classes is None else classes.tolist(), data=real, latency=latency, max_rows=most,
+            on_run=lambda name: bar.update(more=1, note=name),
         )  # fmt: skip
     backend.close()
     advice = recommend(found.rows, quality=quality, budget_s=budget_s, floor=found.floor)
     asked = {
+        **_own(advice, of_solvers),
         "--tolerance": None if advice is None or advice.row.window is None else tolerance, "--labels": labels,
-        "--batch": batch, "--device": None if device == "cpu" else device, "--threads": threads,
+        "--rows": rows, "--device": None if device == "cpu" else device, "--threads": threads,
     }  # fmt: skip
     command = None if advice is None else _command(engine, n, advice.row, asked, trust=trust)
     if output is not None:
@@ -170,28 +194,17 @@ def _real(data: str, shape: tuple[int, ...]) -> Any:
     return np.concatenate([found.x, found.held_out])
 
 
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(part.strip() for part in text.split(",")))
-
-
-def _numbers(option: str, text: str) -> list[int]:
+def _windows(texts: list[str]) -> "list[Window]":
     from ncdeploy.errors import InputError
 
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f'{option} {text}: expected numbers of at least 1, like "8,32"')
-    return sorted({int(part) for part in parts})
-
-
-def _windows(text: str) -> "list[Window]":
-    from ncdeploy.errors import InputError
-
-    parts = _names(text)
+    parts = options.split(texts)
     if parts == ["none"]:
         return []
     fixed = [part for part in parts if part != "auto"]
     if not all(part.isdecimal() and int(part) > 0 for part in fixed):
-        raise InputError(f'--windows {text}: expected numbers of at least 1 and auto, like "16,auto", or none alone')
+        raise InputError(
+            f'--window {",".join(parts)}: expected numbers of at least 1 and auto, like "16,auto", or none alone'
+        )
     widths: list[Window] = [*sorted({int(part) for part in fixed})]
     return [*widths, "auto"] if "auto" in parts else widths
 
@@ -207,9 +220,17 @@ def _seconds(text: str) -> float:
         raise InputError(f'--budget {text}: expected a time with its unit, "200ms", "1.5s" or "2min"') from e
 
 
+def _own(advice: "Recommendation | None", given: dict[str, Any]) -> dict[str, Any]:
+    """Of the options of solvers, those that the recommended one has."""
+    from ncdeploy.sampling.recipe import SOLVERS
+
+    having = () if advice is None else ("spacing", *SOLVERS[advice.row.solver].options)
+    return {f"--{name}": value for name, value in given.items() if name in having}
+
+
 def _command(engine: Path, n: int, row: "Row", asked: dict[str, Any], *, trust: bool) -> str:
     """What to type for a row."""
-    words = ["ncdeploy", "sample", "--engine", str(engine), "-n", n, "--solver", row.solver, "--steps", row.steps]
+    words = ["ncdeploy", "sample", str(engine), "-n", n, "--solver", row.solver, "--steps", row.steps]
     words += ["--sequential"] if row.window is None else ["--window", row.window]
     for option, value in asked.items():
         words += [] if value is None else [option, value]
@@ -221,8 +242,9 @@ def _record(advice: "Recommendation | None", command: str | None) -> dict[str, A
         return None
     row = advice.row
     return {
-        "solver": row.solver, "steps": row.steps, "window": row.window, "quality": row.quality, "wall_s": row.wall_s,
-        "met": advice.met, "reason": advice.reason, "command": command,
+        "solver": row.solver, "steps": row.steps, "window": row.window, "quality": row.quality,
+        "quality_error": row.error, "wall_s": row.wall_s, "met": advice.met, "reason": advice.reason,
+        "command": command,
     }  # fmt: skip
 
 
@@ -234,24 +256,30 @@ def _label(row: "Row") -> str:
     return " auto: sequential" if row.ran is None else f" auto: window {row.ran}"
 
 
+def _with_error(value: float, error: float | None) -> str:
+    """A value to the digits that its standard error leaves: 0.0123 ± 0.0008."""
+    if not error or not 1e-4 <= error < 1e4:
+        return f"{value:.2g} ± {error or 0:.0e}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
 def _table(found: "Bench", advice: "Recommendation | None") -> "Table":
     from rich import box
     from rich.table import Table
 
     caption = f"quality of {console.samples(found.judged)}, lower is better: {found.measure}"
     if any(row.window is not None for row in found.rows):
-        caption = (
-            f"gain: sequential time over this one's; rms: to the sequential samples, and share beyond 0.01\n{caption}"
-        )
+        caption = f"gain: sequential time over this one's; rms: to the sequential samples\n{caption}"
     if found.floor is not None:
-        caption += f"; of real data {found.floor:.3g}"
+        caption += f";\nup to {found.floor:.2g} it cannot be told from real data"
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left", caption_justify="left",
         title=f"{found.engine}, {console.samples(found.n)} at once, median of {found.repetitions} runs",
         title_style="bold", caption=caption, caption_style="",
     )  # fmt: skip
     table.add_column("", no_wrap=True)
-    for name in ("depth", "NFE", "time", "gain", "rms", ">0.01", "quality"):
+    for name in ("depth", "NFE", "time", "gain", "rms", "quality"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
         gain, low, high = row.gain
@@ -260,10 +288,9 @@ def _table(found: "Bench", advice: "Recommendation | None") -> "Table":
             f"{row.depth:.0f}",
             f"{row.nfe:.0f}",
             console.duration(row.wall_s),
-            "" if row.window is None else f"{gain:.2f} ({low:.2f}–{high:.2f})",
+            "" if row.window is None else f"{gain:.2f} ({low:.1f}–{high:.1f})",
             "" if row.rms is None else f"{row.rms:.0e}" if row.rms else "0",
-            "" if row.beyond is None else f"{row.beyond:.0%}",
-            "–" if row.quality is None else f"{row.quality:.3g}",
+            "–" if row.quality is None else _with_error(row.quality, row.error),
             style="bold" if advice is not None and row is advice.row else None,
         )
     return table

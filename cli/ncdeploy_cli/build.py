@@ -8,10 +8,12 @@ import typer
 
 from ncdeploy_cli import console, options
 from ncdeploy_cli.choices import DEFAULT_WINDOW
+from ncdeploy_cli.outputs import Force, claim
 
 if TYPE_CHECKING:
     from ncdeploy.build.engine import Built
 
+_SUFFIXES = (".plan", ".engine")
 _SIZE, _ENGINE = "What it is built for", "What kind of engine"
 
 
@@ -34,9 +36,9 @@ def build(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="Of a model.pt: fp32, tf32, fp16 or bf16. A .onnx has its own.", show_default="fp32"),
+        typer.Option(help="Precision for a model.pt: fp32, tf32, fp16 or bf16; a .onnx has one.", show_default="fp32"),
     ] = None,
-    device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
+    device: Annotated[str, typer.Option(help="The GPU: cuda or cuda:N.")] = "cuda",
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="Runs on later versions of TensorRT.", rich_help_panel=_ENGINE)
     ] = False,
@@ -75,6 +77,7 @@ def build(
         bool, typer.Option("--rebuild", help="Build even if an engine of the same inputs is in the cache.")
     ] = False,
     trust: Annotated[bool, options.trust()] = False,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the engine's record as one JSON object.")] = False,
 ) -> None:
     """Build a TensorRT engine for the GPU of this machine, read its types back, compare it with the graph, time it.
@@ -84,11 +87,11 @@ def build(
     """  # fmt: skip
     from ncdeploy.backends.tensorrt.preflight import check_machine, this_machine
     from ncdeploy.errors import InputError
-    from ncdeploy.files import check_writable
     from ncdeploy.formats.filetype import Kind, detect
     from ncdeploy.formats.profiles import profiles_for
     from ncdeploy.formats.sidecar import BuildOptions
 
+    target = model.with_suffix(".plan") if output is None else claim(output, *_SUFFIXES, force=force)
     kind = detect(model)
     if kind is not Kind.ONNX and kind is not Kind.TORCH:
         raise InputError(f"{model}: is an engine already; give the model.onnx or model.pt it comes from")
@@ -96,11 +99,11 @@ def build(
         raise InputError(
             f"--precision: {model} has its own; ncdeploy export model.pt --precision {precision} changes it"
         )
+    if output is None:
+        claim(target, *_SUFFIXES, force=force)
     kind_of_device, _, number = device.partition(":")
     if kind_of_device != "cuda" or (number and not number.isdecimal()):
         raise InputError(f"--device {device}: an engine is built on cuda or cuda:N")
-    target = model.with_suffix(".plan") if output is None else output
-    check_writable(target)
     tuned = min(DEFAULT_WINDOW, max_window) if window is None else window
     profiles = profiles_for(max_samples, max_window, tuned)
     settings = BuildOptions(
@@ -112,31 +115,25 @@ def build(
         workspace=None if workspace is None else workspace << 20,
         level=optimization_level,
     )
-    exported = target.with_suffix(".onnx") if kind is Kind.TORCH else model
+    exported = claim(target.with_suffix(".onnx"), ".onnx", force=force) if kind is Kind.TORCH else model
     instead = f"ncdeploy sample --engine {exported}"
     check_machine(
         this_machine(int(number or 0)), f"ncdeploy export {model} && {instead}" if kind is Kind.TORCH else instead
     )
-    with console.progress("starting", 1, "steps") as bar:
-
-        def stage(text: str) -> None:
-            bar.update(bar.task_ids[0], description=text)
-
+    with console.progress("starting", 1) as bar:
         if kind is Kind.TORCH:
             from ncdeploy.export import export_onnx  # first: without PyTorch it says what to install
             from ncdeploy.denoisers.checkpoint import load_model  # isort: skip
 
             export_onnx(
-                load_model(model, allow_module=trust), exported, precision=precision or "fp32", on_stage=stage
+                load_model(model, allow_module=trust), exported, precision=precision or "fp32", on_stage=bar.stage
             )  # fmt: skip
         from ncdeploy.build.engine import build_engine
 
         built = build_engine(
             exported, target, profiles, settings, command=_command(model, target, max_samples, max_window, tuned),
-            device=int(number or 0), verify=verify, reuse=not rebuild, on_stage=stage,
-            on_progress=lambda phase, step, steps: bar.update(
-                bar.task_ids[0], description=phase, completed=step, total=steps
-            ),
+            device=int(number or 0), verify=verify, reuse=not rebuild, on_stage=bar.stage,
+            on_progress=lambda phase, step, steps: bar.update(step, what=phase, total=steps),
         )  # fmt: skip
     if as_json:
         console.stdout().print(built.sidecar.to_json(), end="", markup=False)
@@ -145,7 +142,7 @@ def build(
 
 
 def _command(model: Path, target: Path, max_samples: int, max_window: int, window: int) -> str:
-    sizes = ["--max-samples", str(max_samples), "--max-window", str(max_window), "--window", str(window)]
+    sizes = ["--max-samples", str(max_samples), "--max-window", str(max_window), "--window", str(window), "--force"]
     return shlex.join(["ncdeploy", "build", str(model), "-o", str(target), *sizes])
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ncdeploy_cli import console, options
-from ncdeploy_cli.choices import describe
+from ncdeploy_cli.choices import choose_plans, describe
+from ncdeploy_cli.outputs import Force, claim
 
 if TYPE_CHECKING:
     from ncdeploy.bundle import Bundle
@@ -24,15 +25,20 @@ def bundle(
     solver: Annotated[
         list[str] | None,
         typer.Option(
-            help="Solver of a plan; repeat it, each with its --steps. The first is the default.",
+            help='Solvers of its plans, "ddim,ddpm"; the first plan is the default.',
             show_default="the model's own",
             rich_help_panel=_PLANS,
         ),
     ] = None,
     steps: Annotated[
-        list[int] | None, typer.Option(help="Steps of the solver before it.", rich_help_panel=_PLANS)
+        list[str] | None,
+        typer.Option(help='Steps of each of them, "100,1000".', show_default="the model's own", rich_help_panel=_PLANS),
     ] = None,
     schedule: Annotated[str | None, options.schedule(_PLANS)] = None,
+    spacing: Annotated[str | None, options.spacing(_PLANS)] = None,
+    eta: Annotated[float | None, options.eta(_PLANS)] = None,
+    variance: Annotated[str | None, options.variance(_PLANS)] = None,
+    order: Annotated[int | None, options.order(_PLANS)] = None,
     sigma_min: Annotated[
         float | None,
         typer.Option(help="Least noise level of the schedules.", show_default="the model's", rich_help_panel=_PLANS),
@@ -50,7 +56,7 @@ def bundle(
         ),
     ] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="Of parallel sampling.", show_default="0.001", rich_help_panel=_PLANS)
+        float | None, typer.Option(help="Tolerance of parallel sampling.", show_default="0.001", rich_help_panel=_PLANS)
     ] = None,
     graph: Annotated[
         list[Path] | None,
@@ -77,24 +83,29 @@ def bundle(
     shape: options.Shape = None,
     sigma_data: options.SigmaData = None,
     num_classes: options.NumClasses = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    force: Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Put an engine, its plans and what a host must know into one folder, with a digest of every file.
 
-    Example:  ncdeploy bundle model.onnx --solver ddim --steps 100 --solver ddpm --steps 1000 -o bundle/
+    Example:  ncdeploy bundle model.onnx --solver ddim,ddpm --steps 100,1000 -o bundle/
     """
     from ncdeploy.bundle.writer import WINDOW, engine_info, make_bundle
     from ncdeploy.sampling.parallel import TOLERANCE
 
+    claim(output, force=force, source=engine)
     described = describe(
         engine, shape=shape, sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data, num_classes=num_classes
     )
     if described is not None:
         sigma_min = sigma_max = None  # they describe the model, whose range is the default of the schedule
     info = engine_info(engine, described)
-    plans = _choose_plans(info, solver, steps, {"schedule": schedule, "sigma_min": sigma_min, "sigma_max": sigma_max})
-    with console.stderr().status("opening the engine") as status:
+    of_plans = {
+        "schedule": schedule, "spacing": spacing, "eta": eta, "variance": variance, "order": order,
+        "sigma_min": sigma_min, "sigma_max": sigma_max,
+    }  # fmt: skip
+    plans = _choose_plans(info, options.split(solver), options.counts("--steps", steps), of_plans)
+    with console.progress("opening the engine") as bar:
         made = make_bundle(
             engine,
             output,
@@ -108,7 +119,7 @@ def bundle(
             threads=threads,
             allow_module=trust,
             force=force,
-            on_stage=status.update,
+            on_stage=bar.stage,
         )
     if as_json:
         console.print_json(
@@ -118,20 +129,18 @@ def bundle(
     _say(made, output)
 
 
-def _choose_plans(
-    info: "ModelInfo", solvers: list[str] | None, steps: list[int] | None, common: dict[str, Any]
-) -> "list[Plan]":
+def _choose_plans(info: "ModelInfo", solvers: list[str], steps: list[int], common: dict[str, Any]) -> "list[Plan]":
     """One plan for each pair of solver and steps, or the model's own."""
     from ncdeploy.errors import InputError
 
-    if len(steps or ()) != len(solvers or ()):
+    if len(steps) != len(solvers):
         raise InputError(
-            f"got {len(solvers or ())} --solver and {len(steps or ())} --steps; "
-            "give them in pairs, for example --solver ddim --steps 100 --solver ddpm --steps 1000"
+            f"got {len(solvers)} --solver and {len(steps)} --steps; "
+            "give as many of both, for example --solver ddim,ddpm --steps 100,1000"
         )
-    if not solvers or not steps:
+    if not solvers:
         return [info.plan(**common)]
-    return [info.plan(name, count, **common) for name, count in zip(solvers, steps, strict=True)]
+    return choose_plans(info, list(zip(solvers, steps, strict=True)), **common)
 
 
 def _say(made: "Bundle", output: Path) -> None:

@@ -1,5 +1,6 @@
 """From what was typed to what is run: plan, classes, window and rows of a sampling command."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,23 @@ def describe(
         path, shape=sizes, sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data, num_classes=num_classes
     )
     return None if info is None else replace(info, default_plan={"sigma_min": sigma_min, "sigma_max": sigma_max})
+
+
+def choose_plans(info: "ModelInfo", pairs: Sequence[tuple[str, int]], **given: Any) -> "list[Plan]":
+    """`info.plan` of each solver and its steps; options that only some of the solvers have go to those.
+
+    Raises InputError as `info.plan` does, so for an option that none of the solvers has.
+    """
+    from ncdeploy.sampling.recipe import SOLVERS
+
+    def takes(name: str, option: str) -> bool:
+        return name in SOLVERS and option in SOLVERS[name].options
+
+    of_some = {option for option in given if any(takes(name, option) for name, _ in pairs)}
+    return [
+        info.plan(name, steps, **{k: value for k, value in given.items() if k not in of_some or takes(name, k)})
+        for name, steps in pairs
+    ]
 
 
 def choose_run(
@@ -131,9 +149,9 @@ class Execution:
     @classmethod
     def choose(
         cls, plan: "Plan", info: "ModelInfo", *, parallel: bool | None, window: "Window",
-        tolerance: float | None, batch: int | None, guided: bool = False,
+        tolerance: float | None, rows: int | None, guided: bool = False,
     ) -> "Execution":  # fmt: skip
-        """Fill in what was not said. Raises InputError for options that would do nothing, and for `batch` < 1."""
+        """Fill in what was not said. Raises InputError for options that would do nothing, and for `rows` < 1."""
         if not (parallel or (parallel is None and window is not None)):
             for option, value in (("--window", window), ("--tolerance", tolerance)):
                 if value is not None:
@@ -142,11 +160,11 @@ class Execution:
             width: Window = None
         else:
             width = "auto" if window is None else window
-        if batch is not None and batch < 1:
-            raise InputError(f"--batch: got {batch}, expected at least 1 row in a network call")
+        if rows is not None and rows < 1:
+            raise InputError(f"--rows: got {rows}, expected at least 1 row in a network call")
         per_node = 2 if guided else info.evaluations
         least = (width if isinstance(width, int) else 1) * per_node
-        rows = max(BATCH_VALUES // info.dim, least) if batch is None else batch
+        rows = max(BATCH_VALUES // info.dim, least) if rows is None else rows
         return cls(window=width, tolerance=tolerance, rows=rows, per_node=per_node)
 
     def sequential_depth(self, plan: "Plan", n: int) -> int:

@@ -7,22 +7,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
+    from ncdeploy_cli.terminal import Console, Running
+
+MOST = 600  # characters of a message; what is longer loses its middle
 
 
 def stdout() -> "Console":
     """A console for results; plain text when it is not a terminal."""
-    from rich.console import Console
+    from ncdeploy_cli.terminal import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    return Console()
 
 
 def stderr() -> "Console":
     """A console for progress, warnings and errors."""
-    from rich.console import Console
+    from ncdeploy_cli.terminal import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True)
 
 
 def error(message: str) -> None:
@@ -57,7 +58,12 @@ def warnings_in_a_line() -> Iterator[None]:
 def _line(kind: str, style: str, message: str) -> None:
     from rich.text import Text
 
-    stderr().print(Text.assemble((f"{kind}:", style), " ", " ".join(message.splitlines())))
+    from ncdeploy_cli.terminal import shown
+
+    line = shown(" ".join(message.splitlines()))
+    if len(line) > MOST:
+        line = f"{line[: MOST // 2]} ... {line[-MOST // 2 :]}"
+    stderr().print(Text.assemble((f"{kind}:", style), " ", line))
 
 
 def print_json(record: dict[str, Any]) -> None:
@@ -65,22 +71,13 @@ def print_json(record: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(record) + "\n")
 
 
-@contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator["Progress"]:
-    """A bar on stderr with one task (id 0) that counts to `total`; nothing when stderr is not a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def progress(
+    what: str, total: float | None = None, unit: str = "", *, done: float = 0, keep: bool = False, silent: bool = False
+) -> "Running":
+    """How far something long is, on stderr unless it shall be silent: see `terminal.Running`."""
+    from ncdeploy_cli.terminal import Console, Running
 
-    console = stderr()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=32),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit}  {{task.fields[note]}}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(what, total=total, note="")
-        yield bar
+    return Running(Console(stderr=True, quiet=silent), what, total, unit, done=done, keep=keep)
 
 
 def samples(count: int) -> str:

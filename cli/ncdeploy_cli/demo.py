@@ -1,15 +1,15 @@
 """`ncdeploy demo`: the whole way from data to samples on this machine, with a page that shows it."""
 
+import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ncdeploy_cli import console
-
-if TYPE_CHECKING:
-    from ncdeploy.demo.run import Step
+from ncdeploy_cli import console, options
+from ncdeploy_cli.outputs import Force, claim
 
 
 def demo(
@@ -19,11 +19,14 @@ def demo(
     data: Annotated[
         str, typer.Option(help="digits, a 2-D set such as moons, or a folder of small pictures.")
     ] = "digits",
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps.", show_default="about 3 minutes on 2 cores")
+    updates: Annotated[
+        int | None,
+        typer.Option(min=1, help="Updates of the weights in training.", show_default="about 3 minutes on 2 cores"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of training and sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of training and sampling.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
+    force: Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train, export, verify and sample on this machine: about 5 minutes on 2 cores, no GPU needed.
 
@@ -31,52 +34,21 @@ def demo(
     """
     from ncdeploy.demo.run import run_demo
 
+    claim(output, force=force)
     start = time.perf_counter()
-    with _Steps() as shown:
-        for step in run_demo(output, data=data, steps=steps, seed=seed, threads=threads):
-            shown.show(step)
-    took = console.duration(time.perf_counter() - start)
-    console.stdout().print(f"done in {took}: open {output / 'index.html'}")
-
-
-class _Steps:
-    """A line per stage on stderr, the current one with a bar; without a terminal, a line when a stage ends."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        self._console = console.stderr()
-        columns = (
-            SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
-        )
-        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._name, self._note, self._start = "", "", 0.0
-
-    def __enter__(self) -> "_Steps":
-        self._bars.start()
-        return self
-
-    def __exit__(self, failed: object, *_: object) -> None:
-        if not failed:
-            self._finish()
-        self._bars.stop()
-
-    def show(self, step: "Step") -> None:
-        if step.name != self._name:
-            self._finish()
-            self._name, self._start = step.name, time.perf_counter()
-            self._task = self._bars.add_task(step.name, total=1.0, note="")
-        self._note = step.note
-        self._bars.update(self._task, completed=min(step.done, 0.999), note=step.note)
-
-    def _finish(self) -> None:
-        if not self._name:
-            return
-        self._bars.update(self._task, completed=1.0)
-        if not self._console.is_terminal:
-            took = console.duration(time.perf_counter() - self._start)
-            self._console.print(f"{self._name}: {took}  {self._note}".rstrip(), markup=False)
+    with ExitStack() as stack:
+        name, bar = "", stack.enter_context(console.progress("starting"))
+        for step in run_demo(output, data=data, steps=updates, seed=seed, threads=threads):
+            if step.name != name:
+                name = step.name
+                bar.update(1.0)
+                stack.close()
+                bar = stack.enter_context(console.progress(name, 1.0, keep=True))
+            bar.update(step.done, note=step.note)
+        bar.update(1.0)
+    took = time.perf_counter() - start
+    if as_json:
+        figures = json.loads((output / "figures.json").read_text(encoding="utf-8"))
+        console.print_json({"output": str(output), "wall_s": took, **figures})
+        return
+    console.stdout().print(f"done in {console.duration(took)}: open {output / 'index.html'}")

@@ -1,10 +1,10 @@
 """`ncdeploy doctor`: what this machine can run, and what to do about the rest."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show what is installed, which providers and GPUs really work, and one remedy per problem.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ncdeploy_cli import console, options
+from ncdeploy_cli.outputs import Force, claim
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,21 +26,22 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write an HTML page with plots here, for example models.html.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with everything.")] = False,
+    force: Force = False,
+    as_json: options.Json = False,
     contrast: Annotated[str | None, typer.Option(help="How noise is put on data: ve or vp.", show_default="ve")] = None,
     bandwidth: Annotated[
         float | None,
-        typer.Option(help="Of the kernel of MMD, in model units.", show_default="median distance in the data"),
+        typer.Option(help="Bandwidth of MMD's kernel, in model units.", show_default="median distance in the data"),
     ] = None,
     jitter: Annotated[
         float | None, typer.Option(help="Noise known to be on the data, in model units.", show_default="0")
     ] = None,
     points: Annotated[int | None, _effort("Held-out samples for likelihood and classification.", "32")] = None,
     samples: Annotated[int | None, _effort("Samples drawn in each way.", "128")] = None,
-    steps: Annotated[int | None, _effort("Of the long DDPM plan.", "200")] = None,
-    window: Annotated[int | None, _effort("Of parallel sampling.", "64")] = None,
+    steps: Annotated[int | None, _effort("Steps of the long DDPM plan.", "200")] = None,
+    window: Annotated[int | None, _effort("Window of parallel sampling.", "64")] = None,
     size: Annotated[int | None, typer.Option(help="Bring a folder of pictures to this many pixels a side.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split of the data and all draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split of the data and of all draws.")] = 0,
     device: Annotated[
         str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.")
     ] = "cpu",
@@ -52,7 +54,6 @@ def evaluate(
 
     Example: [bold]ncdeploy evaluate plain.pt contrastive.pt --data digits -o models.html[/bold]
     """
-    from ncdeploy.errors import InputError
     from ncdeploy.evaluation.evaluate import STAGES, Settings, check_fit
     from ncdeploy.evaluation.evaluate import evaluate as measure
     from ncdeploy.evaluation.page import page
@@ -66,8 +67,7 @@ def evaluate(
     }  # fmt: skip
     settings = Settings(seed=seed, **{name: value for name, value in chosen.items() if value is not None})
     if output is not None:
-        if output.suffix.lower() not in (".html", ".htm"):
-            raise InputError(f"--output {output}: writes a page; give it a name that ends in .html")
+        claim(output, ".html", ".htm", force=force)
         check_page(output)
     from ncdeploy import open_engine
 
@@ -79,14 +79,12 @@ def evaluate(
         check_fit(engine.info, dataset.x, dataset.held_out, labels, name=name)
         engines.append((name, engine, labels))
     with console.progress("evaluating", len(models) * len(STAGES), "stages") as bar:
-        task = bar.task_ids[0]
         for name, engine, labels in engines:
             for step in measure(engine, dataset.x, dataset.held_out, settings, name=name, labels=labels):
                 if isinstance(step, str):
-                    bar.update(task, note=f"{name}: {step}")
-                    bar.advance(task, 0 if step == STAGES[0] else 1)
+                    bar.update(more=0 if step == STAGES[0] else 1, note=f"{name}: {step}")
                 else:
-                    bar.advance(task)
+                    bar.update(more=1)
                     found.append(step)
             engine.close()
     if output is not None:

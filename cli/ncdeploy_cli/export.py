@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ncdeploy_cli import console, options
+from ncdeploy_cli.outputs import Force, claim
 
 _GRAPH = "With the sampler inside"
 
@@ -21,7 +22,8 @@ def export(
     ] = None,
     opset: Annotated[int, typer.Option(help="Version of the ONNX operators: 18, 19 or 20; bf16 needs 22.")] = 20,
     precision: Annotated[
-        str, typer.Option(help="Of convolutions and matrix products: fp32, tf32, fp16 or bf16; the rest stays float32.")
+        str,
+        typer.Option(help="Type of convolutions and matrix products: fp32, tf32, fp16 or bf16; the rest is fp32."),
     ] = "fp32",
     keep_fp32: Annotated[
         list[str] | None,
@@ -31,27 +33,33 @@ def export(
         bool, typer.Option("--guidance", help="Add an input of weights of classifier-free guidance, one per row.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch before the file is put in place.")
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Compare with PyTorch before the file is put in place.",
+            rich_help_panel="Whether it is compared",
+        ),
     ] = True,
     tolerance: options.Tolerance = None,
     trajectory_tolerance: options.TrajectoryTolerance = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the comparison.", show_default="all")
+        int | None,
+        typer.Option(
+            min=1, help="CPU threads of the comparison.", show_default="all", rich_help_panel="Whether it is compared"
+        ),
     ] = None,
     trust: Annotated[bool, options.trust()] = False,
     graph: Annotated[
         str,
         typer.Option(help="denoiser; sampler: noise in, samples out; sweep: for a host loop.", rich_help_panel=_GRAPH),
     ] = "denoiser",
-    solver: Annotated[
-        str | None,
-        typer.Option(help="Of the plan inside.", show_default="the model's own", rich_help_panel=_GRAPH),
-    ] = None,
+    solver: Annotated[str | None, options.solver(_GRAPH)] = None,
     steps: Annotated[int | None, options.steps(_GRAPH)] = None,
     schedule: Annotated[str | None, options.schedule(_GRAPH)] = None,
-    eta: Annotated[
-        float | None, typer.Option(help="Noise of ddim, 0 to 1.", show_default="0", rich_help_panel=_GRAPH)
-    ] = None,
+    spacing: Annotated[str | None, options.spacing(_GRAPH)] = None,
+    eta: Annotated[float | None, options.eta(_GRAPH)] = None,
+    variance: Annotated[str | None, options.variance(_GRAPH)] = None,
+    order: Annotated[int | None, options.order(_GRAPH)] = None,
     plan_input: Annotated[
         bool,
         typer.Option(
@@ -75,7 +83,8 @@ def export(
             rich_help_panel=_GRAPH,
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    force: Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write a model as ONNX: one file, any batch size, a noise level per row, and a description of itself.
 
@@ -83,23 +92,22 @@ def export(
     and written only if they agree. A sampler or sweep graph is also compared with the host loop on the same noise.
     """
     from ncdeploy.errors import InputError
-    from ncdeploy.files import check_writable
 
+    target = claim(output or model.with_suffix(".onnx"), ".onnx", force=force, source=model)
     if not verify:
         for option, value in (
             ("--tolerance", tolerance), ("--trajectory-tolerance", trajectory_tolerance), ("--threads", threads),
         ):  # fmt: skip
             if value is not None:
                 raise InputError(f"{option}: nothing is compared with --no-verify; leave one of them out")
-    of_plan: dict[str, Any] = {"solver": solver, "steps": steps, "schedule": schedule, "eta": eta}
+    of_plan: dict[str, Any] = {
+        "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "eta": eta, "variance": variance,
+        "order": order,
+    }  # fmt: skip
     _check_graph(graph, {**of_plan, "plan_input": plan_input or None, "window": window}, sweeps, fixed_rows)
-    target = model.with_suffix(".onnx") if output is None else output
-    if target.expanduser().resolve() == model.expanduser().resolve():
-        raise InputError(f"--output {target}: is the model itself; choose another name")
-    check_writable(target)
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        status = stack.enter_context(console.stderr().status("opening the model"))
+        bar = stack.enter_context(console.progress("opening the model"))
         from ncdeploy.export import export_onnx  # first: without PyTorch it says what to install
         from ncdeploy.denoisers.checkpoint import load_model  # isort: skip
 
@@ -125,11 +133,11 @@ def export(
             tolerance=tolerance,
             trajectory_tolerance=trajectory_tolerance,
             threads=threads,
-            on_stage=status.update,
+            on_stage=bar.stage,
         )
         if graph != "denoiser":
             inside = export_graph(
-                done.path, target, record, verify=verify, threads=threads, on_stage=status.update
+                done.path, target, record, verify=verify, threads=threads, on_stage=bar.stage
             )  # fmt: skip
     written = done if inside is None else inside
     if as_json:

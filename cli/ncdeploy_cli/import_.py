@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
+from ncdeploy_cli.outputs import Force, claim
 
 if TYPE_CHECKING:
     from ncdeploy.denoisers.base import Denoiser
@@ -27,8 +28,11 @@ def import_model(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The file to write: model.pt, or model.safetensors.")
-    ] = Path("model.pt"),
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The .pt or .safetensors to write.", show_default="the source's name, with .pt"
+        ),
+    ] = None,
     format: Annotated[
         str | None,
         typer.Option(
@@ -85,7 +89,7 @@ def import_model(
     rescale_timesteps: Annotated[
         bool | None,
         typer.Option(
-            "--rescale-timesteps/--no-rescale-timesteps",
+            "--rescale-timesteps/--keep-timesteps",
             help="Whether steps were scaled to 0 .. 1000.",
             show_default=False,
             rich_help_panel=_GUIDED,
@@ -103,16 +107,16 @@ def import_model(
             rich_help_panel=_GUIDED,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    force: Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Turn a model that another project trained into a model.pt. Pickles are read without executing them.
 
     Example: [bold]ncdeploy import ddpm-cifar10-32/ -o model.pt[/bold]
     """
-    from ncdeploy.errors import DependencyError, InputError
-    from ncdeploy.files import check_writable
+    from ncdeploy.errors import DependencyError, install
 
-    options = {
+    given = {
         "predicts": predicts, "schedule": schedule, "train_steps": train_steps, "beta_start": beta_start,
         "beta_end": beta_end, "shape": _sizes(shape), "sigma_data": sigma_data, "null_class": null_class, "clip": clip,
         "weights": weights, "num_classes": num_classes, "sigma_min": sigma_min, "sigma_max": sigma_max,
@@ -121,20 +125,18 @@ def import_model(
         "noise_schedule": noise_schedule, "diffusion_steps": diffusion_steps, "rescale_timesteps": rescale_timesteps,
         "predict_xstart": predict_xstart, "clip_denoised": clip_denoised,
     }  # fmt: skip
-    if output.expanduser().resolve() == Path(source).expanduser().resolve():
-        raise InputError(f"--output {output}: is the source itself; choose another name")
-    check_writable(output)
-    with console.stderr().status("importing"):
+    output = claim(output or _named_after(source), ".pt", ".pth", ".safetensors", force=force, source=source)
+    with console.progress("importing"):
         try:
             from ncdeploy import importers
             from ncdeploy.denoisers.checkpoint import load_record, save_model
         except ImportError as e:
             if (e.name or "").partition(".")[0] != "torch":
                 raise
-            raise DependencyError("importing a model needs PyTorch: pip install 'ncdeploy[torch]'") from e
+            raise DependencyError(f"importing a model needs PyTorch: {install('torch')}") from e
 
         kind = importers.detect_format(source) if format is None else format
-        denoiser = importers.import_model(source, format=kind, **options)
+        denoiser = importers.import_model(source, format=kind, **given)
         record = load_record(source) if kind == "ncdeploy" else {"imported": {"format": kind, "source": source}}
         save_model(output, denoiser, record=record)
     if as_json:
@@ -143,6 +145,17 @@ def import_model(
         console.stdout().print(f"{output}: {_sentence(kind, denoiser)}")
         for note in denoiser.notes:
             console.stdout().print(f"note: {note}")
+
+
+def _named_after(source: str) -> Path:
+    """In this folder: the name of the source with .pt, or with .safetensors where that is the source itself."""
+    path = Path(source).expanduser()
+    if path.exists():
+        name = path.resolve().name if path.is_dir() else path.stem
+    else:
+        name = source.rpartition(":")[2].rpartition("/")[2]
+    target = Path(f"{name or 'model'}.pt")
+    return target.with_suffix(".safetensors") if target.resolve() == path.resolve() else target
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:

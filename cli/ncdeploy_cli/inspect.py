@@ -26,7 +26,7 @@ def inspect(
         Path, typer.Argument(help="model.pt, model.onnx, model.plan, samples.npz or a bundle.", show_default=False)
     ],
     layers: Annotated[
-        bool, typer.Option("--layers", help="Of a TensorRT engine: every layer, its types and its time on this GPU.")
+        bool, typer.Option("--layers", help="Every layer of a TensorRT engine, its types and its time on this GPU.")
     ] = False,
     rows: Annotated[
         int | None, typer.Option(min=1, help="With --layers: rows of a call.", show_default="the engine's best")
@@ -134,11 +134,15 @@ def _of_model(info: "ModelInfo") -> Iterator[tuple[str, str]]:
 
 
 def _of_dict(name: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Counts on one line; settings and records one per line, long values shortened."""
+    """Counts on one line; arrays, settings and records one per line, long values shortened."""
     if values and all(isinstance(value, int) for value in values.values()):
         yield name, ", ".join(f"{key} {count}" for key, count in sorted(values.items(), key=lambda item: -item[1]))
         return
     for key, value in values.items():
+        if name == "arrays":
+            spread = "from {min:.4g} to {max:.4g}, mean {mean:.4g}".format(**value) if "mean" in value else "empty"
+            yield key, f"{' x '.join(map(str, value['shape']))} {value['dtype']}, {spread}"
+            continue
         if name == "config" and key in _SHOWN:
             continue
         if isinstance(value, list) and len(value) > 8:

@@ -3,12 +3,17 @@
 Importing this module must stay cheap: torch, onnxruntime and NumPy load inside the commands that need them.
 """
 
+import inspect as inspection
+import signal
+import sys
+import warnings
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from ncdeploy.errors import NcdeployError
+from ncdeploy.errors import NcdeployError, install
 from ncdeploy_cli import (
     bench,
     build,
@@ -30,6 +35,27 @@ from ncdeploy_cli import (
 _EXTRAS = {"onnxruntime": "cpu", "diffusers": "diffusers"} | dict.fromkeys(
     ("torch", "onnx", "onnxscript", "accelerate", "sklearn", "safetensors"), "torch"
 )
+_RENAMED = {  # by command: old names of options, which still work and say so
+    "train": {"--steps": "--updates"},
+    "demo": {"--steps": "--updates"},
+    "import": {"--no-rescale-timesteps": "--keep-timesteps"},
+    "sample": {"--batch": "--rows"},
+    "tune": {"--batch": "--rows"},
+    "bench": {"--batch": "--rows", "--solvers": "--solver", "--windows": "--window"},
+}
+
+
+class _Command(TyperCommand):
+    """Takes the old names of options, with a warning."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        renamed = _RENAMED.get(self.name or "", {})
+        for i, arg in enumerate(args):
+            old, equals, value = arg.partition("=")
+            if old in renamed:
+                console.warn(f"{old} is called {renamed[old]} now; the old name will not work for ever")
+                args[i] = renamed[old] + equals + value
+        return super().parse_args(ctx, args)
 
 
 class _Commands(TyperGroup):
@@ -53,7 +79,7 @@ class _Commands(TyperGroup):
             package = (e.name or "").partition(".")[0]
             if ctx.params["debug"] or package not in _EXTRAS:
                 raise
-            console.error(f"this needs {package}, which is not installed: pip install 'ncdeploy[{_EXTRAS[package]}]'")
+            console.error(f"this needs {package}, which is not installed: {install(_EXTRAS[package])}")
             raise typer.Exit(1) from None
 
 
@@ -61,10 +87,10 @@ app = typer.Typer(
     name="ncdeploy",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Completion of commands and options in your shell: ncdeploy --install-completion, then a new shell.",
 )
 
 
@@ -92,24 +118,34 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-app.command(rich_help_panel="Make a model")(train.train)
-app.command("import", rich_help_panel="Make a model")(import_.import_model)
-app.command(rich_help_panel="Deploy")(export.export)
-app.command(rich_help_panel="Deploy")(build.build)
-app.command(rich_help_panel="Deploy")(verify.verify)
-app.command(rich_help_panel="Deploy")(bundle.bundle)
-app.command(rich_help_panel="Deploy")(triton.triton)
-app.command(rich_help_panel="Sample")(sample.sample)
-app.command(rich_help_panel="Sample")(tune.tune)
-app.command(rich_help_panel="Sample")(demo.demo)
-app.command(rich_help_panel="Look")(evaluate.evaluate)
-app.command(rich_help_panel="Look")(bench.bench)
-app.command(rich_help_panel="Look")(inspect.inspect)
-app.command(rich_help_panel="Look")(doctor.doctor)
+def _paragraphs(run: Callable[..., None]) -> str:
+    """The docstring with a line a paragraph, to be folded to the width of the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in inspection.cleandoc(run.__doc__ or "").split("\n\n"))
+
+
+_PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Make a model": {"train": train.train, "import": import_.import_model},
+    "Deploy": {
+        "export": export.export, "build": build.build, "verify": verify.verify, "bundle": bundle.bundle,
+        "triton": triton.triton,
+    },
+    "Sample": {"sample": sample.sample, "tune": tune.tune, "demo": demo.demo},
+    "Look": {"evaluate": evaluate.evaluate, "bench": bench.bench, "inspect": inspect.inspect, "doctor": doctor.doctor},
+}  # fmt: skip
+for _panel, _commands in _PANELS.items():
+    for _name, _run in _commands.items():
+        app.command(_name, cls=_Command, help=_paragraphs(_run), rich_help_panel=_panel)(_run)
 
 
 def main() -> None:
-    """Entry point of the installed command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Entry point of the installed command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+
+    SIGTERM, which `docker stop` and batch systems send, is taken as Ctrl-C. Warnings of other packages are for
+    developers: they show with -W or PYTHONWARNINGS.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     app()
 
 

@@ -4,10 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
+from ncdeploy.errors import InputError
 from ncdeploy.sampling.solvers import FILES
 
 SOLVERS = ", ".join(FILES)
 UNDESCRIBED = "A file that does not describe its model"
+
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object on one line.")]
 
 Shape = Annotated[
     str | None,
@@ -21,14 +24,28 @@ SigmaData = Annotated[
     ),
 ]
 NumClasses = Annotated[int | None, typer.Option(help="Number of classes.", rich_help_panel=UNDESCRIBED)]
+COMPARED = "What counts as agreement"
 Tolerance = Annotated[
     float | None,
-    typer.Option(help="Largest difference of D, in model units.", show_default="1e-4; 0.02 fp16, 0.1 bf16"),
+    typer.Option(
+        help="Largest difference of D, in model units.",
+        show_default="1e-4; 0.02 fp16, 0.1 bf16",
+        rich_help_panel=COMPARED,
+    ),
 ]
 TrajectoryTolerance = Annotated[
     float | None,
-    typer.Option(help="Largest rms difference of a sample.", show_default="1e-3; 0.01 fp16, 0.03 bf16"),
+    typer.Option(
+        help="Largest rms difference of a sample.",
+        show_default="1e-3; 0.01 fp16, 0.03 bf16",
+        rich_help_panel=COMPARED,
+    ),
 ]
+
+
+def solver(panel: str) -> Any:
+    """Of one plan."""
+    return typer.Option(help=f"One of {SOLVERS}.", show_default="the model's own", rich_help_panel=panel)
 
 
 def steps(panel: str) -> Any:
@@ -43,6 +60,45 @@ def schedule(panel: str) -> Any:
         show_default="the solver's usual",
         rich_help_panel=panel,
     )
+
+
+def eta(panel: str) -> Any:
+    """Of one plan or several."""
+    return typer.Option(help="Noise that ddim adds, 0 (none) to 1.", show_default="0", rich_help_panel=panel)
+
+
+def variance(panel: str) -> Any:
+    """Of one plan or several."""
+    return typer.Option(
+        help="Variance of the noise that ddpm adds: posterior or beta.", show_default="posterior", rich_help_panel=panel
+    )
+
+
+def order(panel: str) -> Any:
+    """Of one plan or several."""
+    return typer.Option(help="Order of unipc (1 to 3), ipndm (1 to 4).", show_default="2 and 4", rich_help_panel=panel)
+
+
+def spacing(panel: str) -> Any:
+    """Of one plan or several."""
+    return typer.Option(
+        help="Which training levels a ddpm or cosine schedule takes: leading, trailing or linspace.",
+        show_default="leading",
+        rich_help_panel=panel,
+    )
+
+
+def split(texts: list[str] | None) -> list[str]:
+    """The parts of an option that takes a list, "a,b" or given several times."""
+    return [part.strip() for text in texts or () for part in text.split(",")]
+
+
+def counts(option: str, texts: list[str] | None) -> list[int]:
+    """Numbers of a list of at least 1. Raises InputError, naming the option, for anything else."""
+    parts = split(texts)
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f'{option} {",".join(parts)}: expected numbers of at least 1, like "8,32"')
+    return [int(part) for part in parts]
 
 
 def trust(panel: str | None = None, *, what: str = "a model") -> Any:

@@ -14,6 +14,7 @@ from ncdeploy_cli.choices import (
     describe,
     parse_window,
 )
+from ncdeploy_cli.outputs import Force, claim_samples
 from ncdeploy_cli.tune import tuned
 
 if TYPE_CHECKING:
@@ -27,15 +28,17 @@ _PLAN, _RUN = "Which samples", "How they are computed"
 
 
 def sample(
-    engine: Annotated[
-        Path, typer.Option("--engine", "-e", help="Model to run: model.onnx, model.pt, model.plan or a bundle.")
-    ],
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="Model to run: model.onnx, model.pt, model.plan or a bundle.", show_default=False),
+    ] = None,
+    engine: Annotated[Path | None, typer.Option("--engine", "-e", help="The same, as an option.")] = None,
     output: Annotated[
         str | None,
         typer.Option(
             "--output",
             "-o",
-            help="A .png (grid, or plot of 2-D data), .npz, .npy, or a folder of PNGs: no suffix, or ending in /.",
+            help="A .png (grid, or plot of 2-D data), .npz, .npy, .csv, or a folder of PNGs: a name without suffix.",
             show_default="samples.png, or samples.npz",
         ),
     ] = None,
@@ -63,27 +66,20 @@ def sample(
         str | None,
         typer.Option("--plan", help="A plan of the bundle.", show_default="its first", rich_help_panel=_PLAN),
     ] = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help=f"One of {options.SOLVERS}.",
-            show_default="the model's own",
-            rich_help_panel=_PLAN,
-        ),
-    ] = None,
+    solver: Annotated[str | None, options.solver(_PLAN)] = None,
     steps: Annotated[int | None, options.steps(_PLAN)] = None,
     schedule: Annotated[str | None, options.schedule(_PLAN)] = None,
-    eta: Annotated[
-        float | None,
-        typer.Option(help="Noise of ddim, 0 (none) to 1.", show_default="0", rich_help_panel=_PLAN),
-    ] = None,
+    spacing: Annotated[str | None, options.spacing(_PLAN)] = None,
+    eta: Annotated[float | None, options.eta(_PLAN)] = None,
+    variance: Annotated[str | None, options.variance(_PLAN)] = None,
+    order: Annotated[int | None, options.order(_PLAN)] = None,
     sigma_min: Annotated[
         float | None,
         typer.Option(help="Least noise level of the schedule.", show_default="the model's", rich_help_panel=_PLAN),
     ] = None,
     sigma_max: Annotated[
         float | None,
-        typer.Option(help="Largest noise level of it.", show_default="the model's", rich_help_panel=_PLAN),
+        typer.Option(help="Largest noise level of the schedule.", show_default="the model's", rich_help_panel=_PLAN),
     ] = None,
     parallel: Annotated[
         bool | None,
@@ -110,7 +106,7 @@ def sample(
             rich_help_panel=_RUN,
         ),
     ] = None,
-    batch: Annotated[
+    rows: Annotated[
         int | None,
         typer.Option(help="Most rows in one network call.", show_default="by sample size", rich_help_panel=_RUN),
     ] = None,
@@ -133,64 +129,73 @@ def sample(
     shape: options.Shape = None,
     sigma_data: options.SigmaData = None,
     num_classes: options.NumClasses = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    force: Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Draw samples, in sequence or in [bold]parallel[/bold], and say what it cost.
 
-    Example:  ncdeploy sample --engine model.onnx --parallel -n 64 -o samples.png
+    Example:  ncdeploy sample model.onnx --parallel -n 64 -o samples.png
     """
     from ncdeploy.backends import open_engine
     from ncdeploy.backends.graphs.run import is_graph
     from ncdeploy.backends.memory import halve_until_it_fits
     from ncdeploy.bundle import open_bundle
+    from ncdeploy.errors import InputError
     from ncdeploy.formats.filetype import is_bundle
-    from ncdeploy.report.samples import check_output, save_samples
+    from ncdeploy.report.samples import check_output, default_output, save_samples
     from ncdeploy.run import SampleOptions
     from ncdeploy.run import sample as run_plan
     from ncdeploy.sampling.arrays import to_host
     from ncdeploy.sampling.parallel import TOLERANCE
 
-    if is_graph(engine):
+    if (model is None) == (engine is None):
+        raise InputError("which model? name one, once: ncdeploy sample model.onnx")
+    path: Path = model or engine  # type: ignore[assignment]
+    if output is not None:
+        claim_samples(output, force=force)
+    of_plan = {
+        "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "eta": eta, "variance": variance,
+        "order": order, "sigma_min": sigma_min, "sigma_max": sigma_max,
+    }  # fmt: skip
+    if is_graph(path):
         from ncdeploy_cli.sample_graph import sample_graph
 
         result, plan, how, output = sample_graph(
-            engine, output=output, n=n, seed=seed, labels=labels, guidance=guidance, tolerance=tolerance, batch=batch,
-            device=device, threads=threads,
-            plan={"solver": solver, "steps": steps, "schedule": schedule, "eta": eta, "sigma_min": sigma_min,
-                  "sigma_max": sigma_max},
+            path, output=output, n=n, seed=seed, labels=labels, guidance=guidance, tolerance=tolerance, rows=rows,
+            device=device, threads=threads, force=force, plan=of_plan,
             without={"plan": plan_name, "window": window, "sequential": True if parallel is False else None,
                      "shape": shape, "sigma_data": sigma_data, "num_classes": num_classes, "mode": mode},
         )  # fmt: skip
-        _report(result, plan, how, n, output, guidance, json)
+        _report(result, plan, how, n, output, guidance, as_json)
         return
     described = describe(
-        engine, shape=shape, sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data, num_classes=num_classes
+        path, shape=shape, sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data, num_classes=num_classes
     )
     if described is not None:
-        sigma_min = sigma_max = None  # they describe the model, whose range is the default of the schedule
-    bundle = open_bundle(engine) if is_bundle(engine) else None
-    backend = open_engine(
-        bundle or engine, device=device, threads=threads, info=described, allow_module=trust, mode=mode
-    )
+        of_plan["sigma_min"] = of_plan["sigma_max"] = (
+            None  # they describe the model, whose range is the default of the schedule
+        )
+    bundle = open_bundle(path) if is_bundle(path) else None
+    backend = open_engine(bundle or path, device=device, threads=threads, info=described, allow_module=trust, mode=mode)
     info = backend.info
-    batch = getattr(backend, "max_rows", None) if batch is None else batch  # an engine's own limit
-    output = output or ("samples.png" if len(info.shape) == 3 or info.shape == (2,) else "samples.npz")
+    rows = getattr(backend, "max_rows", None) if rows is None else rows  # an engine's own limit
+    if output is None:
+        output = claim_samples(default_output(info), force=force)
     check_output(output, info)
     check_guidance(guidance, labels, info)
     classes = choose_classes(labels, n, info)
     plan, width, tolerance = choose_run(
-        bundle, info, plan_name, parallel=parallel, window=parse_window(window), tolerance=tolerance, solver=solver,
-        steps=steps, schedule=schedule, eta=eta, sigma_min=sigma_min, sigma_max=sigma_max,
+        bundle, info, plan_name, parallel=parallel, window=parse_window(window), tolerance=tolerance, **of_plan
     )  # fmt: skip
     how = Execution.choose(
-        plan, info, parallel=parallel, window=width, tolerance=tolerance, batch=batch, guided=guidance is not None
+        plan, info, parallel=parallel, window=width, tolerance=tolerance, rows=rows, guided=guidance is not None
     )
 
-    latency = tuned(engine, backend, how.rows, threads) if how.window == "auto" else None
+    latency = tuned(path, backend, how.rows, threads) if how.window == "auto" else None
     with console.progress(plan.name, n * len(plan), "nodes") as bar:
 
         def show(sweep: "Sweep") -> None:
-            bar.update(bar.task_ids[0], completed=int(sweep.accepted.sum()), note=f"{sweep.calls} network calls")
+            bar.update(int(sweep.accepted.sum()), note=f"{sweep.calls} network calls")
 
         def attempt(window: Any, rows: int) -> "Result":
             return run_plan(
@@ -207,7 +212,7 @@ def sample(
         )
     backend.close()
     save_samples(output, to_host(result.samples), info, labels=classes)
-    _report(result, plan, how, n, output, guidance, json)
+    _report(result, plan, how, n, output, guidance, as_json)
 
 
 def _report(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ncdeploy_cli import console
 from ncdeploy_cli.choices import Execution, choose_classes
+from ncdeploy_cli.outputs import claim_samples
 
 if TYPE_CHECKING:
     from ncdeploy.result import Result
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 def sample_graph(
     engine: Path, *, output: str | None, n: int, seed: int, labels: str | None, guidance: float | None,
-    tolerance: float | None, batch: int | None, device: str, threads: int | None, plan: dict[str, Any],
+    tolerance: float | None, rows: int | None, device: str, threads: int | None, force: bool, plan: dict[str, Any],
     without: dict[str, Any],
 ) -> "tuple[Result, Any, Execution, str]":  # fmt: skip
     """Sample and save. Returns the result, its plan, how it was computed, and where it went.
@@ -24,7 +25,7 @@ def sample_graph(
     """
     from ncdeploy.backends.graphs.run import GraphEngine
     from ncdeploy.errors import InputError
-    from ncdeploy.report.samples import check_output, save_samples
+    from ncdeploy.report.samples import check_output, default_output, save_samples
     from ncdeploy.sampling.parallel import TOLERANCE
 
     graph = GraphEngine(engine, device=device, threads=threads)
@@ -37,20 +38,21 @@ def sample_graph(
         raise InputError(
             f"{asked[0]}: this graph carries its plan, {record.plan.name}; leave it out, or export with --plan-input"
         )
-    output = output or ("samples.png" if len(info.shape) == 3 or info.shape == (2,) else "samples.npz")
+    if output is None:
+        output = claim_samples(default_output(info), force=force)
     check_output(output, info)
     classes = choose_classes(labels, n, info)
     chosen = info.plan(**plan) if asked else record.plan
     if not asked:
         info.check_plan(chosen)
     how = Execution.choose(
-        chosen, info, parallel=True, window=graph.window(chosen), tolerance=tolerance, batch=batch
+        chosen, info, parallel=True, window=graph.window(chosen), tolerance=tolerance, rows=rows
     )  # fmt: skip
-    with console.stderr().status(f"{chosen.name}, {n} samples") as status:
+    with console.progress(f"{chosen.name}, {console.samples(n)}") as bar:
         result = graph.sample(
             range(seed, seed + n), labels=None if classes is None else classes.tolist(), guidance=guidance,
             plan=chosen if record.plan_input else None, tolerance=TOLERANCE if tolerance is None else tolerance,
-            max_rows=how.rows, on_call=lambda done: status.update(f"{chosen.name}, {n} samples, {done} sweeps"),
+            max_rows=how.rows, on_call=lambda done: bar.update(note=f"{done} sweeps"),
         )  # fmt: skip
     graph.close()
     save_samples(output, result.samples, info, labels=classes)

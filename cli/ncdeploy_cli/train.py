@@ -1,20 +1,17 @@
 """`ncdeploy train`: a model from data, with a progress bar, a log, and a Ctrl-C that loses nothing."""
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
+from ncdeploy_cli.outputs import Force, claim
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
-
     from ncdeploy.training import Progress, Training
 
 INTERRUPTED = 130
@@ -44,21 +41,25 @@ def train(
         str | None,
         typer.Option(help="denoising, or contrastive for both losses together.", show_default="denoising"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps in all.", show_default="1000")] = None,
+    updates: Annotated[int | None, typer.Option(help="Updates of the weights in all.", show_default="1000")] = None,
     weighting: Annotated[
-        str | None, typer.Option(help="Of noise levels while denoising: edm, likelihood or ddpm.", show_default="edm")
+        str | None,
+        typer.Option(help="Weights of noise levels in denoising: edm, likelihood or ddpm.", show_default="edm"),
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Size of the network: small, medium or large.", show_default="by the data")
     ] = None,
     conditional: Annotated[
         bool | None, typer.Option("--conditional", help="Learn the labels of the data, to sample classes at will.")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Bring a folder of pictures to this many pixels a side.")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of weights, noise and the held-out part of the data.", show_default="0")
+        int | None, typer.Option(help="Seed of weights, of noise and of which data are held out.", show_default="0")
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with the run in this model file, with its settings. --steps trains longer, --data says where "
+            help="Go on with the run in this model file, with its settings. --updates trains longer, --data says where "
             "the same data are now, -o writes another file."
         ),
     ] = None,
@@ -73,8 +74,8 @@ def train(
     warmup: Annotated[int | None, _optimiser("Steps to reach the peak.", "50")] = None,
     ema: Annotated[float | None, _optimiser("Decay of the averaged weights.", "0.995")] = None,
     clip: Annotated[float | None, _optimiser("Largest norm of the gradient.", "1.0")] = None,
-    device: Annotated[str | None, _optimiser("auto or cpu.", "auto")] = None,
-    precision: Annotated[str | None, _optimiser("fp32 or bf16, inside the network.", "fp32")] = None,
+    device: Annotated[str | None, _optimiser("Where it trains: auto or cpu.", "auto")] = None,
+    precision: Annotated[str | None, _optimiser("Precision inside the network: fp32 or bf16.", "fp32")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores", rich_help_panel="Optimiser")
     ] = None,
@@ -105,6 +106,8 @@ def train(
         int,
         typer.Option(min=0, help="Save every so many steps; 0: not on the way.", rich_help_panel="Saving and logging"),
     ] = 500,
+    force: Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train a model and write it to one file, with its settings, its record and what resuming needs.
 
@@ -125,8 +128,10 @@ def train(
         "terms": contrastive_terms, "warmup": contrastive_warmup, "gap": contrastive_gap,
         "s_min": s_min, "s_max": s_max,
     }  # fmt: skip
-    fixed = {**settings, "objective": objective, "size": size}
+    fixed = {**settings, "objective": objective, "size": size, "network": network}
     given = [name for name, value in fixed.items() if value is not None]
+    if init_from is not None and network is not None:
+        raise InputError("--network: the model of --init-from has its own; leave one of them out")
     if init_from is not None:
         given.append("init-from")
         settings["lr"] = FINE_TUNING_LR if lr is None else lr
@@ -147,11 +152,13 @@ def train(
             f"--output {target}: cannot hold what resuming needs; train to a .pt, and convert it with "
             f"ncdeploy import {target.with_suffix('.pt')} -o {target}"
         )
-    for path in (target, log):
-        if path is not None:
-            check_writable(path)
+    claim(target, ".pt", ".pth", force=force or target == resume)
+    if log is not None:
+        check_writable(log)
+        if log.expanduser().resolve() == target.expanduser().resolve():
+            raise InputError(f"--log {log}: is the model file; choose another name")
 
-    with console.stderr().status("loading"):
+    with console.progress("loading"):
         import torch
 
         from ncdeploy.denoisers import load_model
@@ -160,15 +167,15 @@ def train(
         if threads is not None:
             torch.set_num_threads(threads)
         if resume is not None:
-            training = resume_training(resume, data=data, steps=steps, allow_module=trust)
+            training = resume_training(resume, data=data, steps=updates, allow_module=trust)
         else:
-            config = TrainConfig.from_choices(objective, {**settings, "steps": steps}, contrastive)
+            config = TrainConfig.from_choices(objective, {**settings, "steps": updates}, contrastive)
             dataset = load_data(str(data), seed=config.seed, size=size)
             if init_from is None:
-                training = start(dataset, config)
+                training = start(dataset, config, network=network)
             else:
                 training = start_from(load_model(init_from, allow_module=trust), dataset, config)
-    _run(training, target, log, save_every)
+    _run(training, target, log, save_every, as_json)
 
 
 def _range(text: str | None) -> tuple[float | None, float | None]:
@@ -190,25 +197,9 @@ def _option(setting: str) -> str:
     return named.get(setting, f"contrastive-{setting}")
 
 
-@contextmanager
-def _progress_bar(*, visible: bool, done: int, total: int) -> Iterator[tuple["Bar", "TaskID"]]:
-    """Steps, losses, speed and the time left, on stderr; nothing when that is not a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    error = console.stderr()
-    columns = (
-        TextColumn("training"), BarColumn(bar_width=32), MofNCompleteColumn(), TextColumn("steps  {task.fields[note]}"),
-        TimeElapsedColumn(),
-    )  # fmt: skip
-    with Bar(*columns, console=error, transient=True, disable=not (visible and error.is_terminal)) as bar:
-        yield bar, bar.add_task("training", total=total, completed=done, note="")
-
-
 def _note(progress: "Progress") -> str:
     contrastive = "" if progress.contrastive is None else f", contrastive {progress.contrastive:.3f}"
-    left = console.duration((progress.steps - progress.step) / progress.rate)
-    return f"loss {progress.loss:.4f}{contrastive}, {progress.rate:.1f} steps/s, {left} left "
+    return f"loss {progress.loss:.4f}{contrastive}, {progress.rate:.1f} steps/s"
 
 
 def _write(lines: IO[str] | None, progress: "Progress") -> None:
@@ -216,7 +207,7 @@ def _write(lines: IO[str] | None, progress: "Progress") -> None:
         lines.write(json.dumps(asdict(progress)) + "\n")
 
 
-def _run(training: "Training", target: Path, log: Path | None, save_every: int) -> None:
+def _run(training: "Training", target: Path, log: Path | None, save_every: int, as_json: bool) -> None:
     from ncdeploy.errors import NumericalError
     from ncdeploy.training import StopRequest, resume_command, save_training
 
@@ -225,10 +216,10 @@ def _run(training: "Training", target: Path, log: Path | None, save_every: int) 
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         lines = stack.enter_context(log.open("a", encoding="utf-8", buffering=1)) if log is not None and show else None
-        bar, task = stack.enter_context(_progress_bar(visible=show, done=training.step, total=total))
+        bar = stack.enter_context(console.progress("training", total, "steps", done=began, keep=True, silent=not show))
         try:
             for progress in training.run():
-                bar.update(task, completed=progress.step, note=_note(progress))
+                bar.update(progress.step, note=_note(progress))
                 _write(lines, progress)
                 if training.anyone(stop.requested):
                     break
@@ -244,8 +235,9 @@ def _run(training: "Training", target: Path, log: Path | None, save_every: int) 
             raise NumericalError(f"{e}; {target} has the weights of step {saved}") from e
         if training.done:
             save_training(target, training)
-            bar.update(task, note="measuring the denoising error")
+            bar.stage("measuring the denoising error")
             training.finish()
+            bar.stage("training")
         save_training(target, training)
     if not show:
         return
@@ -253,5 +245,9 @@ def _run(training: "Training", target: Path, log: Path | None, save_every: int) 
         console.stderr().print(f"stopped after step {training.step} of {total}; saved {target}")
         console.stderr().print(f"go on with: {resume_command(target)}")
         raise typer.Exit(INTERRUPTED)
+    if as_json:
+        figures = {"steps": total, "seconds": training.seconds, "losses": training.record()["losses"]}
+        console.print_json({"output": str(target), **figures})
+        return
     losses = ", ".join(f"{name} {value:.4f}" for name, value in training.record()["losses"].items())
     console.stdout().print(f"{target}: {total} steps in {console.duration(training.seconds)}; {losses}")

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ncdeploy_cli import console
+from ncdeploy_cli import console, options
+from ncdeploy_cli.outputs import Force
 
 
 def triton(
@@ -15,14 +16,18 @@ def triton(
     ],
     prefix: Annotated[
         str,
-        typer.Option(help='Of the names "denoiser", "sampler": digits_ gives digits_denoiser.', show_default="none"),
+        typer.Option(help='Prefix of the names of its models: "digits_" gives digits_denoiser.', show_default="none"),
     ] = "",
     max_batch: Annotated[
         int | None,
-        typer.Option(help="Most rows that the server puts into one call.", show_default="64, or what the engine takes"),
+        typer.Option(
+            help="Most rows that the server puts into one call, Triton's max_batch_size.",
+            show_default="64, or what the engine takes",
+        ),
     ] = None,
     max_delay: Annotated[int, typer.Option(help="Microseconds that a request waits for others.")] = 1000,
-    force: Annotated[bool, typer.Option("--force", help="Replace models of the same name.")] = False,
+    force: Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write a model repository for Triton: the denoiser with dynamic batching, and the bundle's further graphs.
 
@@ -30,7 +35,11 @@ def triton(
     """
     from ncdeploy.bundle.triton import write_repository
 
-    for folder in write_repository(
+    written = write_repository(
         bundle, output, prefix=prefix, max_batch=max_batch, max_delay=max_delay, force=force
-    ):  # fmt: skip
+    )  # fmt: skip
+    if as_json:
+        console.print_json({"output": str(output), "models": [folder.name for folder in written]})
+        return
+    for folder in written:
         console.stdout().print(f"wrote {folder}")

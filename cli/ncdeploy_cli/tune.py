@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 def tune(
     engine: Annotated[Path, typer.Argument(help="Model to measure: model.onnx, model.pt or a bundle.")],
-    batch: Annotated[
+    rows: Annotated[
         int | None,
-        typer.Option(min=1, help="Largest batch to measure; that of sample --batch.", show_default="by sample size"),
+        typer.Option(
+            min=1, help="Most rows of a network call to measure, as of sample --rows.", show_default="by sample size"
+        ),
     ] = None,
     budget: Annotated[float, typer.Option(min=0.1, help="Seconds to measure for.")] = 5.0,
     device: Annotated[
@@ -27,7 +29,7 @@ def tune(
         int | None, typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice")
     ] = None,
     trust: Annotated[bool, options.trust()] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the curve as one JSON object.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure the seconds that a network call takes by its rows, and keep them for [bold]--window auto[/bold].
 
@@ -40,9 +42,9 @@ def tune(
     from ncdeploy.backends import open_engine
 
     backend = open_engine(engine, device=device, threads=threads, allow_module=trust)
-    latency = tuned(engine, backend, batch or max(1, BATCH_VALUES // backend.info.dim), threads, budget=budget)
+    latency = tuned(engine, backend, rows or max(1, BATCH_VALUES // backend.info.dim), threads, budget=budget)
     backend.close()
-    if json:
+    if as_json:
         console.print_json(asdict(latency))
         return
     from rich.table import Table
@@ -67,8 +69,8 @@ def tuned(
     from ncdeploy.auto.kept import tune as measure
     from ncdeploy.auto.latency import BUDGET
 
-    with console.progress(f"timing {engine.name}", 100, "%") as bar:
+    with console.progress(f"timing {engine.name}", 1.0) as bar:
         return measure(
             engine, backend, max_rows=rows, threads=threads, again=budget is not None, budget=budget or BUDGET,
-            on_call=lambda part: bar.update(bar.task_ids[0], completed=round(100 * part)),
+            on_call=bar.update,
         )  # fmt: skip

@@ -20,9 +20,9 @@ def verify(
     trajectory_tolerance: options.TrajectoryTolerance = None,
     device: Annotated[str, typer.Option(help="Where the candidate runs: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs.")] = 0,
     trust: Annotated[bool, options.trust()] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.Json = False,
     shape: Annotated[
         str | None, typer.Option(help='Sizes of one sample, such as "3,64,64".', rich_help_panel=options.UNDESCRIBED)
     ] = None,
@@ -56,7 +56,7 @@ def verify(
         sigma_data=sigma_data,
         num_classes=num_classes,
     )
-    with console.stderr().status("comparing"):
+    with console.progress("comparing"):
         a, b = open_pair(reference, candidate, device=device, threads=threads, info=info, allow_module=trust)
         report = compare(a, b, tolerance=tolerance, trajectory_tolerance=trajectory_tolerance, seed=seed)
     if as_json:

@@ -20,7 +20,7 @@ from ncdeploy.backends.providers import (
     missing_libraries,
     quiet,
 )
-from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, OutOfMemoryError
+from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, OutOfMemoryError, install
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.modelinfo import ModelInfo
@@ -53,7 +53,7 @@ class Session:
         try:
             import onnxruntime as ort
         except ImportError as e:
-            raise DependencyError("ONNX files need ONNX Runtime: pip install 'ncdeploy[cpu]'") from e
+            raise DependencyError(f"ONNX files need ONNX Runtime: {install('cpu')}") from e
         wanted = choose_providers(device, providers, ort.get_available_providers(), info)
         self._stream: Any = None
         if any(name != PROVIDERS["cpu"] for name, _ in wanted):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ncdeploy.backends.base import Closing, Opening, check_inputs
-from ncdeploy.errors import BackendError, DependencyError, InputError, OutOfMemoryError
+from ncdeploy.errors import BackendError, DependencyError, InputError, OutOfMemoryError, install
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.callsizes import CallSizes
 
@@ -19,7 +19,7 @@ try:
     from ncdeploy.denoisers.base import Denoiser
     from ncdeploy.denoisers.checkpoint import load_model
 except ImportError as e:
-    raise DependencyError("model.pt files need PyTorch: pip install 'ncdeploy[torch]'") from e
+    raise DependencyError(f"model.pt files need PyTorch: {install('torch')}") from e
 
 
 MODES = ("eager", "compile", "graphs")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from ncdeploy.errors import install
 from ncdeploy.formats.bundle import BundledPlan
 from ncdeploy.modelinfo import ModelInfo
 
@@ -23,11 +24,11 @@ was made, and what the model is; its format is specified in `ncdeploy/bundle/__i
 
 ## Command line
 
-    ncdeploy sample --engine . --parallel -n 64{cli_labels} -o samples.{suffix}
+    ncdeploy sample . --parallel -n 64{cli_labels} -o samples.{suffix}
 
 ## Python
 
-NumPy{and_runtime} are enough: `pip install 'ncdeploy[{extra}]'`.
+NumPy{and_runtime} are enough: {packages}.
 
 ```python
 import ncdeploy
@@ -83,7 +84,7 @@ def readme(engine: str, info: ModelInfo, plans: Mapping[str, BundledPlan], other
         plan=next(iter(plans)),
         suffix="png" if len(info.shape) == 3 or info.shape == (2,) else "npz",
         and_runtime=" and ONNX Runtime" if onnx else " and TensorRT",
-        extra="cpu" if onnx else "gpu",
+        packages=install("cpu" if onnx else "tensorrt"),
         device="" if onnx else ', device="cuda"',
         backend="onnxruntime" if onnx else "tensorrt",
         cli_labels=" --labels all" if info.num_classes else "",

@@ -18,7 +18,7 @@ from ncdeploy.demo.outcome import Outcome, Training, measure_quality
 from ncdeploy.demo.page import demo_page
 from ncdeploy.demo.watch import Pair, run_pair
 from ncdeploy.drawing.images import write_picture
-from ncdeploy.errors import DependencyError, FileError, InputError
+from ncdeploy.errors import DependencyError, FileError, InputError, install
 from ncdeploy.evaluation.bench import Bench, bench
 from ncdeploy.files import atomic_write, check_writable
 from ncdeploy.parity import default_plan
@@ -145,7 +145,7 @@ def _prepare(folder: str | os.PathLike[str]) -> Path:
         try:
             __import__(package)
         except ImportError as e:
-            raise DependencyError(f"the demo needs {package}: pip install 'ncdeploy[{extra}]'") from e
+            raise DependencyError(f"the demo needs {package}: {install(extra)}") from e
     return target
 
 

@@ -49,6 +49,19 @@ NETWORKS: dict[str, Network] = {
 }
 
 
+SIZES = ("small", "medium", "large")
+_UNETS: dict[str, dict[str, Any]] = {
+    "small": {"channels": 24, "multipliers": [1, 2, 4], "blocks": 1, "width": 128, "head_width": 24},
+    "medium": {"channels": 64, "multipliers": [1, 2, 2], "blocks": 2, "width": 256},
+    "large": {"channels": 64, "multipliers": [1, 2, 3, 4], "blocks": 2, "width": 256},
+}
+_MLPS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "medium": {"width": 256, "blocks": 6},
+    "large": {"width": 512, "blocks": 8},
+}
+
+
 def build(config: Mapping[str, Any], *, allow_module: bool = False) -> Denoiser:
     """The architecture that a denoiser's `config` describes, with fresh weights.
 
@@ -161,16 +174,20 @@ def default_config(
     sigma_data: float = 0.5,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
-    network: Mapping[str, Any] | None = None,
+    network: Mapping[str, Any] | str | None = None,
 ) -> dict[str, Any]:
     """A config for `build`: an EDM denoiser with a U-Net for pictures (C, H, W), an MLP for anything else.
 
-    network: settings of UNetConfig or MLPConfig to use instead of the defaults, "kind" among them if wanted.
+    network: one of SIZES; or settings of UNetConfig or MLPConfig to use instead of the defaults, "kind" among them if
+             wanted. None: as suits the picture's size
     sigma_data, sigma_min, sigma_max: in model units. Raises InputError for settings that cannot be built.
     """
-    wanted = dict(network or {})
+    size = network if isinstance(network, str) else None
+    if size is not None and size not in SIZES:
+        raise InputError(f"network: got {size!r}, expected {', '.join(SIZES)}")
+    wanted = {} if isinstance(network, str) else dict(network or {})
     kind = wanted.pop("kind", "unet" if len(shape) == 3 and min(shape[1:]) >= 8 else "mlp")
-    defaults = default_unet(shape) if kind == "unet" else {}
+    defaults = default_unet(shape, size) if kind == "unet" else _MLPS[size or "small"]
     config = {
         "kind": "edm",
         "shape": list(shape),
@@ -183,22 +200,19 @@ def default_config(
     return build(config).config
 
 
-def default_unet(shape: tuple[int, ...]) -> dict[str, Any]:
-    """Settings that suit the picture's size: about 1 M parameters at 8x8, 5 M at 32x32, 17 M at 64x64."""
+def default_unet(shape: tuple[int, ...], size: str | None = None) -> dict[str, Any]:
+    """Settings for pictures: about 1 M parameters for small, 5 M for medium, 17 M for large (9 M below 48 pixels).
+
+    size: one of SIZES; None: small up to 15 pixels a side, medium up to 47, large for more
+    """
     if len(shape) != 3:
         raise InputError(f"shape: got {shape}, a U-Net takes (channels, height, width); use an MLP for vectors")
     side = min(shape[1:])
     common = math.gcd(shape[1], shape[2])
     levels = min(3 if side < 48 else 4, (common & -common).bit_length())  # sides can be halved levels - 1 times
-    settings: dict[str, Any]
-    if side < 16:
-        settings = {"channels": 24, "multipliers": [1, 2, 4], "blocks": 1, "width": 128, "head_width": 24}
-    elif side < 48:
-        settings = {"channels": 64, "multipliers": [1, 2, 2], "blocks": 2, "width": 256}
-    else:
-        settings = {"channels": 64, "multipliers": [1, 2, 3, 4], "blocks": 2, "width": 256}
+    settings = _UNETS[size or ("small" if side < 16 else "medium" if side < 48 else "large")]
     multipliers = settings["multipliers"][:levels]
-    heights = [shape[1] >> level for level in range(levels)]
+    heights = [shape[1] >> level for level in range(len(multipliers))]
     return {**settings, "multipliers": multipliers, "attention": [h for h in heights if 4 <= h <= 16][-1:]}
 
 

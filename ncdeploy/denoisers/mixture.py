@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ncdeploy.denoisers.base import Denoiser, base_config
 from ncdeploy.denoisers.error_curve import measure_error_curve
-from ncdeploy.errors import DependencyError, InputError
+from ncdeploy.errors import DependencyError, InputError, install
 from ncdeploy.modelinfo import ModelInfo
 
 CURVE_VALUES = 2**15  # measured per sigma: the curve is good to about 1 %
@@ -60,7 +60,7 @@ class Mixture(Denoiser):
         try:
             from sklearn.datasets import load_digits
         except ImportError as e:
-            raise DependencyError("the digits need scikit-learn: pip install 'ncdeploy[torch]'") from e
+            raise DependencyError(f"the digits need scikit-learn: {install('torch')}") from e
         pictures = torch.from_numpy(load_digits().images / 8 - 1)[:, None]
         mixture = cls(pictures, std)
         mixture.info = replace(mixture.info, data="digits", offset=8.0, scale=8.0)

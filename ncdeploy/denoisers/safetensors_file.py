@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ncdeploy.denoisers.torchfile import check_payload
-from ncdeploy.errors import DependencyError, FileError
+from ncdeploy.errors import DependencyError, FileError, install
 from ncdeploy.files import atomic_write
 
 KEY = "ncdeploy"
@@ -79,7 +79,7 @@ def _library() -> Any:
     try:
         import safetensors.torch
     except ImportError as e:
-        raise DependencyError(".safetensors files need safetensors: pip install 'ncdeploy[torch]'") from e
+        raise DependencyError(f".safetensors files need safetensors: {install('torch')}") from e
     return safetensors.torch
 
 

@@ -8,14 +8,15 @@ from typing import Any, Literal, Protocol
 from ncdeploy.backends.tensorrt.cudart import Gpu
 from ncdeploy.backends.tensorrt.preflight import NEWEST, OLDEST, parse_version
 from ncdeploy.doctor.machine import Machine
+from ncdeploy.errors import install
 
 Status = Literal["ok", "absent", "problem"]
 
 REMEDIES = {
-    "torch": "to train, export and run model.pt: pip install 'ncdeploy[torch]'",
-    "onnx": "to export: pip install 'ncdeploy[torch]'",
-    "onnxscript": "to export: pip install 'ncdeploy[torch]'",
-    "onnxruntime": "to run model.onnx: pip install 'ncdeploy[cpu]'",
+    "torch": f"to train, export and run model.pt: {install('torch')}",
+    "onnx": f"to export: {install('torch')}",
+    "onnxscript": f"to export: {install('torch')}",
+    "onnxruntime": f"to run model.onnx: {install('cpu')}",
 }
 TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-lean-cu13", "tensorrt-lean-cu12")
 # The wheel that brings a shared library of a certain version.
@@ -134,9 +135,7 @@ def _runtime(probe: Probe) -> tuple[Finding, list[Finding]]:
         ), []  # fmt: skip
     clash = []
     if len(installed) == 2:
-        remedy = (
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them: ncdeploy[cpu] or ncdeploy[gpu]"
-        )
+        remedy = "pip uninstall -y onnxruntime onnxruntime-gpu, then one of them: pip install onnxruntime (or -gpu)"
         detail = f"{' and '.join(installed)} overwrite each other's files"
         clash = [Finding(name="onnxruntime clash", status="problem", detail=detail, remedy=remedy)]
     failure = probe.failure("onnxruntime")

@@ -4,14 +4,17 @@ Two things are measured apart. Cost, on runs of `n` samples: every way of sampli
 whatever else the machine does hits all of them alike. And `judged` other samples, one run each: fidelity is the rms
 between the parallel and the sequential sample from the same noise; quality is
 
-- with data: the energy distance between the samples and the data, beside a floor: real data in place of samples;
-- without:   the rms, median over samples, to a fine solution of the same ODE from the same noise (Heun, Karras et
-             al. 2022, algorithm 1, with `FINE_STEPS` steps). A plan that draws noise solves another equation and has
-             no such error.
+- with data: the energy distance between the samples and the data, estimated without bias, so that it is about zero
+             for real data and may be below; beside a floor: below it, a quality cannot be told from real data's;
+- without:   the rms, geometric mean over samples, to a fine solution of the same ODE from the same noise (Heun,
+             Karras et al. 2022, algorithm 1, with `FINE_STEPS` steps). A plan that draws noise solves another
+             equation and has no such error.
+
+Each quality has its standard error, and the difference of two, from the same seeds and data, has a smaller one.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from numpy.typing import NDArray
 from ncdeploy.auto.latency import Latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.errors import InputError
-from ncdeploy.evaluation.distances import energy_distance
+from ncdeploy.evaluation.distances import Estimate, estimate_energy_distance
 from ncdeploy.result import Result
 from ncdeploy.run import SampleOptions, Window, sample
 from ncdeploy.sampling.parallel import TOLERANCE
@@ -30,7 +33,9 @@ from ncdeploy.sampling.solvers import heun
 
 FINE_STEPS = 128
 FAR = 1e-2  # rms beyond which a sample counts as another one
-_FLOOR_DRAWS = 8
+JUDGED, JUDGED_BY_DATA = 32, 256  # samples that tell settings apart: data say less of each than its own ODE does
+_REAL = 4096  # samples of the data that are looked at
+_FLOOR_DRAWS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,7 @@ class Row:
     wall_s:  median over the timed runs, of n samples together
     gain:    wall time of the sequential run over this one's, paired: median, least, largest
     rms:     to the sequential samples, median; beyond: share of samples further than FAR from them. None: sequential
-    quality: see the top of this file; None where there is none
+    quality: see the top of this file; None where there is none. estimate: the same with what its error comes from
     """
 
     solver: str
@@ -61,11 +66,18 @@ class Row:
     beyond: float | None
     quality: float | None
     ran: int | None = None
+    estimate: Estimate | None = None
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the quality."""
+        return None if self.estimate is None else self.estimate.error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """rows; what `quality` is, and the same of real data (floor; None without data); the engine and the effort."""
+    """rows; what `quality` is; what it must be above to tell it from real data's (floor, two standard errors of that;
+    None without data); the engine and the effort."""
 
     rows: tuple[Row, ...]
     measure: str
@@ -80,13 +92,15 @@ class Bench:
         rows = []
         for row in self.rows:
             ratio, low, high = row.gain
-            rows.append({**asdict(row), "gain": ratio, "gain_range": [low, high]})
-        return {**asdict(self), "rows": rows}
+            record = asdict(replace(row, estimate=None))
+            del record["estimate"]
+            rows.append({**record, "quality_error": row.error, "gain": ratio, "gain_range": [low, high]})
+        return {**asdict(replace(self, rows=())), "rows": rows}
 
 
 def bench(
     engine: Backend, plans: Sequence[tuple[str, int, Plan]], windows: Sequence[Window], *, n: int = 1,
-    repetitions: int = 5, judged: int = 32, tolerance: float = TOLERANCE, labels: Sequence[int] | None = None,
+    repetitions: int = 5, judged: int | None = None, tolerance: float = TOLERANCE, labels: Sequence[int] | None = None,
     data: NDArray[Any] | None = None, latency: Latency | None = None, max_rows: int | None = None,
     on_run: Callable[[str], None] = lambda _: None,
 ) -> Bench:  # fmt: skip
@@ -94,7 +108,8 @@ def bench(
 
     plans:    (solver, steps, plan)
     windows:  nodes, cut to the evaluations of a plan, or "auto"
-    n, repetitions, judged: samples of a timed run, timed runs, and samples whose fidelity and quality is measured
+    n, repetitions, judged: samples of a timed run, timed runs, and samples whose fidelity and quality is measured, 2
+              or more; None: `JUDGED`, or `JUDGED_BY_DATA`
     labels:   classes of a model that takes them, repeated to fill any number of samples
     data:     [m, *shape], in model units
     latency:  of the engine, for "auto"; None measures it in every run that needs it, outside the wall time
@@ -105,11 +120,17 @@ def bench(
     """
     if not tolerance >= 0:
         raise InputError(f"tolerance: got {tolerance}; expected 0 or more")
-    for name, count in (("n", n), ("repetitions", repetitions), ("judged", judged), ("plans", len(plans))):
-        if count < 1:
-            raise InputError(f"{name}: got {count}, expected at least 1")
-    if data is not None and (data.shape[1:] != engine.info.shape or len(data) < 2):
-        raise InputError(f"data: got {data.shape}; this model takes samples of {engine.info.shape}, 2 or more")
+    if judged is None:
+        judged = JUDGED if data is None else JUDGED_BY_DATA
+    for name, count, least in (
+        ("n", n, 1), ("repetitions", repetitions, 1), ("judged", judged, 2), ("plans", len(plans), 1),
+    ):  # fmt: skip
+        if count < least:
+            raise InputError(f"{name}: got {count}, expected at least {least}")
+    if data is not None and (data.shape[1:] != engine.info.shape or len(data) < 4):
+        raise InputError(f"data: got {data.shape}; this model takes samples of {engine.info.shape}, 4 or more")
+    if data is not None and len(data) > _REAL:
+        data = data[np.sort(np.random.default_rng(0).permutation(len(data))[:_REAL])]
     widest = None if max_rows is None else max(1, max_rows // engine.info.evaluations)
     drivers = [_ways(plan, windows, widest) for _, _, plan in plans]
     ways = [(i, window) for i, found in enumerate(drivers) for window in found]
@@ -142,11 +163,11 @@ def bench(
         samples, runs = seen[i, window], timed[i, window]
         gains = [exact.wall_s / this.wall_s for exact, this in zip(timed[i, None], runs, strict=True)]
         off = None if window is None else _rms(samples, seen[i, None])
-        quality = None
+        estimate = None
         if data is not None:
-            quality = energy_distance(samples, data)
+            estimate = estimate_energy_distance(samples, data)
         elif not plan.stochastic:
-            quality = float(np.median(_rms(samples, fine[_start(plan)])))
+            estimate = _geometric_mean(_rms(samples, fine[_start(plan)]))
         rows.append(
             Row(
                 solver=solver, steps=steps, window=window, driver=drivers[i][window], plan=plan.name,
@@ -155,7 +176,7 @@ def bench(
                 gain=(float(np.median(gains)), min(gains), max(gains)),
                 rms=None if off is None else float(np.median(off)),
                 beyond=None if off is None else float(np.mean(off > FAR)),
-                quality=quality, ran=chosen[i, window],
+                quality=None if estimate is None else estimate.value, ran=chosen[i, window], estimate=estimate,
             )
         )  # fmt: skip
     return Bench(
@@ -199,9 +220,17 @@ def _rms(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.mean(difference**2, axis=1)))
 
 
+def _geometric_mean(values: NDArray[np.float64]) -> Estimate:
+    """Of values over samples; a few that are far off do not make it, as they would make a mean."""
+    logarithms = np.log(np.maximum(values, np.finfo(np.float32).tiny))
+    value = float(np.exp(logarithms.mean()))
+    return Estimate(value=value, shares=(value * (logarithms - logarithms.mean()),))
+
+
 def _floor(data: NDArray[Any], judged: int) -> float:
-    """The energy distance between so many real samples and others: the mean over splits of the data."""
+    """Two standard errors of the distance between so many real samples and others, from splits of the data."""
     rng = np.random.default_rng(0)
     take = min(judged, len(data) // 2)
     orders = [rng.permutation(len(data)) for _ in range(_FLOOR_DRAWS)]
-    return float(np.mean([energy_distance(data[order[:take]], data[order[take:]]) for order in orders]))
+    found = [estimate_energy_distance(data[order[:take]], data[order[take:]]).value for order in orders]
+    return 2 * float(np.sqrt(np.mean(np.square(found))))

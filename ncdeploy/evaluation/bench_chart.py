@@ -34,7 +34,7 @@ def write_chart(path: Path, found: Bench, *, title: str, pick: Row | None = None
 
 def chart(found: Bench, *, title: str, pick: Row | None = None) -> charts.Paint:
     """Both panels, with one colour per solver and one mark per driver. Raises InputError if no row has a quality."""
-    rows = [(row, row.quality) for row in found.rows if row.quality is not None]
+    rows = [(row, _height(row)) for row in found.rows if row.quality is not None]
     if not rows:
         raise InputError("chart: no plan solves the ODE, so none has a quality; give data, or a solver without noise")
     solvers, drivers = (list(dict.fromkeys(getattr(r, name) for r, _ in rows)) for name in ("solver", "driver"))
@@ -62,7 +62,7 @@ def chart(found: Bench, *, title: str, pick: Row | None = None) -> charts.Paint:
                 axes.annotate("real data", (1, found.floor), (0, -4), xycoords=("axes fraction", "data"),
                               textcoords="offset points", ha="right", va="top", fontsize=9)  # fmt: skip
             if pick is not None and pick.quality is not None:
-                axes.plot(value(pick), pick.quality, "o", color="black", markersize=15, fillstyle="none")
+                axes.plot(value(pick), _height(pick), "o", color="black", markersize=15, fillstyle="none")
             charts.logarithmic(axes.xaxis, words)
             charts.logarithmic(axes.yaxis, "{:.3g}".format)
             axes.set_xlabel(name)
@@ -72,6 +72,11 @@ def chart(found: Bench, *, title: str, pick: Row | None = None) -> charts.Paint:
         figure.axes[0].set_title(f"{note}\nLower left is better. Numbers are steps of the solver.", loc="left")
 
     return paint
+
+
+def _height(row: Row) -> float:
+    """The quality on a logarithmic axis: at least its standard error, below which it says nothing."""
+    return max(row.quality or 0.0, row.error or 0.0)
 
 
 def _legend(figure: "Figure", solvers: list[str], drivers: list[str], *, ringed: bool) -> None:

@@ -1,11 +1,15 @@
-"""Distances between two sets of samples; both are V-statistics, zero for equal sets and never negative.
+"""Distances between two sets of samples.
 
-A V-statistic counts each point's distance to itself, so its value between two finite draws from one
-distribution is above zero and falls with the sizes. Always read it beside a floor: the same number
-between two sets of real data of those sizes.
+`energy_distance` and `mmd` are V-statistics, zero for equal sets and never negative. A V-statistic counts each point's
+distance to itself, so its value between two finite draws from one distribution is above zero and falls with the sizes.
+Always read it beside a floor: the same number between two sets of real data of those sizes.
+
+`estimate_energy_distance` is the U-statistic, which leaves those out: right in the mean whatever the sizes, about zero
+for two draws from one distribution and then as often below as above, with a standard error.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +29,57 @@ def energy_distance(a: ArrayLike, b: ArrayLike) -> float:
     sets are empty, do not match or hold NaN.
     """
     return _v_statistic(a, b, lambda square: -np.sqrt(square))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Estimate:
+    """A mean over samples, or what behaves like one.
+
+    shares: for every sample of each set the value is taken over, how much more than the value it speaks for; the
+            value's error is that of a mean of them
+    """
+
+    value: float
+    shares: tuple[Floats, ...]
+
+    @property
+    def error(self) -> float:
+        """Standard error of the value."""
+        return _error(self.shares)
+
+    def beyond(self, other: "Estimate") -> tuple[float, float]:
+        """This value less that of another over the same samples or seeds, and the standard error of the difference:
+        far less than that of either where what they share makes most of it."""
+        return self.value - other.value, _error([a - b for a, b in zip(self.shares, other.shares, strict=True)])
+
+
+def _error(shares: Sequence[Floats]) -> float:
+    return float(np.sqrt(sum(share.var(ddof=1) / len(share) for share in shares)))
+
+
+def estimate_energy_distance(a: ArrayLike, b: ArrayLike) -> Estimate:
+    """`energy_distance` as a U-statistic, with the standard error of its linear part (the infinitesimal jackknife).
+
+    a [n, ...], b [m, ...], both of 2 or more samples. Where both are from one distribution the linear part is zero, and
+    the error errs upwards. Raises InputError as `energy_distance` does, and for single samples.
+    """
+    x, y = _matched(a, b)
+    if min(len(x), len(y)) < 2:
+        raise InputError(f"sets of samples: got {len(x)} and {len(y)}, expected at least 2 of each")
+    across = np.zeros(len(y))
+    to_y = np.concatenate([_add(across, np.sqrt(block)) for block in _squares(x, y)]) / len(y)
+    within_x, within_y = (
+        np.concatenate([np.sqrt(block).sum(axis=1) for block in _squares(z, z)]) / (len(z) - 1) for z in (x, y)
+    )
+    value = float(2 * to_y.mean() - within_x.mean() - within_y.mean())
+    shares = (2 * (to_y - within_x), 2 * (across / len(x) - within_y))
+    return Estimate(value=value, shares=tuple(share - share.mean() for share in shares))
+
+
+def _add(columns: Floats, block: Floats) -> Floats:
+    """Row sums of a block, whose column sums are added to `columns`."""
+    columns += block.sum(axis=0)
+    return np.asarray(block.sum(axis=1))
 
 
 def mmd(a: ArrayLike, b: ArrayLike, *, bandwidth: float | None = None) -> float:

@@ -1,11 +1,11 @@
 """From a PyTorch denoiser to a self-describing, verified ONNX file. Needs PyTorch and onnx."""
 
-from ncdeploy.errors import DependencyError
+from ncdeploy.errors import DependencyError, install
 
 try:
     import torch  # noqa: F401
 except ImportError as e:
-    raise DependencyError("exporting needs PyTorch: pip install 'ncdeploy[torch]'") from e
+    raise DependencyError(f"exporting needs PyTorch: {install('torch')}") from e
 
 from ncdeploy.export.denoiser import Export, export_onnx
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ncdeploy.errors import BackendError, DependencyError, InputError, ParityError
+from ncdeploy.errors import BackendError, DependencyError, InputError, ParityError, install
 
 try:
     import onnx
 except ImportError as e:
-    raise DependencyError("exporting needs onnx and onnxscript: pip install 'ncdeploy[torch]'") from e
+    raise DependencyError(f"exporting needs onnx and onnxscript: {install('torch')}") from e
 
 from ncdeploy.backends.graphs.tables import plan_tables
 from ncdeploy.export.graph import MAX_BYTES

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
-from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, ParityError
+from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, ParityError, install
 from ncdeploy.export.graph import DEFAULT_OPSET, MAX_BYTES, check_opset, require_onnx, trace
 from ncdeploy.export.guidance import GuidedDenoiser
 from ncdeploy.files import atomic_write
@@ -210,5 +210,5 @@ def _require_onnxruntime() -> None:
         import onnxruntime  # noqa: F401
     except ImportError as e:
         raise DependencyError(
-            "verifying the export needs ONNX Runtime: pip install 'ncdeploy[cpu]', or export with --no-verify"
+            f"verifying the export needs ONNX Runtime: {install('cpu')}, or export with --no-verify"
         ) from e

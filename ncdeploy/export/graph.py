@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ncdeploy.denoisers.base import Denoiser
-from ncdeploy.errors import BackendError, DependencyError, InputError
+from ncdeploy.errors import BackendError, DependencyError, InputError, install
 
 if TYPE_CHECKING:
     import onnx
@@ -72,7 +72,7 @@ def require_onnx() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as e:
-        raise DependencyError("exporting needs onnx and onnxscript: pip install 'ncdeploy[torch]'") from e
+        raise DependencyError(f"exporting needs onnx and onnxscript: {install('torch')}") from e
 
 
 def _example(denoiser: Denoiser) -> dict[str, torch.Tensor]:

@@ -49,6 +49,6 @@ def choose(profiles: Sequence[Profile], rows: int) -> int:
         if profile.least <= rows <= profile.most:
             return index
     raise InputError(
-        f"x: got {rows} rows; this engine takes 1 to {profiles[-1].most}. Use --batch {profiles[-1].most}, "
+        f"x: got {rows} rows; this engine takes 1 to {profiles[-1].most}. Use --rows {profiles[-1].most}, "
         "or build it with a larger --max-samples or --max-window"
     )

@@ -12,6 +12,7 @@ An importer is a module with `can_import(path) -> bool`, a cheap look that execu
 
 import inspect
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -66,6 +67,12 @@ def detect_format(src: str | os.PathLike[str]) -> str:
     if found:
         return found[0]
     if not Path(text).expanduser().exists():
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+            name = text.rpartition("/")[2]
+            raise FileError(
+                f"{text}: there is no such file or folder; if it is a name on the Hugging Face hub: "
+                f"hf download {text} --local-dir {name} && ncdeploy import {name}"
+            )
         raise FileError(f"{text}: there is no such file or folder; for a Python function write package.module:function")
     raise FileError(f"{text}: none of the known formats ({', '.join(FORMATS)}); if it is one, say which with --format")
 

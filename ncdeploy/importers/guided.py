@@ -85,7 +85,7 @@ def load(
     if rescale_timesteps is None and diffusion_steps != 1000:
         raise InputError(
             f"{path}: with {diffusion_steps} steps, give --rescale-timesteps (the default of improved-diffusion) or "
-            "--no-rescale-timesteps (that of guided-diffusion)"
+            "--keep-timesteps (that of guided-diffusion)"
         )
     weights = read(path)
     try:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from ncdeploy.errors import DependencyError, InputError
+from ncdeploy.errors import DependencyError, InputError, install
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def check_matplotlib(what: str = "charts") -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as e:
-        raise DependencyError(f"{what}: drawing needs matplotlib: pip install 'ncdeploy[report]'") from e
+        raise DependencyError(f"{what}: drawing needs matplotlib: {install('report')}") from e
 
 
 def render(

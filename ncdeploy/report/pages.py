@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ncdeploy.drawing.images import grid
-from ncdeploy.errors import DependencyError
+from ncdeploy.errors import DependencyError, install
 from ncdeploy.files import check_writable
 from ncdeploy.report import charts
 
@@ -32,7 +32,7 @@ def check_page(path: Path) -> None:
     try:
         import jinja2  # noqa: F401
     except ImportError as e:
-        raise DependencyError(f"{path}: pages need Jinja2: pip install 'ncdeploy[report]'") from e
+        raise DependencyError(f"{path}: pages need Jinja2: {install('report')}") from e
 
 
 def render(template: str, **values: Any) -> str:

@@ -3,6 +3,8 @@
 Samples come in model units (images fill [-1, 1]); files of numbers are written in the units of the data.
 """
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ncdeploy.drawing.images import check_image_shape, grid, pixels, to_picture, write_picture
-from ncdeploy.errors import InputError
+from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import atomic_write, check_writable
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.report import charts
 
-KINDS = ".png (grid or plot), .npz, .npy, or a folder of PNGs (a name without a suffix, or ending in /)"
+KINDS = ".png (grid or plot), .npz, .npy, .csv, or a folder of PNGs (a name without a suffix, or ending in /)"
+_NUMBERED = re.compile(r"\d+\.png")  # a picture in a folder of samples
 
 
 def check_output(path: str | Path, info: ModelInfo) -> None:
@@ -25,16 +28,25 @@ def check_output(path: str | Path, info: ModelInfo) -> None:
 
     path: as `save_samples` takes it.
     """
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind in (".npz", ".npy"):
         pass
+    elif kind == ".csv":
+        if len(info.shape) != 1:
+            raise InputError(f"{path}: a row of a table is a vector, samples here are {info.shape}; write .npz or .npy")
     elif info.shape == (2,):
         if kind == "folder":
             raise InputError(f"{path}: a folder of pictures needs image samples; write points to .png, .npz or .npy")
         charts.check_matplotlib(f"{path} (.npz and .npy need nothing)")
     else:
         check_image_shape(info.shape)
-    check_writable(Path(path) / "0.png" if Path(path).is_dir() else path)
+    folder = Path(path)
+    if folder.is_dir():
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        other = next((name for name in names if not _NUMBERED.fullmatch(name)), None)
+        if other is not None:
+            raise FileError(f"{path}: holds {other}, which is no numbered picture; choose a folder for samples alone")
+    check_writable(folder / "0.png" if folder.is_dir() else path)
 
 
 def save_samples(
@@ -42,16 +54,22 @@ def save_samples(
 ) -> None:
     """Write samples [n, *shape] (model units) where `path` says: see `KINDS`.
 
-    .npz holds `samples` in units of the data and `labels` where there are any; .npy the samples alone.
-    A file appears whole or not at all. Raises what `check_output` does.
+    .npz holds `samples` in units of the data and `labels` where there are any; .npy and .csv the samples alone.
+    A file appears whole or not at all. In a folder, numbered pictures of an earlier call go.
+
+    Raises what `check_output` does.
     """
     check_output(path, info)
-    kind, target = _kind(path), Path(path)
+    kind, target = kind_of(path), Path(path)
     if kind == "folder":
         target.mkdir(parents=True, exist_ok=True)
         digits = len(str(len(samples) - 1))
+        earlier = {file for file in target.iterdir() if _NUMBERED.fullmatch(file.name)}
         for i, picture in enumerate(pixels(samples)):
-            write_picture(target / f"{i:0{digits}}.png", [to_picture(picture)])
+            write_picture(file := target / f"{i:0{digits}}.png", [to_picture(picture)])
+            earlier.discard(file)
+        for file in earlier:
+            file.unlink()
     elif kind == ".png":
         write_picture(target, [sheet(samples, labels=labels)])
     else:
@@ -59,6 +77,8 @@ def save_samples(
         with atomic_write(target) as temporary:
             if kind == ".npy":
                 np.save(temporary, data)
+            elif kind == ".csv":
+                np.savetxt(temporary, data, fmt="%.9g", delimiter=",")  # nine digits give float32 back
             elif labels is None:
                 np.savez_compressed(temporary, samples=data)
             else:
@@ -75,11 +95,17 @@ def sheet(
     return grid(samples, columns=columns)
 
 
-def _kind(path: str | Path) -> str:
+def default_output(info: ModelInfo) -> str:
+    """Where samples go if nobody says: a picture of what can be one, else an archive."""
+    return "samples.png" if len(info.shape) == 3 or info.shape == (2,) else "samples.npz"
+
+
+def kind_of(path: str | Path) -> str:
+    """What a name asks for: a suffix among `KINDS`, or "folder". Raises InputError for another suffix."""
     text = str(path)
     suffix = Path(text).suffix.lower()
     if text.endswith(("/", "\\")) or not suffix or Path(text).is_dir():
         return "folder"
-    if suffix not in (".png", ".npz", ".npy"):
+    if suffix not in (".png", ".npz", ".npy", ".csv"):
         raise InputError(f"{text}: cannot write {suffix}; expected {KINDS}")
     return suffix

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncdeploy.errors import DependencyError, FileError, InputError
+from ncdeploy.errors import DependencyError, FileError, InputError, install
 from ncdeploy.training.arrays import check_labels, read_csv, read_numpy, to_model_units
 from ncdeploy.training.pictures import read_folder
 from ncdeploy.training.toy import TOY_SETS, generate
@@ -126,7 +126,7 @@ def _digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as e:
-        raise DependencyError("the digits come with scikit-learn: pip install 'ncdeploy[torch]'") from e
+        raise DependencyError(f"the digits come with scikit-learn: {install('torch')}") from e
     images, labels = load_digits(return_X_y=True)
     return (images.reshape(-1, 1, 8, 8) / 8 - 1).astype(np.float32), labels.astype(np.int64)
 

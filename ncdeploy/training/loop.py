@@ -22,7 +22,7 @@ from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
 from ncdeploy.denoisers.error_curve import measure_error_curve
 from ncdeploy.denoisers.factory import build, default_config
-from ncdeploy.errors import DependencyError, InputError, NumericalError
+from ncdeploy.errors import DependencyError, InputError, NumericalError, install
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.training.config import TrainConfig
 from ncdeploy.training.data import Dataset
@@ -32,6 +32,7 @@ from ncdeploy.training.objective import Objective
 DEFAULT_PLAN = {"solver": "dpmpp_2m", "steps": 25, "schedule": "karras", "sigma_min": 0.02, "sigma_max": 80.0}
 _CURVE_SIGMAS, _CURVE_SAMPLES = 32, 1024
 _CURVE_VALUES = 1 << 16  # enough at every noise level; large samples bring so many sooner
+_FEW = 2_000_000  # 650 colour pictures of 32 x 32
 _RECENT = 100  # steps that the reported losses and the speed are averaged over
 
 
@@ -204,13 +205,16 @@ class Training:
         }
 
 
-def start(data: Dataset, config: TrainConfig, *, network: dict[str, Any] | None = None) -> Training:
+def start(data: Dataset, config: TrainConfig, *, network: dict[str, Any] | str | None = None) -> Training:
     """A new run with a network that suits the data, its initial weights drawn from the seed.
 
-    network: settings of the network to use instead of the defaults, as `default_config` takes them.
+    network: its size by name, or its settings, as `default_config` takes them; None: as suits the pictures' size, or
+             small for data of fewer than `_FEW` values, which a larger one would learn by heart
     Raises InputError where they do not fit.
     """
     info = describe(data, config)
+    if network is None and data.x.size < _FEW:
+        network = "small"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         settings = default_config(
@@ -276,7 +280,7 @@ def _accelerator(config: TrainConfig) -> Any:
     try:
         from accelerate import Accelerator
     except ImportError as e:
-        raise DependencyError("training needs Hugging Face Accelerate: pip install 'ncdeploy[torch]'") from e
+        raise DependencyError(f"training needs Hugging Face Accelerate: {install('torch')}") from e
     precision = {"fp32": "no", "bf16": "bf16"}[config.precision]
     try:
         return Accelerator(cpu=config.device == "cpu", mixed_precision=precision)

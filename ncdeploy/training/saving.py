@@ -49,7 +49,7 @@ def resume_training(
     if record["step"] >= config.steps:
         raise InputError(
             f"{path}: {record['step']} steps are done and {config.steps} are asked for in all; "
-            f"to train longer give more, for example --steps {2 * record['step']}"
+            f"to train longer give more, for example --updates {2 * record['step']}"
         )
     if not isinstance(data, Dataset):
         try:

@@ -35,7 +35,7 @@ def test_without_a_solver_it_is_the_models_own_plan(run, model):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--solver", "ddim"), "got 1 --solver and 0 --steps; give them in pairs"),
+        (("--solver", "ddim"), "got 1 --solver and 0 --steps; give as many of both"),
         (("--steps", 5), "got 0 --solver and 1 --steps"),
         (("--solver", "ddim", "--steps", 5, "--solver", "ddim", "--steps", 5), "ddim-5: given twice"),
         (("--solver", "dim", "--steps", 5), "did you mean 'ddim'?"),
@@ -72,7 +72,7 @@ def test_a_model_that_is_described_by_options(run, tmp_path):
 
 def test_sample_takes_the_plan_and_tolerance_of_the_bundle(run, bundle):
     def figures(*arguments):
-        done = run("sample", "--engine", bundle.path, "-n", 3, "-o", "s.npy", "--json", *arguments)
+        done = run("sample", "--engine", bundle.path, "-n", 3, "-o", "s.npy", "--force", "--json", *arguments)
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout), np.load("s.npy")
 
@@ -94,7 +94,9 @@ def test_the_tolerance_of_a_bundle_holds_for_any_window(run, model):
     assert run("bundle", model, "-o", "loose", "--no-verify", "--tolerance", 0.5).exit_code == 0
 
     def depth(*arguments):
-        done = run("sample", "--engine", "loose", "-n", 3, "-o", "s.npy", "--json", "--window", 12, *arguments)
+        done = run(
+            "sample", "--engine", "loose", "-n", 3, "-o", "s.npy", "--force", "--json", "--window", 12, *arguments
+        )
         return json.loads(done.stdout)["depth"]
 
     assert depth() == depth("--tolerance", 0.5) < depth("--tolerance", 1e-3)

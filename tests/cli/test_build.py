@@ -52,16 +52,20 @@ def test_build_inspect_sample_verify(run, device, tmp_path):
     assert "2 fp32" in said
     assert "agrees: max |difference|" in said
     assert "taken from the cache" in run("build", "model.onnx", "-o", "second.plan", *SMALL).stdout
-    record = json.loads(run("build", "model.onnx", *SMALL, "--json").stdout)
+    record = json.loads(run("build", "model.onnx", *SMALL, "--force", "--json").stdout)
     assert record == json.loads((tmp_path / "model.plan.json").read_text())
-    assert record["command"] == "ncdeploy build model.onnx -o model.plan --max-samples 4 --max-window 8 --window 8"
+    assert (
+        record["command"] == "ncdeploy build model.onnx -o model.plan --max-samples 4 --max-window 8 --window 8 --force"
+    )
     shown = run("inspect", "model.plan").stdout
     assert "as built" in shown
     assert record["command"] in " ".join(shown.split())
     compared = json.loads(run("verify", "model.onnx", "model.plan", "--device", "cuda", "--json").stdout)
     assert (compared["ok"], "TensorRT" in compared["candidate"]) == (True, True)
     for mode in ([], ["--mode", "eager"]):
-        done = run("sample", "--engine", "model.plan", "-n", 6, "--window", 8, "--json", "-o", "s.npz", *mode)
+        done = run(
+            "sample", "--engine", "model.plan", "-n", 6, "--window", 8, "--json", "-o", "s.npz", "--force", *mode
+        )
         assert json.loads(done.stdout)["depth"] < json.loads(done.stdout)["sequential_depth"] * 2
     parallel = np.load("s.npz")["samples"]
     run("sample", "--engine", "model.onnx", "-n", 6, "-o", "t.npz")
@@ -138,8 +142,8 @@ def test_the_precision_asked_for_is_not_there(run, device):
 @pytest.mark.parametrize(
     ("command", "missing", "instead"),
     [
-        ("build model.onnx", "TensorRT is not installed", "ncdeploy sample --engine model.onnx"),
-        ("build model.pt", "TensorRT is not installed", "ncdeploy export model.pt && ncdeploy sample"),
+        ("build model.onnx --force", "TensorRT is not installed", "ncdeploy sample --engine model.onnx"),
+        ("build model.pt --force", "TensorRT is not installed", "ncdeploy export model.pt && ncdeploy sample"),
         ("sample --engine model.plan", "TensorRT is not installed", "ncdeploy sample --engine model.onnx"),
         ("sample --engine lost.plan", "lost.plan.json is missing", "ncdeploy build model.onnx -o lost.plan"),
     ],

@@ -21,7 +21,7 @@ def _fake(fail: bool = False):
 def test_a_line_per_stage_and_the_way_to_the_page(run, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setattr("ncdeploy.demo.run.run_demo", _fake())
-    done = run("demo", "-o", "out", "--steps", 5, "--seed", 2)
+    done = run("demo", "-o", "out", "--updates", 5, "--seed", 2)
     assert done.exit_code == 0, done.output
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["train", "draw"]
     assert "digits, 5 steps, seed 2" in done.stderr

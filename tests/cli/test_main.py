@@ -27,7 +27,8 @@ def _python(code: str, *args: str, **env: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_help_lists_every_command_and_every_command_has_help(run):
+def test_help_lists_every_command_and_every_command_has_help(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     done = run("--help")
     assert done.exit_code == 0
     for command in COMMANDS:
@@ -35,6 +36,7 @@ def test_help_lists_every_command_and_every_command_has_help(run):
         shown = run(command, "--help")
         assert shown.exit_code == 0
         assert "Usage" in shown.stdout
+        assert "…" not in shown.stdout, "no name or sentence is cut at 80 columns"
     assert "Usage" in run().output
 
 
@@ -69,6 +71,17 @@ def test_help_comes_at_once():
 
     ours = best("from ncdeploy_cli.main import main; main()")
     assert ours - best("import typer; app = typer.Typer(); app.command()(lambda: None); app()") < 0.15
+
+
+def test_help_and_completion_are_where_shells_look(run):
+    assert "ncdeploy --install-completion" in " ".join(run("--help").stdout.split())
+    done = _python(
+        "from ncdeploy_cli.main import main; main()",
+        _NCDEPLOY_COMPLETE="complete_bash",
+        COMP_WORDS="ncdeploy be",
+        COMP_CWORD="1",
+    )
+    assert "bench" in done.stdout
 
 
 def test_version(run):
@@ -130,7 +143,7 @@ def test_sampling_from_onnx_needs_no_torch(models, tmp_path):
 def test_without_torch_the_line_that_installs_it_is_shown(tmp_path, command):
     done = _python(NO_TORCH, *command[:-1], str(tmp_path / command[-1]))
     assert done.returncode == 1
-    assert "ncdeploy[torch]" in done.stderr
+    assert "pip install -c constraints.txt '.[torch]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -64,12 +64,12 @@ def test_the_summary_names_depth_and_what_sequential_would_have_cost(run, models
     assert "residual" in lines
     assert done.stdout.startswith("4 samples, ")
     assert "at a time" not in done.stdout
-    done = run("sample", "-e", models["image"], "-n", 1)
+    done = run("sample", models["image"], "-n", 1, "--force")
     assert done.stdout.startswith("1 sample, ")
 
 
 def test_auto_says_how_many_samples_it_takes_at_a_time(run, models, tmp_path):
-    arguments = ("sample", "-e", models["image"], "-n", 6, "--parallel", "--tolerance", 0)
+    arguments = ("sample", "-e", models["image"], "-n", 6, "--parallel", "--tolerance", 0, "--force")
     assert run(*arguments).exit_code == 0
     (kept,) = (tmp_path / "cache" / "ncdeploy" / "latency").glob("*.json")
     dear = Latency(rows=(1, 2, 3), seconds=(0.001, 0.01, 0.1), asked=Latency.from_json(kept.read_text()).asked)
@@ -82,7 +82,7 @@ def test_auto_says_how_many_samples_it_takes_at_a_time(run, models, tmp_path):
 
 def test_samples_follow_their_seeds_not_the_batch(run, models):
     run("sample", "-e", models["image"], "-n", 6, "--seed", 3, "--window", 12, "-o", "all.npz")
-    run("sample", "-e", models["image"], "-n", 6, "--seed", 3, "--window", 12, "--batch", 12, "-o", "few.npz")
+    run("sample", "-e", models["image"], "-n", 6, "--seed", 3, "--window", 12, "--rows", 12, "-o", "few.npz")
     run("sample", "-e", models["image"], "-n", 1, "--seed", 7, "--window", 12, "-o", "one.npz")
     assert np.abs(_npz("all.npz") - _npz("few.npz")).max() < 1e-3
     assert np.abs(_npz("all.npz")[4] - _npz("one.npz")[0]).max() < 1e-3
@@ -129,7 +129,7 @@ def test_a_schedule_outside_the_trained_range_is_announced_on_stderr(run, models
     assert json.loads(done.stdout)["n"] == 1
     assert done.stderr.startswith("warning: dpmpp_2m-12 asks for noise levels 0.02 to 300")
     assert len(done.stderr.splitlines()) == 1
-    assert run("sample", "-e", models["image"], "-n", 1).stderr == ""
+    assert run("sample", models["image"], "-n", 1, "--force").stderr == ""
     IMAGES.check_plan(make_plan(sigma_min=0.002, sigma_max=160.0))  # a warning would be an error here
 
 
@@ -162,11 +162,11 @@ def test_rows_of_a_call_are_bounded_by_the_size_of_a_sample():
 
     def choose(info, **given):
         return Execution.choose(
-            plan, info, **{"parallel": None, "window": None, "tolerance": None, "batch": None} | given
+            plan, info, **{"parallel": None, "window": None, "tolerance": None, "rows": None} | given
         )
 
     assert choose(big).rows == BATCH_VALUES // (3 * 64 * 64)
     assert choose(big, parallel=True) == Execution(window="auto", tolerance=None, rows=BATCH_VALUES // (3 * 64 * 64))
     assert choose(big, window=32) == Execution(window=32, tolerance=None, rows=32)
     assert choose(IMAGES, window=5).window == 5
-    assert choose(IMAGES, batch=10).sequential_depth(plan, 25) == 150
+    assert choose(IMAGES, rows=10).sequential_depth(plan, 25) == 150

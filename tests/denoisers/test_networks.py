@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ncdeploy.denoisers import Denoiser, build, default_config
+from ncdeploy.denoisers.factory import SIZES
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
 
@@ -158,3 +159,13 @@ def test_impossible_networks_are_refused(shape: tuple[int, ...], changes: dict[s
 def test_impossible_mlps_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         default_config((2,), network=changes)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 8, 8), (3, 64, 64), (4,)])
+def test_sizes_by_name_grow(shape: tuple[int, ...]) -> None:
+    counts = [sum(p.numel() for p in build(default_config(shape, network=size)).parameters()) for size in SIZES]
+    assert 2 * counts[0] < counts[1]
+    assert 1.4 * counts[1] < counts[2]
+    assert build(default_config(shape, network="small")).config["shape"] == list(shape)
+    with pytest.raises(InputError, match="got 'tiny', expected small, medium, large"):
+        default_config(shape, network="tiny")

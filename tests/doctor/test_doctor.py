@@ -88,8 +88,8 @@ def test_nothing_installed():
     nothing = dict.fromkeys(["torch", "onnx", "onnxscript", "onnxruntime"])
     diagnosis = diagnose(Imagined(installed=nothing))
     assert not diagnosis.usable
-    assert "ncdeploy[cpu]" in finding(diagnosis, "onnxruntime").remedy
-    assert "ncdeploy[torch]" in finding(diagnosis, "torch").remedy
+    assert "'.[cpu]'" in finding(diagnosis, "onnxruntime").remedy
+    assert "'.[torch]'" in finding(diagnosis, "torch").remedy
 
 
 @pytest.mark.parametrize(("missing", "usable"), [("torch", True), ("onnxruntime", True), ("onnx", True)])

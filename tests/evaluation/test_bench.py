@@ -9,7 +9,7 @@ import pytest
 from ncdeploy.auto.latency import Latency
 from ncdeploy.errors import InputError
 from ncdeploy.evaluation.bench import Row, bench, runs_of
-from ncdeploy.evaluation.distances import energy_distance
+from ncdeploy.evaluation.distances import Estimate, estimate_energy_distance
 from ncdeploy.evaluation.recommend import recommend
 from ncdeploy.run import sample
 from ncdeploy.sampling.recipe import make_plan
@@ -92,11 +92,17 @@ def test_with_data_quality_is_the_distance_to_it_beside_that_of_real_data():
     plans = _plans("unipc-20", "ddpm-20")
     found = bench(Engine(), plans, [], judged=100, repetitions=1, data=data)
     for row, (_, _, plan) in zip(found.rows, plans, strict=True):
-        assert row.quality == pytest.approx(energy_distance(sample(Engine(), plan, seeds=range(100)).samples, data))
+        x = sample(Engine(), plan, seeds=range(100)).samples
+        assert row.quality == pytest.approx(estimate_energy_distance(x, data).value)
+        assert abs(row.quality) < 3 * row.error, "the samples are of the distribution of the data"
     moved = bench(Engine(shift=0.3), plans, [], judged=100, repetitions=1, data=data)
-    assert 0 < found.floor < 0.05
-    assert found.rows[0].quality < 2 * found.floor
-    assert moved.rows[0].quality > 3 * found.floor
+    assert 0 < found.floor < 0.03
+    assert found.rows[0].quality < found.floor
+    assert moved.rows[0].quality > 2 * found.floor
+    assert moved.rows[0].quality > 2 * moved.rows[0].error
+    record = found.figures()
+    assert record["rows"][0]["quality_error"] == found.rows[0].error
+    assert "estimate" not in record["rows"][0]
 
 
 def test_windows_are_cut_to_the_plan_and_to_the_rows_of_a_call():
@@ -173,15 +179,31 @@ def test_the_recommendation_is_the_fastest_that_is_good_enough(asked, plan, met)
         assert (advice.row.plan, advice.met) == (plan, met)
 
 
-def test_what_is_better_than_real_data_is_so_by_chance_and_not_worth_waiting_for():
-    assert recommend(ROWS, floor=0.06).row.plan == "ddim-20"
-    assert "as good as real data" in recommend(ROWS, floor=0.06).reason
-    assert recommend(ROWS, floor=0.09, budget_s=0.025).row.plan == "unipc-8"
-    for floor in (None, 0.001):
-        advice = recommend(ROWS, floor=floor)
-        assert advice.row.plan == "unipc-20"
-        assert "within 5% of the best" in advice.reason
-    assert recommend(ROWS, floor=0.06, quality=0.0101).row.plan == "unipc-40", "what was asked for counts more"
+def _judged(plan: str, wall_s: float, shares: np.ndarray, value: float) -> Row:
+    """A row whose samples speak for `shares` around the value."""
+    estimate = Estimate(value=value, shares=(shares - shares.mean(),))
+    return replace(_row(plan, wall_s, value), estimate=estimate)
+
+
+def test_what_cannot_be_told_from_the_best_counts_as_the_best_and_no_more():
+    """The differences of paired samples decide: what all of them share says nothing about which is better."""
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal(64)  # standard error 0.125 of each quality
+    near = _judged("unipc-8", 0.01, shared + 0.4 * rng.standard_normal(64), 0.35)  # 0.05 of the difference
+    best = _judged("unipc-40", 0.08, shared, 0.30)
+    assert recommend([near, best]).row is near
+    assert "cannot be told from the best" in recommend([near, best]).reason
+    clear = _judged("unipc-8", 0.01, shared + 0.1 * rng.standard_normal(64), 0.35)  # 0.0125
+    assert recommend([clear, best]).row is best, "two errors of either quality would let it pass"
+    assert recommend([clear, best], budget_s=0.05).row is clear
+    assert recommend([clear, best], budget_s=1.0).reason == "the best within the budget"
+
+
+def test_no_more_is_said_of_real_data_than_the_samples_allow():
+    assert "real data" not in recommend(ROWS, floor=0.001).reason
+    advice = recommend(ROWS, floor=0.06)
+    assert advice.row.plan == "unipc-20", "settings are told apart better than any is from real data"
+    assert "so many samples cannot tell the best from real data" in advice.reason
 
 
 def test_nothing_is_recommended_without_a_quality_and_targets_are_checked():

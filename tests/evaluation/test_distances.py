@@ -5,7 +5,7 @@ import pytest
 
 from ncdeploy.errors import InputError
 from ncdeploy.evaluation import distances
-from ncdeploy.evaluation.distances import energy_distance, median_distance, mmd
+from ncdeploy.evaluation.distances import energy_distance, estimate_energy_distance, median_distance, mmd
 
 
 def _sets(n: int = 23, m: int = 31) -> tuple[np.ndarray, np.ndarray]:
@@ -91,3 +91,51 @@ def test_sets_that_cannot_be_compared_are_refused(a, b, said):
 def test_a_bandwidth_must_be_positive():
     with pytest.raises(InputError, match="bandwidth"):
         mmd(np.zeros((2, 1)), np.zeros((2, 1)))
+
+
+def test_the_estimate_agrees_with_the_sums_over_different_points(monkeypatch):
+    monkeypatch.setattr(distances, "_CHUNK_VALUES", 64)  # several blocks
+    a, b = _sets()
+
+    def mean(x, y):
+        return np.mean([np.linalg.norm(p - q) for p in x for q in y if p is not q])
+
+    rows_a, rows_b = list(a), list(b)
+    wanted = 2 * mean(rows_a, rows_b) - mean(rows_a, rows_a) - mean(rows_b, rows_b)
+    assert estimate_energy_distance(a, b).value == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_the_estimate_is_right_in_the_mean_and_its_error_is_the_spread(shift):
+    rng = np.random.default_rng(1)
+    draws = [
+        estimate_energy_distance(rng.normal(size=(40, 2)), rng.normal((shift, 0), size=(60, 2))) for _ in range(400)
+    ]
+    values, error = np.array([d.value for d in draws]), float(np.mean([d.error for d in draws]))
+    spread = values.std(ddof=1)
+    true = 0.0 if shift == 0 else estimate_energy_distance(*_large(rng, shift)).value
+    assert abs(values.mean() - true) < 4 * spread / 20 + (0.0 if shift == 0 else 0.02)
+    if shift:
+        assert error == pytest.approx(spread, rel=0.15)
+    else:  # degenerate: the error errs upwards, by no more than it must
+        assert spread < error < 2.5 * spread
+
+
+def _large(rng: np.random.Generator, shift: float) -> tuple[np.ndarray, np.ndarray]:
+    return rng.normal(size=(3000, 2)), rng.normal((shift, 0), size=(3000, 2))
+
+
+def test_what_two_estimates_share_cancels_in_their_difference():
+    rng = np.random.default_rng(2)
+    data, samples = rng.normal(size=(200, 2)), rng.normal((1, 0), size=(100, 2))
+    one = estimate_energy_distance(samples, data)
+    other = estimate_energy_distance(samples + 0.01 * rng.normal(size=samples.shape), data)
+    difference, error = one.beyond(other)
+    assert difference == one.value - other.value
+    assert 0 < error < one.error / 20
+    assert one.beyond(one) == (0.0, 0.0)
+
+
+def test_an_estimate_needs_two_of_each():
+    with pytest.raises(InputError, match="at least 2 of each"):
+        estimate_energy_distance([[0.0]], [[1.0], [2.0]])

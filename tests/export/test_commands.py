@@ -114,7 +114,7 @@ def test_without_torch_the_line_to_install_it(files, command):
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
-    assert "pip install 'ncdeploy[torch]'" in done.stderr
+    assert "pip install -c constraints.txt '.[torch]' in ncdeploy's checkout" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -58,7 +58,7 @@ def test_all_three_kinds_sample_the_same(files, tmp_path, monkeypatch):
         "denoiser": call("sample", "-e", folder / "denoiser.onnx", *common, "a.npz", *plan, "--window", 8),
         "sampler": call("sample", "-e", folder / "sampler.onnx", *common, "b.npz"),
         "sweep": call("sample", "-e", folder / "sweep.onnx", *common, "c.npz", *plan),
-        "turns": call("sample", "-e", folder / "sampler.onnx", *common, "d.npz", "--batch", 16),
+        "turns": call("sample", "-e", folder / "sampler.onnx", *common, "d.npz", "--rows", 16),
     }
     wanted = npz("a.npz")
     assert max(np.abs(npz(f"{name}.npz") - wanted).max() for name in "bcd") < 1e-3
@@ -122,7 +122,7 @@ def test_inspect_shows_kind_plan_and_inputs(files):
         (["sample", "-e", "{f}/sampler.onnx", "--sigma-data", "0.5"], "does not apply"),
         (["sample", "-e", "{f}/sampler.onnx", "--guidance", "2"], "takes none"),
         (["sample", "-e", "{f}/sampler.onnx", "--labels", "1"], "unconditional"),
-        (["sample", "-e", "{f}/sampler.onnx", "--batch", "3"], "a window of this graph takes 8"),
+        (["sample", "-e", "{f}/sampler.onnx", "--rows", "3"], "a window of this graph takes 8"),
         (["sample", "-e", "{f}/sweep.onnx", "--solver", "ddim", "--steps", "0"], "steps"),
         (["verify", "{f}/image.pt", "{f}/sampler.onnx"], "expected a denoiser"),
     ],

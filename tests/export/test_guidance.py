@@ -182,7 +182,7 @@ def test_sampling_with_guidance_on_the_command_line(files: dict[str, Path], run:
 
 @pytest.mark.parametrize("rows", [None, 3])
 def test_rows_of_a_call_count_both_halves(rows: int | None, files: dict[str, Path], run: Callable[..., Result]) -> None:
-    batches = () if rows is None else ("--batch", rows)
+    batches = () if rows is None else ("--rows", rows)
     done = run("sample", "-e", files["pt"], "-n", 4, "--labels", "all", "--guidance", 2, "--json", *batches)
     record = json.loads(done.stdout)
     assert record["depth"] == record["sequential_depth"] == 8 * (1 if rows is None else 4)

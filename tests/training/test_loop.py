@@ -101,7 +101,7 @@ def test_resume_refuses_what_would_not_be_the_same_run(tmp_path: Path, moons: Da
     path = tmp_path / "model.pt"
     done = finish(start(moons, TrainConfig(steps=2, batch=8, device="cpu"), network=SMALL))
     save_training(path, done)
-    with pytest.raises(InputError, match=r"2 steps are done.*--steps 4"):
+    with pytest.raises(InputError, match=r"2 steps are done.*--updates 4"):
         resume_training(path)
     assert finish(resume_training(path, steps=3)).step == 3
     with pytest.raises(InputError, match=r"not what .* was trained on"):
@@ -199,3 +199,15 @@ def test_first_interrupt_asks_and_the_second_interrupts() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_few_data_train_a_small_network_unless_told_otherwise() -> None:
+    pixels = np.random.default_rng(0).uniform(-1, 1, (64, 3, 16, 16)).astype(np.float32)
+    few = Dataset(name="few", x=pixels[:50], held_out=pixels[50:])
+    config = TrainConfig(steps=1, batch=2, device="cpu")
+
+    def megabytes(**given: str) -> float:
+        return sum(p.numel() for p in start(few, config, **given).denoiser.parameters()) * 4 / 1e6
+
+    assert megabytes() == megabytes(network="small") < 5
+    assert megabytes(network="medium") > 15

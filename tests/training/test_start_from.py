@@ -77,12 +77,12 @@ def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("import", ".", "-o", "m.pt")
     small = ("--batch", 4, "--device", "cpu")
     options = ("--objective", "contrastive", "--contrastive-terms", 2)
-    run("train", "--init-from", "m.pt", "--data", "digits", "--steps", 2, *small, *options, "-o", "t.pt")
+    run("train", "--init-from", "m.pt", "--data", "digits", "--updates", 2, *small, *options, "-o", "t.pt")
     record, parent, tuned = load_record("t.pt"), load_model("m.pt"), load_model("t.pt")
     assert record["config"]["lr"] == 1e-4
     assert record["parent"]["weights_digest"] == parent.info.weights_digest
     assert tuned.info.default_plan == parent.info.default_plan
-    run("train", "--resume", "t.pt", "--steps", 3)
+    run("train", "--resume", "t.pt", "--updates", 3)
     assert load_record("t.pt")["parent"] == record["parent"]
     assert load_model("t.pt").info.default_plan == parent.info.default_plan
     run("export", "t.pt", "-o", "t.onnx", "--threads", 1)
@@ -92,6 +92,10 @@ def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_that_do_not_go_together(folder: Path, check: Callable[..., str]) -> None:
     assert "--init-from" in check("train", "--resume", "m.pt", "--init-from", "m.pt")
+    assert "has its own" in check(
+        "train", "--init-from", "m.pt", "--network", "small", "--data", "digits", "-o", "n.pt"
+    )
+    assert "--network: a resumed run keeps" in check("train", "--resume", "m.pt", "--network", "small")
     assert "--trust" in check("train", "--data", "digits", "--trust", "-o", "m.pt")
     assert "ncdeploy import m.pt -o m.safetensors" in check("train", "--data", "digits", "-o", "m.safetensors")
 

@@ -27,15 +27,15 @@ def run(*words: str | Path) -> tuple[int, str, str]:
 def test_trains_logs_and_resumes(tmp_path: Path) -> None:
     model, log = tmp_path / "model.pt", tmp_path / "log.jsonl"
     common = ("--data", "moons", "-o", model, "--log", log, "--device", "cpu")
-    code, out, _ = run(*common, "--steps", 3, "--batch", 16, "--objective", "contrastive")
+    code, out, _ = run(*common, "--updates", 3, "--batch", 16, "--objective", "contrastive")
     assert code == 0
     assert out.startswith(f"{model}: 3 steps in ")
     assert load_model(model).info.error_curve is not None
     assert load_record(model)["config"]["contrastive"]["fraction"] == 0.02
     code, _, error = run("--resume", model)
     assert code == 1
-    assert "3 steps are done and 3 are asked for in all; to train longer give more, for example --steps 6" in error
-    code, _, _ = run("--resume", model, "--steps", 5, "--log", log)
+    assert "3 steps are done and 3 are asked for in all; to train longer give more, for example --updates 6" in error
+    code, _, _ = run("--resume", model, "--updates", 5, "--log", log)
     assert code == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
@@ -56,7 +56,7 @@ def test_trains_logs_and_resumes(tmp_path: Path) -> None:
         (["--data", "digits", "-o", "model.pt", "--contrast", "vp"], "contrast: is of the contrastive loss; add"),
         (["--data", "digts", "-o", "model.pt"], "did you mean digits"),
         (["--data", "moons", "-o", "model.pt", "--conditional"], "no labels"),
-        (["--data", "digits", "-o", "model.pt", "--steps", "0"], "steps: got 0"),
+        (["--data", "digits", "-o", "model.pt", "--updates", "0"], "steps: got 0"),
         (["--resume", "model.pt", "--lr", "1"], "--lr: a resumed run keeps its settings"),
         (["--resume", "missing.pt"], "no such file"),
     ],
@@ -74,7 +74,7 @@ def test_bad_words_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_run_that_diverges_saves_its_last_sound_weights(tmp_path: Path) -> None:
     model = tmp_path / "model.pt"
-    common = ("--data", "moons", "-o", model, "--device", "cpu", "--batch", 16, "--steps", 20)
+    common = ("--data", "moons", "-o", model, "--device", "cpu", "--batch", 16, "--updates", 20)
     code, out, error = run(*common, "--lr", "1e9", "--objective", "contrastive")
     assert (code, out, error.count("\n")) == (1, "", 1)
     step = load_record(model)["step"]
@@ -83,7 +83,7 @@ def test_a_run_that_diverges_saves_its_last_sound_weights(tmp_path: Path) -> Non
     assert f"{model} has the weights of step {step}" in error
     assert "--contrastive-weight" in error
     load_model(model)
-    code, _, error = run(*common, "--lr", "1e9", "--objective", "contrastive", "--save-every", 1)
+    code, _, error = run(*common, "--lr", "1e9", "--objective", "contrastive", "--save-every", 1, "--force")
     assert (load_record(model)["step"], f"{model} has the weights of step {step}" in error) == (step, True)
     model.unlink()
     code, _, error = run(*common, "--objective", "contrastive", "--contrastive-weight", "1e38")
@@ -96,7 +96,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     path = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
     command = [sys.executable, "-m", "ncdeploy_cli.main", "train", "--data", "moons", "-o", "model.pt", "--batch", "16"]
     process = subprocess.Popen(
-        [*command, "--steps", "1000000", "--log", "log.jsonl", "--threads", "1", "--save-every", "0"],
+        [*command, "--updates", "1000000", "--log", "log.jsonl", "--threads", "1", "--save-every", "0"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path},
         stderr=subprocess.PIPE,
@@ -117,6 +117,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     record = load_record(tmp_path / "model.pt")
     logged = (tmp_path / "log.jsonl").read_text().splitlines()
     assert record["step"] == len(logged) >= 1
-    code, _, error = run("--resume", tmp_path / "model.pt", "--steps", record["step"] + 2, "--data", "moons")
+    code, _, error = run("--resume", tmp_path / "model.pt", "--updates", record["step"] + 2, "--data", "moons")
     assert code == 0, error
     assert load_record(tmp_path / "model.pt")["step"] == record["step"] + 2

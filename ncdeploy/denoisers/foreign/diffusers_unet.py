@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ncdeploy.errors import DependencyError, InputError
+from ncdeploy.errors import DependencyError, InputError, install
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def require_diffusers() -> Any:
         import diffusers
     except ImportError as e:
         raise DependencyError(
-            "this model's network comes from diffusers, which is not installed: pip install 'ncdeploy[diffusers]'"
+            f"this model's network comes from diffusers, which is not installed: {install('diffusers')}"
         ) from e
     return diffusers
 

@@ -1,0 +1,55 @@
+"""Where results go: one rule for every command that writes."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ncdeploy.errors import FileError, InputError
+
+Force = Annotated[bool, typer.Option("--force", help="Replace what --output names, if it is there.")]
+
+_OF_FILES = (
+    ".bin", ".csv", ".gif", ".html", ".json", ".npy", ".npz", ".onnx", ".pkl", ".plan", ".png", ".pt", ".pth",
+    ".safetensors", ".svg", ".tar", ".webp", ".zip",
+)  # fmt: skip
+
+
+def claim(output: str | Path, *suffixes: str, force: bool, source: str | Path | None = None) -> Path:
+    """The output, found fit before any work: it has one of these suffixes, can be written, and is new or may go.
+
+    Without suffixes it is a folder, and one with nothing in it is as good as new. source: what the command reads.
+
+    Raises InputError for another suffix and for the source itself, FileError for what is there without `force` and
+    for places that cannot be written.
+    """
+    from ncdeploy.files import check_writable
+
+    path = Path(output)
+    target, suffix = Path(os.path.expanduser(path)), path.suffix.lower()
+    if suffixes and suffix not in suffixes:
+        raise InputError(
+            f"--output {output}: expected a name that ends in {' or '.join(suffixes)}, such as "
+            f"{path.with_suffix(suffixes[0]) if path.name else 'name' + suffixes[0]}"
+        )
+    if not suffixes and suffix in _OF_FILES and not target.is_dir():
+        raise InputError(f"--output {output}: expected the name of a folder, such as {path.with_suffix('')}")
+    if source is not None and target.resolve() == Path(os.path.expanduser(source)).resolve():
+        raise InputError(f"--output {output}: is what is read here; choose another name")
+    if suffixes:
+        check_writable(target)
+    elif target.exists() and not target.is_dir():
+        raise FileError(f"{output}: is a file, expected a folder; choose another output")
+    if not force and target.exists() and (suffixes or any(target.iterdir())):
+        raise FileError(f"{output}: exists; choose another output, or replace it with --force")
+    return path
+
+
+def claim_samples(output: str, *, force: bool) -> str:
+    """`claim` for samples, which may go to a file or to a folder of pictures. Returns the output as it was given."""
+    from ncdeploy.report.samples import kind_of
+
+    kind = kind_of(output)
+    claim(output, *([] if kind == "folder" else [kind]), force=force)
+    return output

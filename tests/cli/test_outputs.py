@@ -1,0 +1,140 @@
+"""One rule for outputs, in every command that has one: nothing is replaced without --force, and suffixes are right."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ncdeploy_cli.main import app
+
+# What to type before -o, on files that are not there: the output is looked at first. A command that gets an output
+# and is not listed here fails below.
+WRITERS = {
+    "train": ("out.pt", ["--data", "digits"]),
+    "import": ("out.pt", ["missing/"]),
+    "export": ("out.onnx", ["missing.pt"]),
+    "build": ("out.plan", ["missing.onnx"]),
+    "bundle": ("out", ["missing.onnx"]),
+    "sample": ("out.png", ["missing.onnx"]),
+    "demo": ("out", []),
+    "evaluate": ("out.html", ["missing.onnx", "--data", "digits"]),
+    "bench": ("out.svg", ["missing.onnx"]),
+}
+IN_A_REPOSITORY = ("triton",)  # writes beside what is there: tested below
+
+
+def _options(command) -> dict:
+    return command.callback.__annotations__
+
+
+@pytest.mark.parametrize("name", sorted(c.name for c in app.registered_commands if "output" in _options(c)))
+def test_what_is_there_is_replaced_with_force_alone(run, name):
+    if name in IN_A_REPOSITORY:
+        return
+    output, words = WRITERS[name]
+    target = Path(output)
+    mine = target if target.suffix else target / "mine.txt"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    done = run(name, *words, "-o", output)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"error: {output}: exists; choose another output, or replace it with --force\n"
+    assert mine.read_text() == "mine"
+    (command,) = (c for c in app.registered_commands if c.name == name)
+    assert "force" in _options(command)
+
+
+def test_triton_replaces_models_of_a_repository_with_force_alone(run, models):
+    assert run("bundle", models["image"], "-o", "b", "--no-verify").exit_code == 0
+    Path("repository/other").mkdir(parents=True)
+    assert run("triton", "b", "-o", "repository").exit_code == 0
+    done = run("triton", "b", "-o", "repository")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "denoiser: exists; choose another output, or replace it with --force" in done.stderr
+    assert run("triton", "b", "-o", "repository", "--force", "--json").exit_code == 0
+    assert Path("repository/other").is_dir()
+
+
+def test_force_replaces(run, models):
+    Path("samples.npz").write_text("old")
+    assert run("sample", models["vectors"], "-n", 2).exit_code == 1, "a default output is protected as well"
+    assert run("sample", models["vectors"], "-n", 2, "--force").exit_code == 0
+    assert np.load("samples.npz")["samples"].shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        (["train", "--data", "digits", "-o", "m.onnx"], "m.pt"),
+        (["import", "missing/", "-o", "m.onnx"], "m.pt"),
+        (["export", "m.pt", "-o", "foo.pt"], "foo.onnx"),
+        (["build", "m.onnx", "-o", "b.onnx"], "b.plan"),
+        (["bundle", "m.onnx", "-o", "b.onnx"], "such as b\n"),
+        (["demo", "-o", "d.html"], "such as d\n"),
+        (["evaluate", "m.onnx", "--data", "digits", "-o", "e.pdf"], "e.html"),
+        (["bench", "m.onnx", "-o", "c.pdf"], "c.svg"),
+        (["sample", "m.onnx", "-o", "s.jpg"], ".png"),
+    ],
+)
+def test_a_wrong_suffix_is_refused_and_the_right_one_named(run, tmp_path, words, right):
+    done = run(*words)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert right in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["export", "m.onnx", "-o", "m.onnx"], ["import", "m.pt", "-o", "./m.pt"], ["bundle", "m", "-o", "m"]]
+)
+def test_the_source_is_no_output_even_with_force(run, words):
+    Path(words[1]).write_text("mine")
+    done = run(*words, "--force")
+    assert done.exit_code == 1
+    assert "is what is read here; choose another name" in done.stderr
+    assert Path(words[1]).read_text() == "mine"
+
+
+def test_a_folder_of_samples_holds_those_of_one_run_and_nothing_else(run, models):
+    assert run("sample", models["image"], "-n", 12, "-o", "pictures").exit_code == 0
+    assert "pictures: exists" in run("sample", models["image"], "-n", 3, "-o", "pictures").stderr
+    assert run("sample", models["image"], "-n", 3, "-o", "pictures", "--force").exit_code == 0
+    assert sorted(file.name for file in Path("pictures").iterdir()) == ["0.png", "1.png", "2.png"]
+    Path("pictures/mine.txt").write_text("mine")
+    done = run("sample", models["image"], "-n", 2, "-o", "pictures", "--force")
+    assert done.exit_code == 1
+    assert "holds mine.txt, which is no numbered picture" in done.stderr
+    assert len(list(Path("pictures").iterdir())) == 4
+
+
+def test_a_table_of_samples_is_read_where_training_reads_it(run, models):
+    from ncdeploy.training.arrays import read_csv
+
+    assert run("sample", models["vectors"], "-n", 5, "-o", "s.csv").exit_code == 0
+    assert run("sample", models["vectors"], "-n", 5, "-o", "s.npy").exit_code == 0
+    assert np.array_equal(read_csv(Path("s.csv")).astype(np.float32), np.load("s.npy"))
+    refused = run("sample", models["image"], "-n", 2, "-o", "t.csv")
+    assert refused.exit_code == 1
+    assert "a row of a table is a vector" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "named"), [("nets:make", "make.pt"), ("m.pt", "m.safetensors"), ("far/m.pt", "m.pt"), ("f.1/", "f.1.pt")]
+)
+def test_the_default_name_of_an_import_is_the_sources(tmp_path, monkeypatch, source, named):
+    from ncdeploy_cli.import_ import _named_after
+
+    monkeypatch.chdir(tmp_path)
+    Path("far").mkdir()
+    Path("f.1").mkdir()
+    for file in ("m.pt", "far/m.pt"):
+        Path(file).touch()
+    assert _named_after(source) == Path(named)
+
+
+def test_inspect_says_of_samples_what_people_want_to_know(run, models):
+    assert run("sample", models["vectors"], "-n", 3, "-o", "s.npz").exit_code == 0
+    done = run("inspect", "s.npz")
+    samples = np.load("s.npz")["samples"]
+    assert f"samples 3 x 5 float32, from {samples.min():.4g} to {samples.max():.4g}" in " ".join(done.stdout.split())
+    assert "{" not in done.stdout
