@@ -16,7 +16,7 @@ Weights = dict[str, Tensor]
 
 def evaluate(
     w: Weights, x: Tensor, t: Tensor, y: Tensor | None = None, *,
-    heads: int = 0, head_width: int = 0, new_order: bool = False,
+    heads: int = 0, head_width: int = 0, new_order: bool = False, heads_up: int = 0,
 ) -> Tensor:  # fmt: skip
     """The output, learned variance included, in the dtype of x."""
     w = {name: tensor.to(x.dtype) for name, tensor in w.items()}
@@ -32,7 +32,7 @@ def evaluate(
 
     def attend(name: str, h: Tensor) -> Tensor:
         B, C = h.shape[:2]
-        n = heads or C // head_width
+        n = (name.startswith("output_blocks") and heads_up) or heads or C // head_width
         qkv = conv(w, f"{name}.qkv", norm(w, f"{name}.norm", h).flatten(2))  # (B, 3 C, T)
         split = qkv.reshape(B, 3, n, C // n, -1) if new_order else qkv.reshape(B, n, 3, C // n, -1)
         q, k, v = split.unbind(1 if new_order else 2)

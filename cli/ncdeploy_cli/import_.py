@@ -11,7 +11,8 @@ from ncdeploy_cli.outputs import Force, claim
 if TYPE_CHECKING:
     from ncdeploy.denoisers.base import Denoiser
 
-_TRAINED, _MODULE, _GUIDED = "How it was trained, where the file does not say", "A module", "guided-diffusion"
+_TRAINED, _FILES = "How it was trained, where the file does not say", "Which weights, where a source has several"
+_MODULE, _GUIDED = "A module", "guided-diffusion"
 
 
 def _option(text: str, panel: str, default: str | bool = False) -> Any:
@@ -65,6 +66,27 @@ def import_model(
             rich_help_panel=_TRAINED,
         ),
     ] = None,
+    learned_variance: Annotated[
+        str | None, _option('"drop" the half of its output that is a learned variance.', _TRAINED)
+    ] = None,
+    ema: Annotated[
+        bool | None,
+        typer.Option(
+            "--ema/--no-ema",
+            help="Of a diffusers folder with both: the averaged weights (unet_ema), or the others.",
+            show_default="averaged",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None, _option("Variant of a diffusers folder's weights, such as fp16.", _FILES, "the plain ones")
+    ] = None,
+    key: Annotated[
+        str | None, _option("Where in a PyTorch file the weights stand, such as ema.", _FILES, "found by their names")
+    ] = None,
+    strip: Annotated[
+        str | None, _option("Prefix of their names to take off, such as module.", _FILES, "found by their names")
+    ] = None,
     weights: Annotated[
         Path | None, _option("Its state dict: .safetensors, .pt or .bin.", _MODULE, "as the function makes it")
     ] = None,
@@ -79,6 +101,9 @@ def import_model(
     ] = None,
     image_size: Annotated[int | None, _option("Height and width of its pictures.", _GUIDED)] = None,
     num_heads: Annotated[int | None, _option("Attention heads.", _GUIDED)] = None,
+    num_heads_upsample: Annotated[
+        int | None, _option("Attention heads on the way up.", _GUIDED, "as --num-heads")
+    ] = None,
     num_head_channels: Annotated[int | None, _option("Or channels of a head.", _GUIDED)] = None,
     new_attention_order: Annotated[
         bool | None,
@@ -120,7 +145,9 @@ def import_model(
         "predicts": predicts, "schedule": schedule, "train_steps": train_steps, "beta_start": beta_start,
         "beta_end": beta_end, "shape": _sizes(shape), "sigma_data": sigma_data, "null_class": null_class, "clip": clip,
         "weights": weights, "num_classes": num_classes, "sigma_min": sigma_min, "sigma_max": sigma_max,
-        "allow_module": trust, "image_size": image_size, "num_heads": num_heads,
+        "allow_module": trust, "learned_variance": learned_variance, "ema": ema, "variant": variant,
+        "key": key, "strip": strip, "image_size": image_size, "num_heads": num_heads,
+        "num_heads_upsample": num_heads_upsample,
         "num_head_channels": num_head_channels, "new_attention_order": new_attention_order,
         "noise_schedule": noise_schedule, "diffusion_steps": diffusion_steps, "rescale_timesteps": rescale_timesteps,
         "predict_xstart": predict_xstart, "clip_denoised": clip_denoised,

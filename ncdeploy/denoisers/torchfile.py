@@ -2,12 +2,14 @@
 
 import os
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +21,16 @@ MAX_VALUES = 1_000_000  # plain values, names and containers; a list that holds 
 MAX_NESTING = 50
 TIED = 4  # at most so many times the values of a file do its tensors have
 HEAD = 1 << 22  # bytes
+# What a number of NumPy, such as a loss that was kept beside the weights, is made of in a file.
+_scalar = np.float64(0).__reduce__()[0]
+NUMBERS: list[Any] = [
+    np.dtype, (_scalar, "numpy.core.multiarray.scalar"), (_scalar, "numpy._core.multiarray.scalar"),
+    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
+]  # fmt: skip
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:
-    """Plain values, tensors on the CPU, and lists, tuples and mappings of them; nothing is run.
+    """Plain values, numbers of NumPy, tensors on the CPU, and lists, tuples and mappings of them; nothing is run.
 
     Of a zip archive every checksum is compared; PyTorch's files of before 2020 have none. Tensors are dense, no larger
     than their storage, and all together not much larger than the file.
@@ -33,14 +41,16 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     try:
         if is_archive(file):
             check_archive(file)
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(NUMBERS):
             payload = torch.load(file, map_location="cpu", weights_only=True)
         check_payload(payload, file.stat().st_size)
     except FileError as e:
         raise FileError(f"{path}: {e}") from e
     except pickle.UnpicklingError as e:
+        found = re.search(r"Unsupported global: GLOBAL ([\w.]{1,80})", str(e))
+        what = f"Python objects ({found[1]})" if found else "Python objects"
         raise FileError(
-            f"{path}: holds Python objects that could run code, so it was not opened; save its plain weights alone"
+            f"{path}: holds {what} that could run code, so it was not opened; save its plain weights alone"
         ) from e
     except Exception as e:  # a damaged or hostile file may fail anywhere inside the reader
         reason = (str(e).strip() or type(e).__name__).splitlines()[0][:200]

@@ -21,6 +21,7 @@ from typing import Any
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.importers import diffusers, edm_pickle, guided, module, native
+from ncdeploy.importers.foreign import name_of
 from ncdeploy.importers.module import wrap_module
 
 __all__ = ["FORMATS", "detect_format", "import_model", "wrap_module"]
@@ -74,6 +75,9 @@ def detect_format(src: str | os.PathLike[str]) -> str:
                 f"hf download {text} --local-dir {name} && ncdeploy import {name}"
             )
         raise FileError(f"{text}: there is no such file or folder; for a Python function write package.module:function")
+    what = name_of(text)
+    if what is not None:
+        raise FileError(f"{text}: is {what}")
     raise FileError(f"{text}: none of the known formats ({', '.join(FORMATS)}); if it is one, say which with --format")
 
 

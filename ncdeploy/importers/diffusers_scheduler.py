@@ -136,7 +136,5 @@ def _notes(kind: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) 
 
 def _uneven(settings: Mapping[str, Any], steps: int = 50) -> bool:
     """Whether its steps are not num_train_timesteps // steps apart, which diffusers supposes."""
-    trained = settings["num_train_timesteps"]
-    return bool(settings["timestep_spacing"] == "linspace") or (
-        settings["timestep_spacing"] == "trailing" and trained % min(steps, trained) != 0
-    )
+    trained, spacing = settings["num_train_timesteps"], settings["timestep_spacing"]
+    return bool(spacing == "linspace" or (spacing == "trailing" and trained % min(steps, trained)))

@@ -29,6 +29,7 @@ STEPS, SIGMA_MIN, SIGMA_MAX = 18, 0.002, 80.0  # the sampler of the paper, and t
 SIGMA_DATA = 0.5  # of pictures in [-1, 1], where the file does not say
 MAX_NESTING = 8
 LOOK = 1 << 16
+EDM2 = b"MPConv"  # a layer of the networks that came after, whose pickles look the same otherwise
 
 
 def can_import(path: str | os.PathLike[str]) -> bool:
@@ -41,7 +42,7 @@ def can_import(path: str | os.PathLike[str]) -> bool:
             start = f.read(LOOK)
     except OSError:
         return False
-    return start.startswith(b"\x80") and b"_reconstruct_persistent_obj" in start
+    return start.startswith(b"\x80") and b"_reconstruct_persistent_obj" in start and EDM2 not in start
 
 
 def load(path: str | os.PathLike[str]) -> Denoiser:

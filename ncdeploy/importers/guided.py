@@ -1,4 +1,4 @@
-"""State dicts of improved- and guided-diffusion (.pt): a U-Net that predicts eps, known by the names of its weights.
+"""State dicts of improved- and guided-diffusion: a U-Net that predicts eps, known by the names of its weights.
 
 The file holds tensors alone. Their shapes tell the architecture; what they cannot tell are the picture size, the
 attention heads and the noise levels, which are options here as they are in those projects' own scripts.
@@ -20,9 +20,10 @@ from ncdeploy.denoisers.factory import without_memory
 from ncdeploy.denoisers.foreign.guided import GuidedUNet, GuidedUNetConfig
 from ncdeploy.denoisers.noise_table import NoiseTable
 from ncdeploy.denoisers.precondition import VP, Prediction
-from ncdeploy.denoisers.torchfile import pickle_head
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.importers.weights import read_weights
+from ncdeploy.importers.foreign import LATENT, is_latent, names_in
+from ncdeploy.importers.learned_variance import DROPPED
+from ncdeploy.importers.weights import find_weights
 from ncdeploy.modelinfo import ModelInfo
 
 MARKS = (b"input_blocks.0.0.weight", b"middle_block.", b"output_blocks.", b"time_embed.")
@@ -41,8 +42,8 @@ ATTENTION = {"norm": "norm", "query_key_value": "qkv", "outer": "proj_out"}
 
 def can_import(path: str | os.PathLike[str]) -> bool:
     """Whether the file looks like one, by the names in it; nothing of it is executed."""
-    head = pickle_head(Path(path).expanduser())
-    return head.startswith(b"\x80") and all(mark in head for mark in MARKS)
+    head = names_in(Path(path).expanduser())
+    return all(mark in head for mark in MARKS) and not is_latent(head)
 
 
 def load(
@@ -50,6 +51,7 @@ def load(
     *,
     image_size: int | None = None,
     num_heads: int | None = None,
+    num_heads_upsample: int | None = None,
     num_head_channels: int | None = None,
     new_attention_order: bool = False,
     noise_schedule: str = "linear",
@@ -57,17 +59,21 @@ def load(
     rescale_timesteps: bool | None = None,
     predict_xstart: bool = False,
     clip_denoised: bool = True,
+    key: str | None = None,
+    strip: str | None = None,
 ) -> Denoiser:
     """The model of a state dict. The options bear the names of that project's scripts.
 
     image_size:          height and width; it must be said
     num_heads:           attention heads, 4 unless those scripts were told otherwise; this or the next must be said
+    num_heads_upsample:  heads on the way up, where those scripts were told another number than num_heads
     num_head_channels:   channels per head, 64 in the published ImageNet models
     new_attention_order: queries, keys and values stand before heads in the weights
     noise_schedule:      "linear" or "cosine", with diffusion_steps steps
     rescale_timesteps:   steps were scaled to 0 .. 1000; must be said where there are not 1000 of them
     predict_xstart:      the network predicts x0 instead of eps
     clip_denoised:       cut D to [-1, 1], as those samplers do unless told otherwise
+    key, strip:          where the weights stand, and the prefix of their names; see `find_weights`
 
     Classes are 0 .. n - 1 and none is "unconditional", because these networks saw a class with every sample.
 
@@ -81,16 +87,21 @@ def load(
             f"{path}: does not say how its attention is split; give either --num-heads (4 by default in that project) "
             "or --num-head-channels (64 in its published ImageNet models)"
         )
+    if num_heads_upsample is not None and (num_heads is None or num_heads_upsample < 1):
+        raise InputError(f"num-heads-upsample: got {num_heads_upsample}, expected at least 1, beside --num-heads")
     table = noise_table(noise_schedule, diffusion_steps)
     if rescale_timesteps is None and diffusion_steps != 1000:
         raise InputError(
             f"{path}: with {diffusion_steps} steps, give --rescale-timesteps (the default of improved-diffusion) or "
             "--keep-timesteps (that of guided-diffusion)"
         )
-    weights = read(path)
+    if is_latent(names_in(Path(path).expanduser())):
+        raise FileError(f"{path}: is {LATENT}")
+    weights, notes = read(path, key=key, strip=strip)
     try:
         config = read_config(
             weights, heads=num_heads or 0, head_width=num_head_channels or 0,
+            heads_up=num_heads_upsample if num_heads_upsample and num_heads_upsample != num_heads else 0,
             time_scale=1000 / diffusion_steps if rescale_timesteps else 1.0,
         )  # fmt: skip
     except InputError as e:  # of a setting that was read off the shapes, or does not go with them
@@ -120,7 +131,8 @@ def load(
     predicts: Prediction = "x0" if predict_xstart else "eps"
     denoiser = VP(network, info, predicts=predicts, table=table, clip=1.0 if clip_denoised else None)
     if len(weights["out.2.weight"]) == 2 * channels:
-        denoiser.notes = ("the half of the network's output that holds a learned variance was dropped; D is the mean",)
+        notes += (DROPPED,)
+    denoiser.notes = notes
     return denoiser.eval()
 
 
@@ -135,19 +147,23 @@ def noise_table(schedule: str, steps: int) -> NoiseTable:
     return NoiseTable.linear(steps, beta_start=0.1 / steps, beta_end=20 / steps)
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Names and tensors, in float32, on the CPU. Raises FileError for anything else, as `read_weights` does."""
-    found = read_weights(path)
+def read(
+    path: str | os.PathLike[str], *, key: str | None = None, strip: str | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Names and tensors, in float32, on the CPU, and what is to be said. Raises as `find_weights` does."""
+    found, notes = find_weights(path, NEEDED, key=key, strip=strip)
     for name, tensor in found.items():
         if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.ndim == 0:
             raise FileError(f"{path}: {name[:80]!r} is not a tensor of numbers; expected the weights of a U-Net")
     for name in NEEDED:
         if name not in found:
             raise FileError(f"{path}: has no {name}, so it is not a U-Net of guided-diffusion; {_CLASSIFIER}")
-    return {name: tensor.float() for name, tensor in found.items()}
+    return {name: tensor.float() for name, tensor in found.items()}, notes
 
 
-def read_config(weights: Mapping[str, Tensor], *, heads: int, head_width: int, time_scale: float) -> GuidedUNetConfig:
+def read_config(
+    weights: Mapping[str, Tensor], *, heads: int, head_width: int, time_scale: float, heads_up: int = 0
+) -> GuidedUNetConfig:
     """The architecture, off names and shapes. Raises InputError where they do not fit together."""
     first, last = weights["input_blocks.0.0.weight"], weights["out.2.weight"]
     if first.ndim != 4 or last.ndim != 4 or weights["time_embed.0.weight"].ndim != 2:
@@ -179,6 +195,7 @@ def read_config(weights: Mapping[str, Tensor], *, heads: int, head_width: int, t
         blocks=blocks,
         attention=tuple(attention),
         heads=heads,
+        heads_up=heads_up,
         head_width=head_width,
         scale_shift=len(film) == 2 * widths[0],
         resampling=resampling,  # type: ignore[arg-type]  # one of the three above
@@ -217,7 +234,8 @@ def convert(
             )
         if legacy_order and module.endswith("query_key_value"):
             width = len(tensor) // 3
-            heads = config.heads or width // config.head_width
+            up = config.heads_up if module.startswith("up.") else 0
+            heads = up or config.heads or width // config.head_width
             tensor = tensor.reshape(heads, 3, width // heads, -1).transpose(0, 1).reshape(like.shape)
         ours[name] = tensor.clone()
     if left:

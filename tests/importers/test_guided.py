@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from guided_reference import evaluate, state_dict
@@ -19,6 +20,7 @@ from ncdeploy.denoisers import load_model, save_model
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.errors import FileError, InputError, NcdeployError
 from ncdeploy.export import export_onnx
+from ncdeploy.importers import import_model
 from ncdeploy.importers.guided import can_import, load
 from ncdeploy.training import TrainConfig
 from ncdeploy.training.data import Dataset
@@ -37,6 +39,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "new-order": ({"classes": 3, "learned": True}, {"num_heads": 4, "new_attention_order": True}),
     "head-channels": ({"widths": (64, 32)}, {"num_head_channels": 8, "new_attention_order": True}),
     "narrow-first": ({"channels": 64, "widths": (32, 64), "picture": 1}, {"num_heads": 2}),
+    "more heads up": ({"attention": (0, 1)}, {"num_heads": 2, "num_heads_upsample": 4}),
+    "fewer heads up, new order": (
+        {"attention": (0, 1)},
+        {"num_heads": 4, "num_heads_upsample": 1, "new_attention_order": True},
+    ),
     "one-level": ({"widths": (32,), "attention": (0,)}, {"num_heads": 2}),
 }
 
@@ -57,7 +64,7 @@ def inputs(weights: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor
 def reference(weights: dict[str, torch.Tensor], options: dict[str, Any], *at: Any) -> torch.Tensor:
     return evaluate(
         weights, *at, heads=options.get("num_heads", 0), head_width=options.get("num_head_channels", 0),
-        new_order=options.get("new_attention_order", False),
+        new_order=options.get("new_attention_order", False), heads_up=options.get("num_heads_upsample", 0),
     )  # fmt: skip
 
 
@@ -86,6 +93,63 @@ def test_the_order_of_attention_and_its_heads_matter(tmp_path: Path) -> None:
     for wrong in ({"num_heads": 2, "new_attention_order": True}, {"num_heads": 4}, {"num_head_channels": 64}):
         network = load(path, image_size=SIDE, **wrong).network
         assert (network(x, t) - wanted).abs().max() > 0.01  # type: ignore[operator]
+
+
+def test_heads_on_the_way_up_are_kept_in_a_file_and_left_out_where_they_are_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.pt", state_dict())
+    same = load(path, image_size=SIDE, num_heads=2, num_heads_upsample=2)
+    assert same.config == load(path, image_size=SIDE, num_heads=2).config
+    assert "heads_up" not in same.config["network"]
+    other = load(path, image_size=SIDE, num_heads=2, num_heads_upsample=4)
+    save_model(tmp_path / "again.pt", other)
+    x, sigma = torch.ones(1, 3, SIDE, SIDE), torch.ones(1)
+    assert torch.equal(load_model(tmp_path / "again.pt")(x, sigma), other(x, sigma))
+    assert not torch.allclose(other(x, sigma), same(x, sigma), atol=1e-4)
+
+
+WRAPPED = {
+    "DDP": lambda w: {f"module.{name}": t for name, t in w.items()},
+    "compiled in DDP": lambda w: {f"_orig_mod.module.{name}": t for name, t in w.items()},
+    "nested": lambda w: {"state_dict": w, "loss": np.float64(0.1), "steps": np.int64(3), "name": "a"},
+    "Lightning": lambda w: {
+        "epoch": 3, "state_dict": {**{f"model.{name}": t for name, t in w.items()}, "loss.scale": torch.ones(1)},
+    },
+    "averaged beside raw": lambda w: {"model": {n: 0 * t for n, t in w.items()}, "ema": w, "opt": {"state": {}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_wrappers_are_taken_off(wrap: str, tmp_path: Path) -> None:
+    weights = state_dict()
+    plain = load(write(tmp_path / "m.pt", weights), image_size=SIDE, num_heads=2)
+    path = write(tmp_path / "w.pt", WRAPPED[wrap](weights))
+    wrapped = import_model(path, image_size=SIDE, num_heads=2)
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(wrapped.state_dict()[name], tensor)
+    assert (plain.notes, len(wrapped.notes)) == ((), 1)
+    assert "the weights were found" in wrapped.notes[0]
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    weights = state_dict(learned=True)
+    for wrap in ("DDP", ""):
+        save_file(WRAPPED["DDP"](weights) if wrap else weights, tmp_path / "m.safetensors")
+        assert can_import(tmp_path / "m.safetensors")
+        denoiser = import_model(tmp_path / "m.safetensors", image_size=SIDE, num_heads=2)
+        again = load(write(tmp_path / "m.pt", weights), image_size=SIDE, num_heads=2)
+        x, sigma = torch.ones(1, 3, SIDE, SIDE), torch.ones(1)
+        assert torch.equal(denoiser(x, sigma), again(x, sigma))
+        assert "variance was dropped" in denoiser.notes[-1]
+
+
+def test_latents_under_the_same_names_are_refused(tmp_path: Path) -> None:
+    weights = {f"model.diffusion_model.{name}": t for name, t in state_dict().items()}
+    weights["first_stage_model.decoder.conv_in.bias"] = torch.ones(1)
+    path = write(tmp_path / "m.ckpt", {"state_dict": weights})
+    assert not can_import(path)
+    for format in (None, "guided-diffusion"):
+        with pytest.raises(FileError, match="latent diffusion checkpoint"):
+            import_model(path, format=format, image_size=SIDE, num_heads=2)
 
 
 def test_the_variance_half_is_dropped_and_the_mean_half_is_not(tmp_path: Path) -> None:
@@ -227,6 +291,9 @@ def test_info_and_config_must_agree_on_the_unconditional_class(conditional: Deno
         ({"image_size": 8, "num_heads": 2, "noise_schedule": "square"}, "expected linear or cosine"),
         ({"image_size": 8, "num_heads": 2, "diffusion_steps": 5}, "expected 25 to"),
         ({"image_size": 8, "num_heads": 2, "diffusion_steps": 4000}, "--rescale-timesteps"),
+        ({"image_size": 8, "num_heads": 2, "num_heads_upsample": 5}, "cannot be split into 5 heads"),
+        ({"image_size": 8, "num_head_channels": 8, "num_heads_upsample": 2}, "num-heads-upsample: got 2"),
+        ({"image_size": 8, "num_heads": 2, "num_heads_upsample": 0}, "num-heads-upsample: got 0"),
         ({"image_size": 8, "num_heads": 5}, "cannot be split into 5 heads"),
     ],
 )

@@ -109,6 +109,65 @@ def test_classes(tmp_path: Path) -> None:
         assert torch.allclose(null(x, sigma), every(x, sigma, torch.zeros(2, dtype=torch.int64)) + 2)
 
 
+class WithVariance(nn.Module):
+    """Returns a mean, 2 x, and behind it a variance."""
+
+    def __init__(self, channels: int = 2) -> None:
+        super().__init__()
+        self.gain, self.channels = nn.Parameter(torch.tensor(2.0)), channels
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return torch.cat([self.gain * x] + [7 * torch.ones_like(x)] * (self.channels - 1), 1)
+
+
+def test_a_learned_variance_is_dropped_where_it_is_said(tmp_path: Path, run: Callable[..., Result]) -> None:
+    how: dict[str, Any] = {"shape": (3, 2, 2), "predicts": "x0", "schedule": "linear"}
+    with pytest.raises(InputError, match="--learned-variance drop"):
+        wrap_module(WithVariance(), **how)
+    with pytest.raises(InputError, match="expected drop"):
+        wrap_module(WithVariance(), **how, learned_variance="keep")
+    for channels in (1, 3):
+        with pytest.raises(InputError, match="expected twice the channels"):
+            wrap_module(WithVariance(channels), **how, learned_variance="drop")
+    denoiser = wrap_module(WithVariance(), **how, learned_variance="drop").eval()
+    x = torch.randn(2, 3, 2, 2)
+    with torch.no_grad():
+        alpha = 1 / 5**0.5
+        assert torch.allclose(denoiser(x, torch.tensor([2.0, 2.0])), 2 * alpha * x)
+    assert "variance was dropped" in denoiser.notes[0]
+    assert export_onnx(denoiser, tmp_path / "m.onnx", threads=1).parity.ok
+
+    with (tmp_path / "my_net_for_tests.py").open("a") as f:
+        f.write("\nclass Twice(Net):\n    def forward(self, x, noise):\n")
+        f.write("        return super().forward(x, noise).repeat(1, 2)\n")
+    done = run("import", "my_net_for_tests:Twice", *OPTIONS, "--learned-variance", "drop", "-o", "m.pt")
+    assert done.exit_code == 0, done.output
+    assert "variance was dropped" in " ".join(done.output.split())
+    assert load_model("m.pt", allow_module=True)(torch.ones(2, 3), torch.ones(2)).shape == (2, 3)
+
+
+def test_weights_under_a_key_and_behind_a_prefix(tmp_path: Path, run: Callable[..., Result]) -> None:
+    own = {"inner.weight": torch.ones(8, 4), "inner.bias": torch.ones(8), "outer.weight": torch.ones(3, 8),
+           "outer.bias": torch.ones(3)}  # fmt: skip
+    wrapped = {f"module.{name}": tensor for name, tensor in own.items()}
+    torch.save({"model": {n: 0 * t for n, t in wrapped.items()}, "teacher": wrapped, "step": 3}, tmp_path / "w.pt")
+
+    def bring(*options: str) -> Result:
+        return run("import", NAME, *OPTIONS, "--weights", "w.pt", "-o", "m.pt", *options)
+
+    asked = bring()
+    assert asked.exit_code == 1
+    assert "--key 'model' --strip 'module.' or --key 'teacher'" in " ".join(asked.output.split())
+    done = bring("--key", "teacher", "--strip", "module.")
+    assert done.exit_code == 0, done.output
+    assert "under 'teacher', without the prefix 'module.'" in " ".join(done.output.split())
+    assert load_model(tmp_path / "m.pt", allow_module=True).state_dict()["network.module.outer.bias"].sum() == 3
+    lost = bring("--key", "nobody")
+    assert "no weights under 'nobody'; it has: 'model', 'teacher'" in " ".join(lost.output.split())
+    nothing = run("import", NAME, *OPTIONS, "-o", "m.pt", "--key", "model")
+    assert "give --weights, too" in " ".join(nothing.output.split())
+
+
 class StepTable(nn.Module):
     """Looks its step up, as networks of whole steps do."""
 
@@ -210,9 +269,9 @@ def test_weights_from_a_file(run: Callable[..., Result], tmp_path: Path) -> None
     options: dict[str, Any] = {"predicts": "eps", "schedule": "linear", "shape": (3,)}
     with pytest.raises(FileError, match="do not belong together"):
         import_model("my_net_for_tests:half", weights="w.pt", **options)
-    torch.save({"state_dict": wanted.state_dict()}, "nested.pt")
-    with pytest.raises(FileError, match="it holds state_dict"):
-        import_model(NAME, weights="nested.pt", **options)
+    torch.save({"history": [1.0, 2.0]}, "none_inside.pt")
+    with pytest.raises(FileError, match="it holds history"):
+        import_model(NAME, weights="none_inside.pt", **options)
     Path("text.pt").write_text("hello")
     with pytest.raises(FileError, match="not a file of plain tensors"):
         import_model(NAME, weights="text.pt", **options)

@@ -32,6 +32,7 @@ class GuidedUNetConfig:
     blocks:      residual blocks per level on the way down, one more on the way up
     attention:   levels with self-attention, 0 being full resolution; the middle always has it
     heads:       attention heads, or 0 if head_width says how many
+    heads_up:    attention heads on the way up, or 0 for as many as `heads`
     head_width:  channels per attention head, or 0 if `heads` says how wide they are
     scale_shift: the condition scales and shifts the second norm; otherwise it is added before it
     resampling:  how sides are halved and doubled: by a residual block, a convolution, or averaging and repetition
@@ -44,6 +45,7 @@ class GuidedUNetConfig:
     blocks: int
     attention: tuple[int, ...] = ()
     heads: int = 0
+    heads_up: int = 0
     head_width: int = 0
     scale_shift: bool = True
     resampling: Literal["residual", "convolution", "plain"] = "convolution"
@@ -63,10 +65,13 @@ class GuidedUNetConfig:
             raise InputError(
                 f"heads, head_width: got {self.heads} and {self.head_width}, expected one of them and 0 for the other"
             )
+        if self.heads_up < 0 or (self.heads_up and not self.heads):
+            raise InputError(f"heads_up: got {self.heads_up} with heads {self.heads}, expected 0 without `heads`")
         for width in {self.widths[level] for level in (*self.attention, -1)}:
-            if width % (self.heads or self.head_width):
-                which = f"{self.heads} heads" if self.heads else f"heads of {self.head_width}"
-                raise InputError(f"heads: {width} channels cannot be split into {which}")
+            for number in {self.heads or self.head_width, self.heads_up or 1}:
+                if width % number:
+                    which = f"{number} heads" if self.heads else f"heads of {number}"
+                    raise InputError(f"heads: {width} channels cannot be split into {which}")
         if self.resampling not in ("residual", "convolution", "plain"):
             raise InputError(f"resampling: got {self.resampling!r}, expected residual, convolution or plain")
         if not 0 < self.time_scale < math.inf:
@@ -92,6 +97,8 @@ class GuidedUNet(nn.Module):
         config.check(shape)
         lists = {"widths": list(config.widths), "attention": list(config.attention)}
         self.config: dict[str, Any] = {"kind": "guided", **asdict(config), **lists}
+        if not config.heads_up:  # a setting that earlier versions do not know
+            del self.config["heads_up"]
         widths, last = config.widths, len(config.widths) - 1
         self.embedding = StepEmbedding(config, num_classes)
         self.inner = nn.Conv2d(shape[0], widths[0], 3, padding=1)
@@ -110,7 +117,8 @@ class GuidedUNet(nn.Module):
         self.middle_end = Residual(now, now, config)
         for level, after in reversed(list(enumerate(widths))):
             for _ in range(config.blocks + 1):
-                self.up.append(Stage(now + skips.pop(), after, config, attention=level in config.attention))
+                attention = level in config.attention
+                self.up.append(Stage(now + skips.pop(), after, config, attention=attention, heads=config.heads_up))
                 now = after
             if level:
                 self.grow.append(resampler(now, config, "up"))
@@ -163,14 +171,14 @@ class StepEmbedding(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, then self-attention if wanted."""
+    """A residual block, then self-attention if wanted, of so many heads or of as many as the config says."""
 
-    def __init__(self, before: int, after: int, config: GuidedUNetConfig, *, attention: bool) -> None:
+    def __init__(self, before: int, after: int, config: GuidedUNetConfig, *, attention: bool, heads: int = 0) -> None:
         super().__init__()
         self.residual = Residual(before, after, config)
         self.attention: nn.Module = nn.Identity()
         if attention:
-            attend = Attention(after, config.head_width or after // config.heads)
+            attend = Attention(after, config.head_width or after // (heads or config.heads))
             attend.norm = nn.GroupNorm(GROUPS, after)
             self.attention = attend
 

@@ -23,9 +23,14 @@ _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignModuleConfig:
-    """factory: "package.module:function", a function without arguments that returns the module."""
+    """How a module is made again.
+
+    factory:       "package.module:function", a function without arguments that returns the module
+    drop_variance: the module returns twice the channels, a learned variance behind the mean, which is left out
+    """
 
     factory: str
+    drop_variance: bool = False
 
 
 class ForeignModule(nn.Module):
@@ -34,18 +39,23 @@ class ForeignModule(nn.Module):
     The module is called as module(x, noise), or module(x, noise, labels) where the model has classes; it may return
     a tensor, a tuple whose first entry is one, or an object with `.sample`.
 
-    factory: what makes the module again; without one the model can be exported, but not saved
+    factory:       what makes the module again; without one the model can be exported, but not saved
+    drop_variance: it returns [B, 2 C, ...], of which the first C are the output
 
     Raises InputError if the module cannot be called so or returns another shape.
     """
 
     def __init__(
-        self, module: nn.Module, shape: tuple[int, ...], *, num_classes: int = 0, factory: str | None = None
-    ) -> None:
+        self, module: nn.Module, shape: tuple[int, ...], *, num_classes: int = 0, factory: str | None = None,
+        drop_variance: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.config: dict[str, Any] = {"kind": type(module).__name__ if factory is None else "module"}
         if factory is not None:
             self.config["factory"] = factory
+        if drop_variance:
+            self.config["drop_variance"] = True
+        self.drop_variance = drop_variance
         self.module = module
         self.classes = num_classes > 0
         self._try(shape)
@@ -53,9 +63,16 @@ class ForeignModule(nn.Module):
     @classmethod
     def make(cls, shape: tuple[int, ...], config: ForeignModuleConfig, num_classes: int = 0) -> "ForeignModule":
         """Import and run the factory. Raises InputError where that fails or returns anything but a module."""
-        return cls(run_factory(config.factory), shape, num_classes=num_classes, factory=config.factory)
+        return cls(
+            run_factory(config.factory), shape, num_classes=num_classes, factory=config.factory,
+            drop_variance=config.drop_variance,
+        )  # fmt: skip
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        output = self._whole(x, noise, labels)
+        return output[:, : x.shape[1]] if self.drop_variance else output
+
+    def _whole(self, x: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         output = self.module(x, noise, labels) if self.classes else self.module(x, noise)
         output = getattr(output, "sample", output)
         result: Tensor = output[0] if isinstance(output, tuple) else output
@@ -72,7 +89,7 @@ class ForeignModule(nn.Module):
         self.module.eval()
         try:
             with torch.random.fork_rng(devices=[]):
-                output = self(x, noise, labels)
+                output = self._whole(x, noise, labels)
         except Exception as e:  # whatever the module's code raises
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]
             raise InputError(f"module: {call} with x {tuple(x.shape)} and noise (2,) failed: {reason}") from e
@@ -80,8 +97,11 @@ class ForeignModule(nn.Module):
             for part, mode in modes.items():
                 part.training = mode
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        if got != tuple(x.shape):
-            raise InputError(f"module: {call} with x {tuple(x.shape)} returned {got}, expected the shape of x")
+        twice = (2, 2 * shape[0], *shape[1:])
+        if got != (twice if self.drop_variance else tuple(x.shape)):
+            hint = "; if half of that is a learned variance, give --learned-variance drop" if got == twice else ""
+            expected = "twice the channels of x" if self.drop_variance else "the shape of x"
+            raise InputError(f"module: {call} with x {tuple(x.shape)} returned {got}, expected {expected}{hint}")
 
 
 def run_factory(name: str) -> nn.Module:

@@ -1,0 +1,128 @@
+"""Files of other projects and tools that no importer reads, by name: what somebody has, and what may help.
+
+Nothing is executed, and no more is read than the beginning of a file and the names in it.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+
+from ncdeploy.denoisers.safetensors_file import is_safetensors
+from ncdeploy.denoisers.torchfile import HEAD, pickle_head
+
+OWN_MODULE = (
+    "import it by a function that makes its network: ncdeploy import package.module:function --weights FILE "
+    "--predicts eps --schedule linear --shape 3,32,32"
+)
+LATENT = (
+    "a latent diffusion checkpoint in one file (Stable Diffusion and the like): its network makes latents, which an "
+    "autoencoder beside it decodes; only networks that make pictures themselves can be imported"
+)
+
+MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"GGUF", "a GGUF file, weights in the formats of llama.cpp; import the model that it was made from"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, such as Keras writes (.h5); TensorFlow's models are not supported"),
+    (4, b"TFL3", "a TensorFlow Lite model; TensorFlow's models are not supported"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS, not the file itself; fetch that with: git lfs pull"),
+    (0, b"ftrt", "an engine of TensorRT, which runs as it is: ncdeploy sample -e"),
+    (0, b"\x1f\x8b", "compressed with gzip; unpack it first"),
+    (257, b"ustar", "a tar archive; unpack it first"),
+    (0, b"7z\xbc\xaf", "a 7z archive; unpack it first"),
+    (0, b"\x93NUMPY", "a NumPy array, no model"),
+    (0, b"\x89PNG", "a picture, no model"),
+    (0, b"\xff\xd8\xff", "a picture, no model"),
+    (0, b"<!", "a web page, not the file that it offers; download that itself"),
+    (0, b"<html", "a web page, not the file that it offers; download that itself"),
+    (0, b"<?xml", "an XML file, such as OpenVINO keeps its models in; import what that was made from"),
+)  # fmt: skip
+ARCHIVES: tuple[tuple[str, str], ...] = (
+    ("constants.pkl", f"a TorchScript program, which holds code; {OWN_MODULE}"),
+    ("model.weights.h5", "a Keras model; TensorFlow's models are not supported"),
+    ("archive_format", f"an exported program of PyTorch (.pt2), which holds a graph and no network; {OWN_MODULE}"),
+    (".npy", "an archive of NumPy arrays, no model"),
+)  # fmt: skip
+# Of the names of weights: all must be there. The first that fits counts.
+NAMES: tuple[tuple[tuple[bytes, ...], str], ...] = (
+    ((b"first_stage_model.",), LATENT),
+    ((b"cond_stage_model.",), LATENT),
+    ((b"conditioner.embedders.",), LATENT),
+    ((b"transformer_blocks.", b"input_blocks."), LATENT),
+    ((b"joint_blocks.", b"x_embedder"), "the transformer of Stable Diffusion 3, which makes latents from text"),
+    ((b"double_blocks.", b"single_blocks."), "the transformer of Flux, which makes latents from text"),
+    ((b"adaLN_modulation", b"x_embedder"), "a transformer of the DiT and SiT kind, which makes latents"),
+    ((b"scale_shift_table", b"transformer_blocks."), "a transformer of diffusers, such as PixArt, which makes latents"),
+    ((b"lora_",), "a LoRA, which changes another model and is none itself"),
+    ((b"down_blocks.", b"time_embedding.linear_1"), "the weights of a diffusers network; give the folder with its "
+     "config.json"),
+    ((b"encoder.down_blocks.", b"decoder.up_blocks."), "an autoencoder of diffusers, no denoiser"),
+    ((b"encoder.down.0", b"decoder.up.0"), "an autoencoder of latent diffusion, no denoiser"),
+    ((b"_reconstruct_persistent_obj", b"MPConv"), f"a network of EDM2, which is not supported; {OWN_MODULE}"),
+    ((b"all_modules.0.",), f"a network of score_sde, which is not supported; {OWN_MODULE}"),
+    ((b"downs.0.0.", b"init_conv."), f"a network of denoising-diffusion-pytorch; {OWN_MODULE}"),
+    ((b"noise_pred_net.",), f"a diffusion policy for robots; {OWN_MODULE}"),
+    ((b"pytorch-lightning_version",), f"a checkpoint of Lightning; {OWN_MODULE}"),
+    ((b"input_blocks.", b"time_embed."), "a noisy classifier of guided-diffusion, no denoiser"),
+)  # fmt: skip
+FOLDERS: tuple[tuple[str, str], ...] = (
+    ("saved_model.pb", "a SavedModel of TensorFlow, which is not supported"),
+    ("*.ckpt.index", "a checkpoint of TensorFlow, which is not supported"),
+    ("model.ckpt-*", "a checkpoint of TensorFlow, which is not supported"),
+    ("_METADATA", "a checkpoint of JAX (Orbax), which is not supported"),
+    ("flax_model.msgpack", "a model of JAX (Flax), which is not supported"),
+    ("tokenizer.json", "a language model, no denoiser"),
+    ("manifest.json", "a bundle, which runs as it is: ncdeploy sample -e"),
+    ("*.safetensors", "a folder of weights without config.json; diffusers' models have one beside them"),
+)
+
+
+def name_of(path: str | os.PathLike[str]) -> str | None:
+    """What the file or folder is, as the rest of "PATH: is ...", if it is known and no importer reads it."""
+    source = Path(path).expanduser()
+    try:
+        if source.is_dir():
+            return next((what for pattern, what in FOLDERS if any(source.glob(pattern))), None)
+        if not source.is_file():
+            return None
+        with source.open("rb") as f:
+            start = f.read(512)
+        if not start:
+            return "empty"
+        for offset, magic, what in MAGIC:
+            if start[offset:].startswith(magic):
+                return what
+        if source.suffix == ".onnx":
+            return "an ONNX graph, which runs as it is: ncdeploy sample -e"
+        if source.suffix == ".pb":
+            return "a graph of TensorFlow, which is not supported"
+        if source.suffix == ".msgpack":
+            return "a model of JAX (Flax), which is not supported"
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
+                inside = archive.namelist()
+            for ending, what in ARCHIVES:
+                if any(name.endswith(ending) for name in inside):
+                    return what
+        head = names_in(source)
+        found = next((what for marks, what in NAMES if all(mark in head for mark in marks)), None)
+        if found is None and head:
+            return f"a file of weights that none of the importers knows by their names; {OWN_MODULE}"
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError):  # a damaged archive
+        return None
+    return found
+
+
+def is_latent(head: bytes) -> bool:
+    """Whether these are the names of a checkpoint whose network makes latents."""
+    return any(what is LATENT and all(mark in head for mark in marks) for marks, what in NAMES)
+
+
+def names_in(file: Path) -> bytes:
+    """The bytes of a PyTorch or safetensors file in which its names stand; b"" for another file or a damaged one."""
+    try:
+        if file.is_file() and is_safetensors(file):
+            with file.open("rb") as f:
+                return f.read(8 + min(HEAD, int.from_bytes(f.read(8), "little")))
+    except OSError:
+        return b""
+    head = pickle_head(file)
+    return head if head.startswith(b"\x80") else b""
