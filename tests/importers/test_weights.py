@@ -84,7 +84,10 @@ def test_what_must_be_asked(content: Any, options: dict[str, str], message: str,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": OWN, "options": argparse.Namespace(lr=1)}, r"Python objects \(argparse\.Namespace\) that could run code"),
+        (
+            {"a": OWN, "options": argparse.Namespace(lr=1)},
+            r"Python objects \(argparse\.Namespace\) that could run code",
+        ),
         ({"a": OWN, "array": np.array([None])}, "Python objects"),
         ({"a": [1, 2], "b": 3}, "is not a state dict, name -> tensor; it holds a, b"),
         ([torch.ones(1)], "is not a state dict, name -> tensor; it holds list"),
