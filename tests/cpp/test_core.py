@@ -1,20 +1,25 @@
 """The core under the sanitizers: its own tests, and damaged files, which C++ and Python must read alike."""
 
+import copy
 import hashlib
+import json
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from bundle_files import INFO, PLANS, reseal
+from bundle_files import INFO, PLANS, reseal, write_engine
 from cpp_build import run
 from mutations import mutate
 from ncdeploy import ErrorCurve, FileError, __version__
 from ncdeploy.bundle import make_bundle
 from ncdeploy.formats.manifest import read_manifest
 from ncdeploy.formats.planfile import decode, encode
+from ncdeploy.formats.sidecar import Sidecar, sidecar_path
 from tiny_models import write_mixture
 
 COUNTS = [500, pytest.param(10_000, marks=pytest.mark.slow)]
@@ -157,3 +162,54 @@ def test_digests_that_were_made_to_fit_do_not_help(probe: Probe, bundle) -> None
         path.write_bytes(before)
         (bundle.path / "manifest.json").write_bytes(manifest)
         (bundle.path / "manifest.sha256").write_bytes(digest)
+
+
+def records(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every object of a manifest that is a record, by what messages call it."""
+    return {
+        "the manifest": manifest, "model": manifest["model"], "plan": manifest["plans"][0],
+        "model.onnx": manifest["files"]["model.onnx"], "error_curve": manifest["model"]["error_curve"],
+    }  # fmt: skip
+
+
+def test_unknown_fields_are_left_out_unless_they_are_required(probe: Probe, bundle) -> None:
+    """The same files, read by C++ and by Python."""
+    whole = json.loads((bundle.path / "manifest.json").read_text())
+    for name in records(whole):
+        changed = copy.deepcopy(whole)
+        record = records(changed)[name]
+        record["colour"] = {"red": [1, None]}
+        data = json.dumps(changed).encode()
+        assert probe("m", data) == manifest_in_words(data) == manifest_in_words(json.dumps(whole).encode()), name
+        record["requires"] = ["colour"]
+        data = json.dumps(changed).encode()
+        with pytest.raises(FileError, match="needs the field 'colour', which this version does not know"):
+            read_manifest(data, "manifest")
+        assert "needs the field 'colour', which this version does not know; update ncdeploy" in probe("m", data), name
+
+
+def test_so_are_those_beside_a_tensorrt_engine(probe: Probe, tmp_path: Path) -> None:
+    whole = json.loads(sidecar_path(write_engine(tmp_path / "e.plan")).read_text())
+    for pick in (lambda record: record, lambda record: record["options"]):
+        changed = copy.deepcopy(whole)
+        pick(changed)["colour"] = 1
+        assert probe("s", json.dumps(changed).encode()) == "stripped 0, version_compatible 0"
+        Sidecar.from_json(json.dumps(changed))
+        pick(changed)["requires"] = ["colour"]
+        assert "needs the field 'colour', which this version does not" in probe("s", json.dumps(changed).encode())
+        with pytest.raises(FileError, match="needs the field 'colour'"):
+            Sidecar.from_json(json.dumps(changed))
+
+
+def test_values_outside_a_graph_must_be_in_the_manifest(probe: Probe, bundle, tmp_path: Path) -> None:
+    onnx.save(
+        onnx.load(bundle.engine), tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin",
+        size_threshold=64, convert_attribute=True,
+    )  # fmt: skip
+    made = make_bundle(tmp_path / "m.onnx", tmp_path / "b", plans=PLANS, window=16, verify=False)
+    assert probe("b", bytes(made.path)) == f"whole: {len(PLANS)} plans"
+    manifest = json.loads((made.path / "manifest.json").read_text())
+    del manifest["files"]["weights.bin"]
+    (made.path / "manifest.json").write_text(json.dumps(manifest))
+    reseal(made.path)
+    assert "model.onnx: has values in 'weights.bin', which the manifest lacks" in probe("b", bytes(made.path))

@@ -1,6 +1,7 @@
 """What a project outside sees: the installed package, the C interface, and the TensorRT backend's headers."""
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from bundle_files import INFO, PLANS
+from bundle_files import INFO, PLANS, reseal
 from cpp_build import ROOT, SOURCE, alone, build, run
-from ncdeploy import __version__, make_plan, open_engine, sample
+from ncdeploy import SampleOptions, __version__, make_plan, open_engine, sample
 from ncdeploy.bundle import Bundle, make_bundle
 from ncdeploy.export.compose import choose_record, export_graph
 from tiny_models import IMAGES, write_mixture
@@ -90,9 +92,16 @@ def test_a_c_program_finds_the_installed_library_by_pkg_config(prefix, runtime, 
         env=os.environ | {"PKG_CONFIG_PATH": str(folder)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     program = compiled(tmp_path / "hello", "hello.c", *done.stdout.split(), f"-Wl,-rpath,{folder.parent}")
-    words = run(program, bundle.path, runtime).split()
+    here = {
+        name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    }
+    ran = subprocess.run(
+        [program, bundle.path, runtime], env=here | {"HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    words = ran.stdout.split()
     assert words[0] == __version__
     np.testing.assert_allclose([float(word) for word in words[1:]], wanted, atol=1e-4)
+    assert not (tmp_path / ".cache").exists(), "ONNX Runtime's telemetry is off"
 
 
 def test_a_program_of_an_older_header_runs(release, runtime, bundle, wanted, tmp_path) -> None:
@@ -248,6 +257,48 @@ def test_the_c_interface_tells_what_went_wrong(native: Native, bundle: Bundle) -
         array = (_Condition * len(conditions))(*conditions)
         assert native.sample(sampler, room, [1], conditions=array, condition_count=len(conditions)) == 1
         assert native.error.startswith(said)
+    native.lib.ncdeploy_close(sampler)
+
+
+def follower(bundle: Bundle, folder: Path) -> Path:
+    """A bundle of D(x, sigma) = (goal + x / 8) / (1 + sigma), conditioned on a goal for every sample."""
+    graph = onnx.parser.parse_graph(
+        "g (float[batch, 5] x, float[batch] sigma, float[samples, 5] goal, int64[batch] sample)"
+        " => (float[batch, 5] denoised) <float one = {1}, float eighth = {0.125}, int64[1] axis = {1}>"
+        " { own = Gather<axis = 0>(goal, sample)  part = Mul(x, eighth)  sum = Add(own, part)"
+        "   noise = Add(sigma, one)  column = Unsqueeze(noise, axis)  denoised = Div(sum, column) }"
+    )
+    shutil.copytree(bundle.path, folder)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9),
+              folder / "model.onnx")  # fmt: skip
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["model"] |= {
+        "conditions": [{"name": "goal", "dtype": "float32", "shape": [5], "null": 0}], "requires": ["conditions"]
+    }  # fmt: skip
+    path.write_text(json.dumps(manifest))
+    reseal(folder, "model.onnx")
+    return folder
+
+
+def test_each_sample_follows_its_condition(native: Native, bundle: Bundle, tmp_path: Path) -> None:
+    code, sampler = native.open(follower(bundle, tmp_path / "b"), native.options(plan=b"ddim-20", threads=1, window=0))
+    assert code == 0, native.error
+    goals, samples = np.arange(15, dtype=np.float32).reshape(3, 5), np.zeros((3, 5), np.float32)
+    seeds, given = [4, 5, 6], (_Condition(name=b"goal", dtype=1, values=goals.ctypes.data, count=goals.size),)
+    assert native.sample(sampler, samples, seeds, conditions=(_Condition * 1)(*given), condition_count=1) == 0
+    for seed, goal, got in zip(seeds, goals, samples, strict=True):
+
+        def denoise(x: np.ndarray, sigma: np.ndarray, goal: np.ndarray = goal) -> np.ndarray:
+            return ((goal + x / 8) / (1 + sigma[:, None])).astype(np.float32)
+
+        wanted = sample(denoise, PLANS[0], seeds=[seed], options=SampleOptions(shape=(5,))).samples[0]
+        np.testing.assert_allclose(got, wanted, atol=1e-4)
+    goals[1, 2] = np.nan
+    assert native.sample(sampler, samples, seeds, conditions=(_Condition * 1)(*given), condition_count=1) == 1
+    assert native.error == "goal: holds NaN or infinity; expected finite values"
+    assert native.sample(sampler, samples, seeds) == 1
+    assert native.error == "goal: is missing; this model takes goal"
     native.lib.ncdeploy_close(sampler)
 
 

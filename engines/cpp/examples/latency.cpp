@@ -41,7 +41,8 @@ double call_seconds(ncdeploy::Engine &engine, std::size_t rows) {
         const auto start = std::chrono::steady_clock::now();
         ncdeploy::Batch batch;
         batch.rows = rows, batch.x = x.data(), batch.sigma = sigma.data(), batch.denoised = denoised.data();
-        batch.labels = info.num_classes ? zeros.data() : nullptr, batch.guidance = info.guidance ? weight.data() : nullptr;
+        batch.labels = info.num_classes ? zeros.data() : nullptr,
+        batch.guidance = info.guidance ? weight.data() : nullptr;
         batch.sample = zeros.data(), batch.samples = 1, batch.conditions = arrays.data();
         engine.denoise(batch);
         seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());

@@ -1,6 +1,7 @@
 // Opening a bundle: every listed file is inside it, is no link, and has the size and digest that the manifest says.
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 
 #include "external_data.hpp"
 #include "files.hpp"
@@ -68,7 +69,8 @@ void check_file(const std::string &folder, const std::string &name, const detail
 // Values that a graph keeps in other files must have been checked as the graph was.
 void check_external(const std::string &folder, const std::string &graph, const detail::Manifest &manifest) {
     const std::string base = graph.substr(0, graph.rfind('/') + 1);
-    for (const std::string &location : detail::external_data(folder + "/" + graph)) {
+    std::ifstream file(folder + "/" + graph, std::ios::binary);
+    for (const std::string &location : detail::external_data(file, folder + "/" + graph)) {
         if (!manifest.files.count(base + location)) {
             throw FileError(folder + "/" + graph + ": has values in " + detail::quoted(location) +
                             ", which the manifest lacks" + again);

@@ -113,7 +113,8 @@ ncdeploy::Conditions conditions_of(const ncdeploy_request &request) {
         const std::string name = text_or_empty(given.name);
         const bool floats = given.dtype == NCDEPLOY_FLOAT32;
         if ((!floats && given.dtype != NCDEPLOY_INT64) || (given.count && !given.values)) {
-            throw ncdeploy::InputError(text("condition '", name, "': expected values, and a dtype of NCDEPLOY_FLOAT32 "
+            throw ncdeploy::InputError(text("condition '", name,
+                                            "': expected values, and a dtype of NCDEPLOY_FLOAT32 "
                                             "or NCDEPLOY_INT64"));
         }
         const auto copy = [&](const auto *values) {

@@ -55,8 +55,8 @@ Inputs::Inputs(const ModelInfo &info, const Conditions &conditions, std::size_t 
             throw InputError("labels: this model is unconditional and takes none");
         }
         if (name != "labels" && std::none_of(info.conditions.begin(), info.conditions.end(), is)) {
-            throw InputError(text(name, ": this model takes no such condition; it takes ",
-                                  known.empty() ? "none" : known));
+            throw InputError(
+                text(name, ": this model takes no such condition; it takes ", known.empty() ? "none" : known));
         }
     }
     if (info.num_classes) {
@@ -80,8 +80,8 @@ Inputs::Inputs(const ModelInfo &info, const Conditions &conditions, std::size_t 
         }
         check(condition.name, given->second, condition.dtype, n, condition.dim());
         if (doubled) {
-            doubled_.push_back(std::visit([&](const auto &list) { return Values(twice(list, condition.null)); },
-                                          given->second));
+            doubled_.push_back(
+                std::visit([&](const auto &list) { return Values(twice(list, condition.null)); }, given->second));
         }
         arrays.push_back({condition, data(doubled ? doubled_.back() : given->second)});
     }

@@ -35,7 +35,9 @@ std::size_t Evaluator::run(Ahead *ahead) {
         for (std::size_t i = 0; i < count; ++i) {
             sample_.push_back(sample_[i] + static_cast<std::int64_t>(inputs_.samples / 2));
         }
-        labels_.resize(2 * labels_.size(), engine_.info().null_label().value_or(0));
+        for (std::size_t i = 0, n = labels_.size(); i < n; ++i) {
+            labels_.push_back(engine_.info().null_label().value_or(labels_[i]));
+        }
     }
     if (inside_) {
         weights_.assign(count, static_cast<float>(guidance_.value_or(1.0)));

@@ -3,7 +3,6 @@
 #include "external_data.hpp"
 
 #include <cstdint>
-#include <fstream>
 #include <map>
 
 #include "ncdeploy/ncdeploy.hpp"
@@ -22,8 +21,12 @@ const std::map<std::uint64_t, Message> &inside(Message message) {
         {Message::function, {{7, Message::node}, {11, Message::attribute}}},
         {Message::node, {{5, Message::attribute}}},
         {Message::attribute,
-         {{5, Message::tensor}, {6, Message::graph}, {10, Message::tensor}, {11, Message::graph},
-          {22, Message::sparse}, {23, Message::sparse}}},
+         {{5, Message::tensor},
+          {6, Message::graph},
+          {10, Message::tensor},
+          {11, Message::graph},
+          {22, Message::sparse},
+          {23, Message::sparse}}},
         {Message::sparse, {{1, Message::tensor}, {2, Message::tensor}}},
         {Message::tensor, {{13, Message::external}}},
         {Message::external, {}}};
@@ -35,7 +38,7 @@ constexpr std::uint64_t max_text = 4096;
 
 class Walker {
   public:
-    explicit Walker(const std::string &path) : path_(path), file_(path, std::ios::binary) {
+    Walker(std::istream &file, const std::string &path) : path_(path), file_(file) {
         file_.seekg(0, std::ios::end);
         const auto size = static_cast<std::int64_t>(file_.tellg());
         if (!file_ || size < 0) {
@@ -51,9 +54,7 @@ class Walker {
     }
 
   private:
-    [[noreturn]] void damaged() const {
-        throw FileError(path_ + ": is a damaged ONNX file; copy or export it again");
-    }
+    [[noreturn]] void damaged() const { throw FileError(path_ + ": is a damaged ONNX file; copy or export it again"); }
 
     void walk(Message message, std::uint64_t end, int depth) {
         std::string key, value; // of an entry of external_data
@@ -107,13 +108,15 @@ class Walker {
     }
 
     const std::string &path_;
-    std::ifstream file_;
+    std::istream &file_;
     std::uint64_t at_ = 0, size_ = 0;
     std::set<std::string> found_;
 };
 
 } // namespace
 
-std::set<std::string> external_data(const std::string &path) { return Walker(path).locations(); }
+std::set<std::string> external_data(std::istream &file, const std::string &path) {
+    return Walker(file, path).locations();
+}
 
 } // namespace ncdeploy::detail

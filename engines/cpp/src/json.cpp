@@ -1,8 +1,16 @@
 #include "json.hpp"
 
 #include <charconv>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
+
+#if !defined(_WIN32)
+#include <locale.h> // with newlocale, which <clocale> need not have
+#if defined(__APPLE__)
+#include <xlocale.h>
+#endif
+#endif
 
 #include "ncdeploy/ncdeploy.hpp"
 #include "text.hpp"
@@ -17,6 +25,21 @@ constexpr std::int64_t max_integer = std::int64_t{1} << 53;
 struct NotJson : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
+
+// The number that a text from `first` to `last` is, in a form that JSON allows; NaN if no double holds it. Libraries
+// but Microsoft's had no std::from_chars of double for long, and std::strtod follows the program's locale.
+double real(const char *first, const char *last) {
+    double value = 0;
+#if defined(_WIN32)
+    const bool fits = std::from_chars(first, last, value).ec == std::errc();
+#else
+    static const locale_t plain = newlocale(LC_ALL_MASK, "C", nullptr);
+    char *end = nullptr;
+    value = strtod_l(first, &end, plain);
+    const bool fits = end == last && std::isfinite(value);
+#endif
+    return fits ? value : std::nan("");
+}
 
 class Parser {
   public:
@@ -183,13 +206,15 @@ class Parser {
             }
             digits();
         }
-        double value = 0;
         std::int64_t whole = 0;
-        const auto [stop, error] = integer ? std::from_chars(start, at_, whole) : std::from_chars(start, at_, value);
-        if (error != std::errc() || stop != at_ || std::abs(whole) > max_integer || (integer && at_ - start > 17)) {
+        if (integer && (at_ - start > 17 || std::from_chars(start, at_, whole).ec != std::errc() ||
+                        whole > max_integer || whole < -max_integer)) {
             fail("a number is out of range");
         }
-        value = integer ? static_cast<double>(whole) : value;
+        const double value = integer ? static_cast<double>(whole) : real(start, at_);
+        if (std::isnan(value)) {
+            fail("a number is out of range");
+        }
         return value;
     }
 

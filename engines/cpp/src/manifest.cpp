@@ -1,6 +1,7 @@
 #include "manifest.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <set>
 
@@ -89,8 +90,11 @@ std::vector<std::int64_t> shape(const std::string &what, const Json &v) {
 Condition condition(const Json &record) {
     require_fields("a condition", record, {"name", "dtype", "shape"}, {"null"});
     const Json &name = record.object.at("name"), &dtype = record.object.at("dtype");
-    static const std::set<std::string> taken{"x", "sigma", "sample", "labels", "guidance", "denoised"};
-    require(name.kind == Kind::text && !name.text.empty() && !taken.count(name.text), "a condition's name is no name");
+    static const std::set<std::string> taken{"x", "sigma", "labels", "guidance", "sample", "denoised", "noise"};
+    const bool is_plain = std::all_of(name.text.begin(), name.text.end(), [](char c) { return is_one_of(c, "_"); });
+    require(is_plain && !name.text.empty() && name.text.size() <= 60 && !(name.text[0] >= '0' && name.text[0] <= '9') &&
+                !taken.count(name.text),
+            "a condition's name is none of letters, digits and _, or taken");
     require(dtype.text == "float32" || dtype.text == "int64", "condition ", quoted(name.text),
             ": dtype is neither float32 nor int64");
     Condition out;
@@ -103,8 +107,10 @@ Condition condition(const Json &record) {
     }
     const Json &null = found->second;
     out.null = null.kind == Kind::number ? std::vector{null.number} : null.numbers;
+    const bool whole = std::all_of(out.null.begin(), out.null.end(),
+                                   [](double v) { return std::fmod(v, 1) == 0 && std::abs(v) <= 0x1p53; });
     require((null.kind == Kind::number || (null.kind == Kind::numbers && null.numbers.size() == out.dim())) &&
-                (out.dtype == DType::float32 || null.integer),
+                (out.dtype == DType::float32 || whole),
             "condition ", quoted(out.name), ": null is neither null, a number nor a value for each place");
     return out;
 }
@@ -113,7 +119,7 @@ std::vector<Condition> conditions(const Json &v) {
     std::vector<Condition> all;
     std::set<std::string> names;
     require(v.kind == Kind::list || (v.kind == Kind::numbers && v.numbers.empty()), "model: conditions is no list");
-    require(v.list.size() <= max_files, "model: conditions are too many");
+    require(v.list.size() <= 64, "model: conditions are too many");
     for (const Json &entry : v.list) {
         all.push_back(condition(entry));
         require(names.insert(all.back().name).second, "model: two conditions have the same name");
@@ -122,7 +128,7 @@ std::vector<Condition> conditions(const Json &v) {
 }
 
 ModelInfo model(const Json &record) {
-    require_fields("model", record, {"format", "shape", "sigma_min", "sigma_max", "sigma_data"},
+    require_fields("model", record, {"shape", "sigma_min", "sigma_max", "sigma_data"},
                    {"num_classes", "unconditional", "guidance", "offset", "scale", "data", "default_plan", "mean",
                     "error_curve", "weights_digest", "precision", "versions", "conditions"});
     const auto field = [&](const char *name) {
@@ -139,7 +145,7 @@ ModelInfo model(const Json &record) {
         require(!v || v->kind == Kind::boolean, "model: ", name, " is neither true nor false");
         return v ? v->boolean : otherwise;
     };
-    require(is_integer(*field("format"), 1, 1), "model has another format than 1; update ncdeploy");
+    require(field("format") && is_integer(*field("format"), 1, 1), "model has another format than 1; update ncdeploy");
     ModelInfo info;
     info.shape = shape("model: shape", *field("shape"));
     require(!info.shape.empty(), "model: shape is no list of sizes");
@@ -154,9 +160,9 @@ ModelInfo model(const Json &record) {
     }
     info.unconditional = flag("unconditional", true);
     info.guidance = flag("guidance", false);
-    require(!info.guidance || info.null_label(), "model: guidance needs classes and an unconditional one among them");
     info.offset = number("offset", 0);
     info.scale = number("scale", 1);
+    require(info.scale != 0, "model: scale is 0");
     if (const Json *v = field("mean"); v && v->kind != Kind::null) {
         require(v->kind == Kind::numbers && v->numbers.size() == info.dim(), "model: mean: expected ", info.dim(),
                 " numbers");
@@ -179,6 +185,8 @@ ModelInfo model(const Json &record) {
     if (const Json *v = field("conditions")) {
         info.conditions = conditions(*v);
     }
+    require(!info.guidance || info.guidable(),
+            "model: guidance needs an unconditional class, or a condition with a null value");
     require(!field("versions") || is_texts(*field("versions")), "model: versions is no object of texts");
     return info;
 }
@@ -199,14 +207,13 @@ Manifest::PlanEntry plan_entry(const Json &entry) {
     const Json &window = entry.object.at("window"), &tolerance = entry.object.at("tolerance");
     require(name.kind == Kind::text && !name.text.empty(), "a plan's name is no text");
     require(file.kind == Kind::text && is_plan_file(file.text), "a plan's file is not plans/NAME.ncplan");
-    require(is_integer(window, 1, 65536), "a plan's window is no positive integer");
+    require(is_integer(window, 1, 0x1p53), "a plan's window is no positive integer");
     require(tolerance.kind == Kind::number && tolerance.number >= 0, "a plan's tolerance is no number, 0 or more");
     return {name.text, file.text, static_cast<std::size_t>(window.number), tolerance.number};
 }
 
 Manifest manifest(const Json &record) {
-    require_fields("the manifest", record,
-                 {"format", "version", "engine", "model", "plans", "files", "parity", "versions"});
+    require_fields("the manifest", record, {"engine", "model", "plans", "files", "parity", "versions"});
     const auto &field = record.object;
     Manifest out;
     out.engine = field.at("engine").text;
@@ -222,6 +229,8 @@ Manifest manifest(const Json &record) {
         out.files.emplace(name, file_entry(name, entry));
     }
     require(out.files.count(out.engine), "files: ", out.engine, " is not among them");
+    require(out.engine == "model.onnx" || out.files.count("model.plan.json"),
+            "files: model.plan.json is not among them");
 
     const Json &plans = field.at("plans");
     require(plans.kind == Kind::list && plans.list.size() <= max_files, "plans is no list of plans");

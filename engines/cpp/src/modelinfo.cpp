@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <limits>
 
 #include "ncdeploy/ncdeploy.hpp"
@@ -29,6 +30,11 @@ std::size_t ModelInfo::dim() const { return product_of(shape); }
 
 std::optional<std::int64_t> ModelInfo::null_label() const {
     return num_classes > 0 && unconditional ? std::optional(num_classes) : std::nullopt;
+}
+
+bool ModelInfo::guidable() const {
+    return null_label() || std::any_of(conditions.begin(), conditions.end(),
+                                       [](const Condition &condition) { return !condition.null.empty(); });
 }
 
 std::int64_t ModelInfo::labels() const { return num_classes + (null_label() ? 1 : 0); }

@@ -5,8 +5,8 @@
 //     lanes   = r0, r1, r2, r3  ->  sqrt(-2 ln u(r0)) (cos, sin)(2 pi u(r1)), the same with r2, r3
 //     u(r)    = (r + 0.5) / 2^32
 //
-// Computed for many blocks at a time, in loops without branches that compilers turn into vector instructions. Nothing is
-// contracted into fused operations, so that every x86 processor draws the same bits.
+// Computed for many blocks at a time, in loops without branches that compilers turn into vector instructions. On x86
+// nothing is contracted into fused operations, so that every such processor draws the same bits.
 #include "noise.hpp"
 
 #include <algorithm>
@@ -25,7 +25,7 @@
 namespace ncdeploy::detail {
 namespace {
 
-constexpr std::size_t lanes = 128; // blocks at a time
+constexpr std::size_t lanes = 16; // blocks at a time
 using Words = std::array<std::uint32_t, lanes>;
 using Reals = std::array<double, lanes>;
 
@@ -62,7 +62,7 @@ NCDEPLOY_INLINE double log_of(double x) {
     std::uint64_t bits = 0;
     std::memcpy(&bits, &x, sizeof bits);
     bits += one - half_root;
-    const double e = from_bits(bits >> 52 | 0x4330000000000000) - (0x1p52 + 1023); // an integer in the last bits of 2^52
+    const double e = from_bits(bits >> 52 | 0x4330000000000000) - (0x1p52 + 1023); // in the last bits of 2^52
     const double m = from_bits((bits & fraction) + half_root), s = (m - 1) / (m + 1), z = s * s;
     double series = 1.0 / 19;
     for (int n = 17; n > 0; n -= 2) {
@@ -71,7 +71,8 @@ NCDEPLOY_INLINE double log_of(double x) {
     return e * 0.6931471805599453 + 2 * s * series;
 }
 
-// 1 + z / (a (a - 1)) (1 + z / ((a + 2) (a + 1)) (1 + ...)), `terms` deep: sin x / x for a = 3 and cos x for a = 2, z = -x^2.
+// 1 + z / (a (a - 1)) (1 + z / ((a + 2) (a + 1)) (1 + ...)), `terms` deep, with z = -x^2: sin x / x for a = 3, cos x
+// for a = 2.
 template <int a, int terms> NCDEPLOY_INLINE double series(double z) {
     double sum = 1;
     for (int n = a + 2 * (terms - 1); n >= a; n -= 2) {

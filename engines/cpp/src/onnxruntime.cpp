@@ -115,8 +115,8 @@ class OnnxRuntime final : public Engine {
   public:
     OnnxRuntime(const std::string &path, ModelInfo info, const EngineOptions &options, const std::string &version)
         : info_(std::move(info)), name_(text("onnxruntime ", version, " (", device_name(options), ")")),
-          env_(environment(options)), session_(env_, std::filesystem::path(path).c_str(),
-                                               session_options(options, info_.precision == "tf32")),
+          env_(environment(options)),
+          session_(env_, std::filesystem::path(path).c_str(), session_options(options, info_.precision == "tf32")),
           memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
         const Port output{"denoised", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, behind(-1, info_.shape)};
         inputs_ = {{"x", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, output.shape},

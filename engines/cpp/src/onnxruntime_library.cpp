@@ -66,8 +66,8 @@ OnnxRuntimeLibrary library_of(GetApiBase get, const std::string &name, const std
     const OrtApi *api = get()->GetApi(oldest);
     const std::string version = get()->GetVersionString();
     if (!api) {
-        throw BackendError(text(name, ": is ONNX Runtime ", version, ", which is too old; expected 1.", oldest,
-                                " or newer"));
+        throw BackendError(
+            text(name, ": is ONNX Runtime ", version, ", which is too old; expected 1.", oldest, " or newer"));
     }
     return {api, version, file};
 }
@@ -77,8 +77,8 @@ OnnxRuntimeLibrary load(const std::string &file) {
         return library_of(held, "the library that this program holds", file);
     }
     std::string reason, first;
-    for (const std::string &name : file.empty() ? std::vector<std::string>(std::begin(names), std::end(names))
-                                                : std::vector<std::string>{file}) {
+    for (const std::string &name :
+         file.empty() ? std::vector<std::string>(std::begin(names), std::end(names)) : std::vector<std::string>{file}) {
         if (void *library = open(name, reason)) {
             const GetApiBase get = find(library);
             if (!get) {

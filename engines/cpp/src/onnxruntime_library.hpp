@@ -1,4 +1,4 @@
-// ONNX Runtime's library, loaded when it is needed: one program runs with every version from the oldest supported one on.
+// ONNX Runtime's library, loaded when it is needed: one program runs with every version from the oldest supported on.
 #pragma once
 
 #include <string>

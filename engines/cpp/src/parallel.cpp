@@ -3,8 +3,8 @@
 // One sweep evaluates D at every node of every sample's window in one network call, then runs through the plan's rows
 // for new states. The linear part of the rows is exact, and D follows the states by the scalar Jacobian g, the mean
 // diagonal of dD/dx: once the new state of a node is known, its output becomes D + g (x_new - x_old), and the rows
-// behind it use that. (This is the triangular system of ncdeploy/sampling/parallel.py, solved forward in double instead of
-// with the inverse: the same solution, in reach instead of window steps for each node.) Nodes that stopped moving are
+// behind it use that. (This is the triangular system of ncdeploy/sampling/parallel.py, solved forward in double instead
+// of with the inverse: the same solution, in reach instead of window steps for each node.) Nodes that stand still are
 // accepted from the front, at least one a sweep, because the first node of a window is exact. Nodes at the far end that
 // still jump by a good part of their noise level are dropped and start anew later.
 //
@@ -27,9 +27,9 @@
 namespace ncdeploy::detail {
 namespace {
 
-constexpr double jump = 0.3;     // a node that moved by more than this part of its noise level is not worth keeping
+constexpr double jump = 0.3; // a node that moved by more than this part of its noise level is not worth keeping
 constexpr std::size_t worth_a_thread = 2048; // values of a sample from which on noise is drawn while the network runs
-constexpr std::size_t keep = 16; // but this many nodes behind the accepted ones always are
+constexpr std::size_t keep = 16;             // but this many nodes behind the accepted ones always are
 
 // One sample at work. Nodes up to `base` are accepted; base .. stop - 1 are the window.
 class Lane {
@@ -180,9 +180,9 @@ void run_parallel(const Run &run) {
     std::optional<Ahead> ahead;
     if (run.plan.stochastic() && run.dim >= worth_a_thread) {
         ahead.emplace([&lanes] {
-            return std::min_element(lanes.begin(), lanes.end(), [](const Lane &a, const Lane &b) {
-                       return a.spare() < b.spare();
-                   })->draw();
+            return std::min_element(lanes.begin(), lanes.end(),
+                                    [](const Lane &a, const Lane &b) { return a.spare() < b.spare(); })
+                ->draw();
         });
     }
     while (true) {

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <new>
@@ -33,10 +32,11 @@ Sampler::Sampler(Engine &engine, Plan plan, Options options)
         if (info.num_classes == 0 && info.conditions.empty()) {
             throw InputError("guidance: this model takes no conditions; leave guidance out");
         }
-        const bool nulls = std::any_of(info.conditions.begin(), info.conditions.end(),
-                                       [](const Condition &condition) { return !condition.null.empty(); });
-        if (info.num_classes ? !info.null_label() : !nulls) {
-            throw InputError("guidance: this model has no unconditional class to guide away from; leave guidance out");
+        if (!info.guidable()) {
+            throw InputError(info.conditions.empty()
+                                 ? "guidance: this model has no unconditional class to guide away from; leave it out"
+                                 : "guidance: none of this model's conditions has a null value to guide away from; "
+                                   "leave it out");
         }
     }
     const std::size_t needed = width * detail::rows_per_evaluation(engine_, options_);

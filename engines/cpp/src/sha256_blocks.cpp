@@ -56,7 +56,8 @@ void sha256_portable(State &state, const unsigned char *bytes, std::size_t count
             w[i] = std::uint32_t{bytes[4 * i]} << 24 | std::uint32_t{bytes[4 * i + 1]} << 16 |
                    std::uint32_t{bytes[4 * i + 2]} << 8 | bytes[4 * i + 3];
         }
-        auto [a, b, c, d, e, f, g, h] = state;
+        std::uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+        std::uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
         const auto sixteen = [&](const std::uint32_t *constants, auto word) {
             round(a, b, c, d, e, f, g, h, constants[0] + word(0));
             round(h, a, b, c, d, e, f, g, constants[1] + word(1));

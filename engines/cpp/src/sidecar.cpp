@@ -8,12 +8,15 @@ namespace ncdeploy::detail {
 Sidecar Sidecar::parse(const std::string &bytes, const std::string &path) {
     const Json record = Json::parse(bytes, path);
     try {
-        require_fields("it", record, {"format", "options"},
+        require_fields("it", record, {"options"},
                        {"tensorrt", "compute_capability", "device", "driver", "platform", "plan_sha256", "plan_bytes",
                         "onnx", "onnx_sha256", "model", "profiles", "layers", "device_memory", "command", "parity",
                         "latency"});
-        const Json &format = record.object.at("format"), &options = record.object.at("options");
-        require(format.kind == Json::Kind::number && format.number == 1, "it has another format than 1");
+        const auto format = record.object.find("format");
+        require(format != record.object.end() && format->second.kind == Json::Kind::number &&
+                    format->second.number == 1,
+                "it has another format than 1");
+        const Json &options = record.object.at("options");
         require_fields("options", options, {"stripped", "version_compatible"},
                        {"tf32", "hardware_compatible", "refittable", "weight_streaming", "workspace", "level"});
         const auto flag = [&](const char *name) {

@@ -146,8 +146,7 @@ class TensorRt final : public Engine {
 
     void denoise(const Batch &batch) override {
         check(cudaSetDevice(device_), name());
-        Profile &profile =
-            profile_for(static_cast<std::int64_t>(batch.rows), static_cast<std::int64_t>(batch.samples));
+        Profile &profile = profile_for(static_cast<std::int64_t>(batch.rows), static_cast<std::int64_t>(batch.samples));
         const Array *condition = batch.conditions;
         for (const Port &port : ports_) {
             if (port.role != Role::output) {
@@ -197,7 +196,8 @@ class TensorRt final : public Engine {
         std::string expected;
         for (const Port &port : ports_) {
             expected += (expected.empty() ? "" : ", ") + port.name;
-            const auto mode = port.role == Role::output ? nvinfer1::TensorIOMode::kOUTPUT : nvinfer1::TensorIOMode::kINPUT;
+            const auto mode =
+                port.role == Role::output ? nvinfer1::TensorIOMode::kOUTPUT : nvinfer1::TensorIOMode::kINPUT;
             if (engine_->getTensorIOMode(port.name.c_str()) != mode) {
                 continue;
             }

@@ -25,8 +25,8 @@ class Ring {
 struct Track {
     Track(std::size_t slots, std::size_t dim) : x(slots, dim), D(slots, dim), dim(dim) {}
 
-    // Row k of the plan without its noise: sums in double of states and outputs in float. The row is worked out in pieces
-    // that stay in the processor's cache; each is given to take(first, row, count), for the values first .. first + count - 1.
+    // Row k of the plan without its noise: sums in double of states and outputs in float, in pieces that stay in the
+    // processor's cache. take(first, row, count) gets the values from `first` on.
     template <class Take> void step(const Plan &plan, std::size_t k, Take take) {
         for (std::size_t first = 0; first < dim; first += piece) {
             const std::size_t count = std::min(piece, dim - first);

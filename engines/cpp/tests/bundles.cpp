@@ -164,7 +164,8 @@ void every_field_is_checked() {
     CHECK(holds(refused_with([](Parts &p) { p.shape = "[0]"; }), "shape holds too many values"));
     CHECK(holds(refused_with([](Parts &p) { p.more = ", \"mean\": [1]"; }), "mean: expected 6 numbers"));
     CHECK(holds(refused_with([](Parts &p) { p.more = ", \"num_classes\": -1"; }), "num_classes"));
-    CHECK(holds(refused_with([](Parts &p) { p.more = ", \"guidance\": true"; }), "guidance needs classes"));
+    CHECK(holds(refused_with([](Parts &p) { p.more = ", \"guidance\": true"; }),
+                "guidance needs an unconditional class"));
     CHECK(holds(refused_with([](Parts &p) { p.more = ", \"precision\": \"int4\""; }), "precision"));
     make_bundle(with_more(R"(, "colour": 1, "requires": ["mean"])"));
     CHECK(Bundle(folder.string()).info().dim() == 6);
@@ -179,8 +180,8 @@ void every_field_is_checked() {
     CHECK(conditions[1].name == "task" && conditions[1].dtype == DType::int64 && conditions[1].null.empty());
     for (const char *bad :
          {R"({"name": "x", "dtype": "float32", "shape": []})", R"({"name": "a", "dtype": "float16", "shape": []})",
-          R"({"name": "a", "dtype": "float32", "shape": [0]})", R"({"name": "a", "dtype": "float32"})",
-          R"({"name": "a", "dtype": "int64", "shape": [2], "null": [1]})",
+          R"({"name": "1a", "dtype": "int64", "shape": []})", R"({"name": "a", "dtype": "float32", "shape": [0]})",
+          R"({"name": "a", "dtype": "float32"})", R"({"name": "a", "dtype": "int64", "shape": [2], "null": [1]})",
           R"({"name": "a", "dtype": "int64", "shape": [], "null": 0.5})",
           R"({"name": "a", "dtype": "int64", "shape": []}, {"name": "a", "dtype": "int64", "shape": []})"}) {
         CHECK(holds(refused_with([&](Parts &p) { p.more = text(", \"conditions\": [", bad, "]"); }), "condition"));
@@ -197,9 +198,7 @@ void every_field_is_checked() {
 }
 
 void values_outside_the_graph_are_in_the_manifest() {
-    const auto where = [](const std::string &bytes) {
-        return [bytes](Parts &p) { p.files["model.onnx"] = bytes; };
-    };
+    const auto where = [](const std::string &bytes) { return [bytes](Parts &p) { p.files["model.onnx"] = bytes; }; };
     CHECK(holds(refused_with(where(graph("location"))), "has values in 'weights.bin', which the manifest lacks"));
     const std::string outside = graph("location", "../w");
     CHECK(holds(refused_with(where(outside)), "has values in '../w', which the manifest lacks"));

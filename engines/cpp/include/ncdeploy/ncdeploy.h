@@ -51,13 +51,13 @@ typedef struct ncdeploy_sampler ncdeploy_sampler;
 
 /* Start from ncdeploy_default_options(). */
 typedef struct ncdeploy_options {
-    size_t size;         /* sizeof(ncdeploy_options), set by ncdeploy_default_options() */
-    const char *plan;    /* name in the bundle; NULL: its first */
-    const char *device;  /* "cpu", "cuda" or "cuda:N"; NULL: "cpu" for model.onnx, "cuda" for model.plan */
-    int64_t window;      /* nodes per sample and sweep; 0: sequential; -1: the bundle's */
-    double tolerance;    /* of parallel sampling; -1: the bundle's */
-    size_t max_rows;     /* most rows of one network call; 0: no limit */
-    double guidance;     /* weight of classifier-free guidance; NaN: none */
+    size_t size;        /* sizeof(ncdeploy_options), set by ncdeploy_default_options() */
+    const char *plan;   /* name in the bundle; NULL: its first */
+    const char *device; /* "cpu", "cuda" or "cuda:N"; NULL: "cpu" for model.onnx, "cuda" for model.plan */
+    int64_t window;     /* nodes per sample and sweep; 0: sequential; -1: the bundle's */
+    double tolerance;   /* of parallel sampling; -1: the bundle's */
+    size_t max_rows;    /* most rows of one network call; 0: no limit */
+    double guidance;    /* weight of classifier-free guidance; NaN: none */
 
     /* Of ONNX Runtime, as in EngineOptions of ncdeploy.hpp. */
     const char *library;                 /* its file; NULL: where the system's loader looks */

@@ -75,6 +75,7 @@ struct ModelInfo {
 
     std::size_t dim() const;                        // number of values in one sample
     std::optional<std::int64_t> null_label() const; // the label that means "no class", if there is one
+    bool guidable() const;                          // whether there is a D of "no class" or "no condition"
     std::int64_t labels() const;                    // a row may have the labels 0 .. labels() - 1
     std::string describe_labels() const;            // the same in words
 };
@@ -144,14 +145,14 @@ struct Array {
 // Rows for one call of a denoiser. Later versions may have more behind it.
 struct Batch {
     std::size_t rows = 0;
-    const float *x = nullptr;              // [rows, dim]
-    const float *sigma = nullptr;          // [rows]
-    const std::int64_t *sample = nullptr;  // [rows], whose row it is: 0 .. samples - 1
-    const std::int64_t *labels = nullptr;  // [rows], or null for a model without classes
-    const float *guidance = nullptr;       // [rows], or null unless info().guidance
-    std::size_t samples = 0;               // of the run; with guidance outside the network, as many again without
-    const Array *conditions = nullptr;     // [info().conditions.size()], in that order
-    float *denoised = nullptr;             // [rows, dim], to be written
+    const float *x = nullptr;             // [rows, dim]
+    const float *sigma = nullptr;         // [rows]
+    const std::int64_t *sample = nullptr; // [rows], whose row it is: 0 .. samples - 1
+    const std::int64_t *labels = nullptr; // [rows], or null for a model without classes
+    const float *guidance = nullptr;      // [rows], or null unless info().guidance
+    std::size_t samples = 0;              // of the run; with guidance outside the network, as many again without
+    const Array *conditions = nullptr;    // [info().conditions.size()], in that order
+    float *denoised = nullptr;            // [rows, dim], to be written
 };
 
 // What runs a model. Derive from it to bring a runtime of your own.
@@ -163,7 +164,7 @@ class Engine {
     virtual void denoise(const Batch &batch) = 0;
 };
 
-// Runs one plan on one engine, as often as you like. A sample depends on its seed and conditions alone, not on the batch.
+// Runs one plan on one engine, as often as you like. A sample depends on its seed and conditions alone, not on others.
 class Sampler {
   public:
     // Throws InputError for options that do not fit the plan or the model. `engine` must outlive the sampler.
@@ -222,8 +223,9 @@ struct EngineOptions {
 
     // Of ONNX Runtime. Its library is loaded when the first engine is opened, and stays: the one that the program holds
     // already, otherwise libonnxruntime.so.1 (onnxruntime.dll, libonnxruntime.dylib) from where the system looks.
-    std::string library;  // the file to load instead
-    std::string provider; // an execution provider by ONNX Runtime's name for it, "OpenVINO" or "QNN" say, before the CPU
+    std::string library; // the file to load instead
+    std::string
+        provider; // an execution provider by ONNX Runtime's name for it, "OpenVINO" or "QNN" say, before the CPU
     std::vector<std::pair<std::string, std::string>> provider_options;
     int threads = 0;             // on the CPU; 0: as many as there are cores
     bool spinning = true;        // threads wait busily for work: faster, at the price of power
