@@ -16,8 +16,10 @@ import torch
 from benchmarks.contrastive.arms import arms
 from benchmarks.contrastive.measure import measure
 from benchmarks.contrastive.sets import Study, load
+from benchmarks.contrastive.summary import read_records
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers import Denoiser
+from ncdeploy.files import atomic_write
 from ncdeploy.training import TrainConfig, start, start_from
 
 
@@ -46,8 +48,11 @@ def main() -> None:
     study = load(given.data, steps=given.steps)
     known = arms(study.steps)
     wanted = given.arms.split(",") if given.arms else list(known)
-    lines = given.output.read_text().splitlines() if given.output.exists() else []
-    done = {(r["data"], r["steps"], r["arm"], r["seed"]) for r in map(json.loads, lines)}
+    records = read_records(given.output) if given.output.exists() else []
+    if records:  # what a run that was cut short wrote of its last line goes
+        with atomic_write(given.output) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+    done = {(r["data"], r["steps"], r["arm"], r["seed"]) for r in records}
     for seed in range(given.seeds):
         for name in wanted:
             key = (study.name, study.steps, name, seed)

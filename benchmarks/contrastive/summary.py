@@ -24,6 +24,11 @@ def _above(record: Record, column: int) -> float:
     return math.sqrt(sum(g[4] * g[column] ** 2 for g in groups) / sum(g[4] for g in groups))
 
 
+def read_records(path: Path) -> list[Record]:
+    """The whole lines of a study, also of one that is cut short in the midst of a line."""
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
 STRICT = run_name("ddpm-1000", WINDOWS[-1], TOLERANCES[0])
 FIGURES: tuple[tuple[str, Callable[[Record], float]], ...] = (
     ("noise log-loss", lambda r: float(r["log_loss"])),
@@ -151,7 +156,7 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=None, help="folder for one PNG per set of data")
     given = parser.parse_args()
-    records = [json.loads(line) for line in given.results.read_text().splitlines()]
+    records = read_records(given.results)
     for name, steps in dict.fromkeys((r["data"], r["steps"]) for r in records):
         chosen = [r for r in records if (r["data"], r["steps"]) == (name, steps)]
         print(f"\n### {name}, {steps} steps\n")

@@ -1,10 +1,8 @@
 """`ncdeploy train`: a model from data, with a progress bar, a log, and a Ctrl-C that loses nothing."""
 
-import json
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -202,25 +200,23 @@ def _note(progress: "Progress") -> str:
     return f"loss {progress.loss:.4f}{contrastive}, {progress.rate:.1f} steps/s"
 
 
-def _write(lines: IO[str] | None, progress: "Progress") -> None:
-    if lines is not None:
-        lines.write(json.dumps(asdict(progress)) + "\n")
-
-
 def _run(training: "Training", target: Path, log: Path | None, save_every: int, as_json: bool) -> None:
     from ncdeploy.errors import NumericalError
-    from ncdeploy.training import StopRequest, resume_command, save_training
+    from ncdeploy.training import StepLog, StopRequest, resume_command, save_training
 
     show, total, began = training.main_process, training.config.steps, training.step
     saved = began
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
-        lines = stack.enter_context(log.open("a", encoding="utf-8", buffering=1)) if log is not None and show else None
+        lines = None
+        if log is not None and show:
+            lines = stack.enter_context(StepLog(log, after=began, say=console.warn))
         bar = stack.enter_context(console.progress("training", total, "steps", done=began, keep=True, silent=not show))
         try:
             for progress in training.run():
                 bar.update(progress.step, note=_note(progress))
-                _write(lines, progress)
+                if lines is not None:
+                    lines.write(progress)
                 if training.anyone(stop.requested):
                     break
                 if save_every and progress.step % save_every == 0 and not training.done:

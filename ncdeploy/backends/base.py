@@ -8,6 +8,7 @@ Each row has its own sigma. The result is a fresh array that the caller owns. A 
 for every number of rows says so by `sizes`, see `sampling.callsizes`; it takes any number all the same.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from ncdeploy.errors import InputError
+from ncdeploy.errors import BackendError, InputError
 from ncdeploy.modelinfo import ModelInfo
 
 
@@ -125,6 +126,16 @@ def _check_guidance(info: ModelInfo, batch: int, guidance: Any) -> None:
         raise InputError(f"guidance: expected float32 ({batch},), one weight per row")
     if on_host(guidance) and not (guidance.min() > -np.inf and guidance.max() < np.inf):  # also catches NaN
         raise InputError("guidance: every weight must be finite")
+
+
+def check_process(name: str, opened_in: int) -> None:
+    """Raise BackendError in a process that was forked off the one that opened an engine: the runtime's threads stayed
+    there, and a call would wait for them for ever."""
+    if os.getpid() != opened_in:
+        raise BackendError(
+            f"{name}: was opened before this process was forked off; open it in the process that uses it, or start "
+            "that one with the method spawn, multiprocessing.get_context('spawn')"
+        )
 
 
 def on_host(array: Any) -> bool:

@@ -1,4 +1,4 @@
-"""When a device has too little memory: half the window, and on."""
+"""When a device or the host has too little memory: half the window, and on."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ def halve_until_it_fits(
     per_node: int = 1,
     say: Callable[[str], None],
 ) -> Result:
-    """run(window, rows), with half the window after every OutOfMemoryError, then with half the samples at once.
+    """run(window, rows), with half the window whenever memory does not suffice, then with half the samples at once.
 
     window:   nodes per sample and call, None for sequential, "auto" if it follows from the rows
     samples:  in all; rows: most rows of one call, per_node of them for an evaluation of D
@@ -29,13 +29,14 @@ def halve_until_it_fits(
     while True:
         try:
             return run(window, rows)
-        except OutOfMemoryError as e:
+        except (OutOfMemoryError, MemoryError) as e:
             if isinstance(window, int):
                 rows, window = min(rows, samples * window * per_node), max(1, window // 2)
             elif window is None:
                 rows = min(rows, samples * per_node)
+            why = str(e) or "the host is out of memory"
             if rows <= per_node:
-                raise
+                raise OutOfMemoryError(why) from e
             rows = max(rows // 2, (window if isinstance(window, int) else 1) * per_node)
             what = f"a window of {window} and " if isinstance(window, int) else ""
-            say(f"{e}; going on with {what}at most {rows} rows in a call")
+            say(f"{why}; going on with {what}at most {rows} rows in a call")

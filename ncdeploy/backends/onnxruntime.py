@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncdeploy.backends.base import Closing, Opening, check_inputs, tensor_on
+from ncdeploy.backends.base import Closing, Opening, check_inputs, check_process, tensor_on
 from ncdeploy.backends.onnxruntime_graphs import GraphRuns
 from ncdeploy.backends.providers import (
     LOG_FATAL,
@@ -92,7 +92,7 @@ class Session:
                 f"{path}: ONNX Runtime did not start {', '.join(lost)}, only {', '.join(started)}; {why}; "
                 "ncdeploy doctor says what to install"
             )
-        self._session = session
+        self._session, self._process = session, os.getpid()
         self.name = f"onnxruntime {ort.__version__} ({wanted[0][0].removesuffix('ExecutionProvider')})"
 
     @property
@@ -115,6 +115,7 @@ class Session:
 
     def run(self, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs by name, newly allocated. Raises BackendError when the runtime fails or is closed."""
+        check_process(self.name, self._process)
         if self._session is None:
             raise BackendError(f"{self.name}: the engine was closed; open it again")
         try:
@@ -127,6 +128,7 @@ class Session:
 
         On CUDA this is in order with torch's current stream and returns before it is done. Raises as `run` does.
         """
+        check_process(self.name, self._process)
         if self._session is None:
             raise BackendError(f"{self.name}: the engine was closed; open it again")
         import onnxruntime as ort
@@ -152,7 +154,7 @@ class Session:
 
     def _failure(self, error: Exception, feeds: dict[str, Any]) -> BackendError:
         said = str(error).lower()
-        kind = OutOfMemoryError if "out of memory" in said or "failed to allocate" in said else BackendError
+        kind = OutOfMemoryError if any(words in said for words in _NO_MEMORY) else BackendError
         batch = len(next(iter(feeds.values())))
         return kind(f"{self.name} failed on a batch of {batch}: {_first_line(error)}")
 
@@ -233,6 +235,7 @@ class OnnxRuntimeBackend(Closing):
 
 
 _OUTPUTS = ["denoised"]
+_NO_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "unable to allocate")
 
 
 def _torch_stream(device: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ncdeploy.backends.base import Closing, Opening, check_inputs
+from ncdeploy.backends.base import Closing, Opening, check_inputs, check_process
 from ncdeploy.errors import BackendError, DependencyError, InputError, OutOfMemoryError, install
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.callsizes import CallSizes
@@ -66,7 +66,7 @@ class TorchBackend(Closing):
             self.sizes = CallSizes()
             self._run = GraphedModule(self._model, capture, self.sizes)
         self._info = denoiser.info
-        self._threads = threads
+        self._threads, self._process = threads, os.getpid()
         self._name = (
             f"torch {torch.__version__} ({', '.join([str(self._device), *([mode] if mode != 'eager' else [])])})"
         )
@@ -90,6 +90,7 @@ class TorchBackend(Closing):
         NumPy arrays give a NumPy array; tensors must be on the backend's device and give a tensor there.
         Raises InputError for inputs that do not fit, BackendError when PyTorch fails or the backend is closed.
         """
+        check_process(self._name, self._process)
         check_inputs(self._info, x, sigma, labels, guidance)
         if self._model is None:
             raise BackendError(f"{self._name}: the engine was closed; open it again")
@@ -103,9 +104,10 @@ class TorchBackend(Closing):
         try:
             with torch.inference_mode(), self._on_device():
                 denoised = self._run(*inputs)
-        except RuntimeError as e:
+        except (RuntimeError, MemoryError) as e:
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-            kind = OutOfMemoryError if isinstance(e, torch.OutOfMemoryError) else BackendError
+            full = isinstance(e, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in reason
+            kind = OutOfMemoryError if full else BackendError
             raise kind(f"{self._name} failed on a batch of {len(x)}: {reason}") from e
         # A copy: models may return a view of their input, graphs write to the same place again, and inference tensors
         # cannot be written to by the caller.

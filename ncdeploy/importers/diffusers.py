@@ -198,7 +198,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     config = read_json(file)
     kind = config.get("_class_name")
     if kind != MODEL:
-        raise FileError(f"{file}: describes a {kind}; only {MODEL} can be imported (no text, no latents)")
+        raise FileError(f"{file}: describes a {str(kind)[:60]}; only {MODEL} can be imported (no text, no latents)")
     return {name: value for name, value in config.items() if not name.startswith("_") and name not in AVERAGE}
 
 

@@ -55,9 +55,9 @@ def read_scheduler(file: Path, diffusers: Any) -> Trained:
     """Of a scheduler's file. Raises FileError for one that is damaged or belongs to another noise process."""
     config = read_json(file)
     kind = config.get("_class_name")
-    if kind not in SCHEDULERS:
+    if not isinstance(kind, str) or kind not in SCHEDULERS:
         raise FileError(
-            f"{file}: describes a {kind}, expected a scheduler of discrete variance-preserving steps such as "
+            f"{file}: describes a {str(kind)[:60]}, expected a scheduler of discrete variance-preserving steps such as "
             "DDPMScheduler; to import the model as one of those, give --predicts and --schedule"
         )
     make = getattr(diffusers, kind)

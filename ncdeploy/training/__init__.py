@@ -10,6 +10,7 @@ from ncdeploy.training.data import DATA_NAMES, Dataset, load_data
 if TYPE_CHECKING:
     from ncdeploy.training.config import ContrastiveConfig, TrainConfig
     from ncdeploy.training.interrupt import StopRequest
+    from ncdeploy.training.log import StepLog
     from ncdeploy.training.loop import Progress, Training, start, start_from
     from ncdeploy.training.saving import resume_command, resume_training, save_training
 
@@ -17,6 +18,7 @@ _HOME = {
     "ContrastiveConfig": "config",
     "TrainConfig": "config",
     "StopRequest": "interrupt",
+    "StepLog": "log",
     "Progress": "loop",
     "Training": "loop",
     "start": "loop",
@@ -31,6 +33,7 @@ __all__ = [
     "ContrastiveConfig",
     "Dataset",
     "Progress",
+    "StepLog",
     "StopRequest",
     "TrainConfig",
     "Training",

@@ -199,8 +199,10 @@ ATTACKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a hidden file": (move("README.md", ".ssh"), "not a name inside the bundle"),
     "a zero byte": (move("README.md", "a\0b"), "not a name inside the bundle"),
     "itself": (move("README.md", "manifest.json"), "not a name inside the bundle"),
-    "a folder as a file": (move("README.md", "plans"), "not a regular file"),
-    "a file as a folder": (move("README.md", "model.onnx/x"), "is missing"),
+    "a folder as a file": (lambda f: ((f / "a.data").mkdir(), move("README.md", "a.data")(f)), "not a regular file"),
+    "a file as a folder": (move("README.md", "model.onnx/x"), "all a bundle holds"),
+    "a library": (move("README.md", "library.so"), "all a bundle holds"),
+    "code": (move("README.md", "plans/model.py"), "all a bundle holds"),
     "a plan that leaves": (
         edit(lambda m: m["plans"][0].update(file="plans/../x.ncplan")),
         r"file: got .*expected plans/NAME\.ncplan",

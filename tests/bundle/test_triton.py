@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from bundle_files import write_engine
 from ncdeploy import FileError, InputError, make_plan
 from ncdeploy.bundle import make_bundle
-from ncdeploy.bundle.triton import write_repository
+from ncdeploy.bundle.triton import graph_config, write_repository
 from tiny_models import IMAGES, write_mixture
 
 PLANS = [make_plan("ddim", 5)]
@@ -163,3 +163,14 @@ def test_the_command(tmp_path, bundle, run):
     done = run("triton", bundle.path, "-o", "repository", "--max-batch", 8)
     assert done.exit_code == 0, done.output
     assert "max_batch_size: 8" in (tmp_path / "repository" / "denoiser" / "config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize("name", ['x"\n}]\nbackend: "python', "x\\", "x\u202e", "y" * 600])
+def test_names_in_a_graph_cannot_write_the_configuration(tmp_path, name):
+    node = onnx.helper.make_node("Identity", [name], ["out"])
+    ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 2]) for n in (name, "out")]
+    graph = onnx.helper.make_graph([node], "g", ports[:1], ports[1:])
+    onnx.save(onnx.helper.make_model(graph, ir_version=10), tmp_path / "graph.onnx")
+    with pytest.raises(FileError, match="damaged ONNX file") as e:
+        graph_config("graph", tmp_path / "graph.onnx")
+    assert "\n" not in str(e.value)

@@ -120,3 +120,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     code, _, error = run("--resume", tmp_path / "model.pt", "--updates", record["step"] + 2, "--data", "moons")
     assert code == 0, error
     assert load_record(tmp_path / "model.pt")["step"] == record["step"] + 2
+
+
+def test_the_log_cannot_be_the_model(tmp_path: Path) -> None:
+    model = tmp_path / "model.pt"
+    code, _, said = run("--data", "moons", "-o", model, "--log", tmp_path / "." / "model.pt", "--steps", 1)
+    assert code == 1
+    assert "--log" in said.replace("\n", " ")
+    assert not model.exists()

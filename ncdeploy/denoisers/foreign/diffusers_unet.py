@@ -50,7 +50,10 @@ class DiffusersUNet(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], config: DiffusersUNetConfig, num_classes: int = 0) -> None:
         super().__init__()
-        config.check(shape, num_classes)
+        try:
+            config.check(shape, num_classes)
+        except TypeError as e:
+            raise InputError(f"its settings are of other types than they should be: {first_line(e)}") from e
         diffusers = require_diffusers()
         self.config: dict[str, Any] = {"kind": "diffusers", "unet": dict(config.unet)}
         try:
