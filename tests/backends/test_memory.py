@@ -47,3 +47,22 @@ def test_where_one_evaluation_does_not_fit_it_stops():
     with pytest.raises(OutOfMemoryError):
         halve_until_it_fits(run, window=8, samples=3, rows=1000, per_node=2, say=lambda line: None)
     assert tried == [(8, 1000), (4, 24), (2, 12), (1, 6), (1, 3), (1, 2)]
+
+
+def test_the_host_may_have_too_little_memory_too():
+    told = []
+
+    def run(window, rows):
+        if rows > 16:
+            raise MemoryError
+        return window, rows
+
+    found = halve_until_it_fits(run, window=16, samples=4, rows=64, say=told.append)
+    assert found[1] <= 16
+    assert told[0].startswith("the host is out of memory; going on")
+
+    def never(window, rows):
+        raise MemoryError("Unable to allocate 3 GiB")
+
+    with pytest.raises(OutOfMemoryError, match="Unable to allocate 3 GiB"):
+        halve_until_it_fits(never, window=16, samples=4, rows=64, say=told.append)
