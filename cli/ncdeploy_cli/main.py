@@ -70,6 +70,11 @@ class _Commands(TyperGroup):
                 raise
             console.error(str(e))
             raise typer.Exit(1) from None
+        except MemoryError as e:
+            if ctx.params["debug"]:
+                raise
+            console.error(f"the host is out of memory{f' ({e})' if str(e) else ''}; ask for less at once")
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             if ctx.params["debug"]:
                 raise

@@ -73,10 +73,30 @@ class Bundle:
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read the manifest and the plans, and check every file of a bundle. No engine is loaded.
 
+    A bundle that is exchanged for another one meanwhile is read again.
+
     Raises FileError, in one line, for a folder that is no bundle, and for a bundle that breaks a rule of its format
     (see `ncdeploy.bundle`) or in which any bit has changed.
     """
     folder = Path(path).expanduser()
+    while True:
+        before = _identity(folder)
+        try:
+            return _open(path, folder)
+        except FileError:
+            if _identity(folder) == before:
+                raise
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _open(path: str | os.PathLike[str], folder: Path) -> Bundle:
     if not folder.is_dir():
         raise FileError(f"{path}: there is no such folder; expected a bundle (ncdeploy bundle)")
     if not is_bundle(folder):

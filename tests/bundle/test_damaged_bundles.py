@@ -14,6 +14,7 @@ import pytest
 from bundle_files import reseal
 from mutations import mutate
 from ncdeploy import Bundle, FileError, open_bundle, open_engine
+from ncdeploy.formats import bundle as bundle_format
 from ncdeploy.formats.manifest import ENGINES
 
 FILES = ("manifest.json", "manifest.sha256", "model.onnx", "README.md", "plans/ddim-20.ncplan", "plans/unipc-8.ncplan")
@@ -265,6 +266,26 @@ def test_what_means_the_same_is_read(copy):
     rewrite('"window": 16', '"window":\t16')(copy)
     (copy / "notes.txt").write_text("not listed, not read")
     assert isinstance(open_bundle(copy), Bundle)
+
+
+def test_a_bundle_that_is_exchanged_while_it_is_read_is_read_again(copy, monkeypatch):
+    """Halfway through the old one, its files are gone, and the name is that of the new one."""
+    other = shutil.copytree(copy, copy.with_name("other"))
+    edit(lambda m: m["plans"][0].update(tolerance=0.25))(other)
+    (other / "README.md").write_text("of the new one")
+    reseal(other, "README.md")
+    checked = []
+
+    def check(folder: Path, name: str, entry: Any) -> None:
+        checked.append(name)
+        if len(checked) == 1:
+            shutil.rmtree(copy)
+            other.rename(copy)
+        real(folder, name, entry)
+
+    real = bundle_format._check_file
+    monkeypatch.setattr(bundle_format, "_check_file", check)
+    assert 0.25 in [plan.tolerance for plan in open_bundle(copy).plans.values()]
 
 
 def test_folders_that_are_no_bundle(tmp_path):
