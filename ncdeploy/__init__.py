@@ -1,5 +1,6 @@
 """ncdeploy: diffusion models from PyTorch to ONNX and engines, sampled in parallel to a known tolerance."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ncdeploy.errors import (
@@ -14,6 +15,10 @@ from ncdeploy.errors import (
     ParityError,
 )
 from ncdeploy.version import __version__
+
+# ONNX Runtime 1.29 and later leave a device id and a queue of events under the user's cache, and send them. Whoever
+# wants that sets it to 0; it is read when onnxruntime is imported, wherever in the process that is.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from ncdeploy import training

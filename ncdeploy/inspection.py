@@ -190,7 +190,7 @@ def _is_npz(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 
