@@ -132,7 +132,8 @@ def load(
     weights, source, said = read_model_weights(folder, variant)
     weights = _renamed(weights)
     if dropped:
-        weights |= {name: weights[name][: info.shape[0]] for name in weights if name.startswith("conv_out.")}
+        last = {name: weight for name, weight in weights.items() if name.startswith("conv_out.") and weight.ndim}
+        weights |= {name: weight[:channels] for name, weight in last.items()}
 
     def make() -> DiffusersUNet:
         return DiffusersUNet(info.shape, DiffusersUNetConfig(unet=settings), info.num_classes)

@@ -274,6 +274,8 @@ def truncate(folder: Path) -> None:
         (config(sample_size=9), "divisible by 2"),
         (config(block_out_channels=[16, 16]), "do not belong together"),
         (config(layers_per_block=2), "lacks the weight"),
+        (config(layers_per_block=10**8), "asks for more than .* weights"),
+        (config(block_out_channels=[2**18, 2**18]), "do not belong together"),
         (config(norm_num_groups=3), "diffusers .* cannot make"),
         (config(wings=2), "cannot make.*wings"),
         (scheduler(_class_name="KarrasVeScheduler"), "KarrasVeScheduler"),

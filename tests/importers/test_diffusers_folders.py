@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, LDMPipeline, UNet2DModel, VQModel
 from diffusers.training_utils import EMAModel
+from safetensors.torch import save_file
 
 from ncdeploy.denoisers import Denoiser
 from ncdeploy.errors import FileError, InputError
@@ -186,6 +187,15 @@ def test_a_learned_variance_is_dropped_where_it_is_known_or_said(tmp_path: Path)
             assert not torch.allclose(got, wanted[:, 1:], atol=1e-2)
             assert any("learned variance was dropped" in note for note in denoiser.notes)
     assert export_onnx(said, tmp_path / "m.onnx", threads=1).parity.ok  # type: ignore[union-attr]
+
+
+def test_a_last_layer_without_channels_is_a_misfit(tmp_path: Path) -> None:
+    twice = network(**{**PLAIN, "out_channels": 2})
+    write(tmp_path, twice)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    save_file({**twice.state_dict(), "conv_out.bias": torch.tensor(1.0)}, file)
+    with pytest.raises(FileError, match="'conv_out.bias' has shape"):
+        import_model(tmp_path, learned_variance="drop")
 
 
 @pytest.mark.parametrize(("word", "message"), [("drop", "there is none to drop"), ("keep", "expected drop")])

@@ -273,7 +273,7 @@ def test_weights_from_a_file(run: Callable[..., Result], tmp_path: Path) -> None
     with pytest.raises(FileError, match="it holds history"):
         import_model(NAME, weights="none_inside.pt", **options)
     Path("text.pt").write_text("hello")
-    with pytest.raises(FileError, match="not a file of plain tensors"):
+    with pytest.raises(FileError, match=r"text.pt: .*(damaged|holds Python objects)"):
         import_model(NAME, weights="text.pt", **options)
     with pytest.raises(FileError, match="no such file"):
         import_model(NAME, weights="none.pt", **options)
