@@ -10,6 +10,7 @@ from pathlib import Path
 from ncdeploy.denoisers.safetensors_file import is_safetensors
 from ncdeploy.denoisers.torchfile import HEAD, pickle_head
 
+LEGACY = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # the magic number of PyTorch files that are no archives
 OWN_MODULE = (
     "import it by a function that makes its network: ncdeploy import package.module:function --weights FILE "
     "--predicts eps --schedule linear --shape 3,32,32"
@@ -104,9 +105,11 @@ def name_of(path: str | os.PathLike[str]) -> str | None:
                     return what
         head = names_in(source)
         found = next((what for marks, what in NAMES if all(mark in head for mark in marks)), None)
+        if found is None and start.startswith(b"\x80") and LEGACY not in start and not is_safetensors(source):
+            return "a Python pickle of something else than weights, which can run code, so it was not opened"
         if found is None and head:
             return f"a file of weights that none of the importers knows by their names; {OWN_MODULE}"
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError):  # a damaged archive
+    except Exception:  # a damaged archive fails in a dozen ways
         return None
     return found
 

@@ -247,7 +247,7 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert done.exit_code == 0, done.output
     with np.load("s.npz") as saved:
         assert saved["labels"].tolist() == [2, 0, 2, 0]
-    done = run("sample", "-e", "model.pt", "-n", 2, "--steps", 3, "-o", "s.npz")
+    done = run("sample", "-e", "model.pt", "-n", 2, "--steps", 3, "-o", "other.npz")
     assert done.exit_code == 1
     assert "--labels all" in " ".join(done.stderr.split())
 

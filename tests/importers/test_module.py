@@ -153,7 +153,7 @@ def test_weights_under_a_key_and_behind_a_prefix(tmp_path: Path, run: Callable[.
     torch.save({"model": {n: 0 * t for n, t in wrapped.items()}, "teacher": wrapped, "step": 3}, tmp_path / "w.pt")
 
     def bring(*options: str) -> Result:
-        return run("import", NAME, *OPTIONS, "--weights", "w.pt", "-o", "m.pt", *options)
+        return run("import", NAME, *OPTIONS, "--weights", "w.pt", "-o", "m.pt", "--force", *options)
 
     asked = bring()
     assert asked.exit_code == 1
@@ -164,7 +164,7 @@ def test_weights_under_a_key_and_behind_a_prefix(tmp_path: Path, run: Callable[.
     assert load_model(tmp_path / "m.pt", allow_module=True).state_dict()["network.module.outer.bias"].sum() == 3
     lost = bring("--key", "nobody")
     assert "no weights under 'nobody'; it has: 'model', 'teacher'" in " ".join(lost.output.split())
-    nothing = run("import", NAME, *OPTIONS, "-o", "m.pt", "--key", "model")
+    nothing = run("import", NAME, *OPTIONS, "-o", "n.pt", "--key", "model")
     assert "give --weights, too" in " ".join(nothing.output.split())
 
 
@@ -261,7 +261,7 @@ def test_weights_from_a_file(run: Callable[..., Result], tmp_path: Path) -> None
     save_file(wanted.state_dict(), "w.safetensors")
     torch.save(wanted.state_dict(), "w.pt")
     for file in ("w.safetensors", "w.pt"):
-        done = run("import", NAME, "--weights", file, *OPTIONS, "-o", "m.pt")
+        done = run("import", NAME, "--weights", file, *OPTIONS, "-o", "m.pt", "--force")
         assert done.exit_code == 0, done.stderr
         again = load_model("m.pt", allow_module=True)
         for name, tensor in wanted.state_dict().items():
