@@ -107,7 +107,7 @@ def _notes(kind: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) 
     if solver is None:
         notes.append(f"{kind} itself is not taken over; the plan is ddim on the steps that it was trained with")
     elif solver != "ddim":
-        notes.append(f"the plan is ddim; what {kind} does is the solver {solver}")
+        notes.append(f"the plan is ddim; what {kind} does is --solver {solver}")
     if settings.get("thresholding"):
         if float(settings["sample_max_value"]) == 1:
             notes.append("thresholding with sample_max_value 1 is taken over as what it comes to, D cut to -1 .. 1")
@@ -120,7 +120,7 @@ def _notes(kind: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) 
     left = {name: value for name, value in left.items() if name not in (*PARTS_OF, "thresholding")}
     variance = left.pop("variance_type", None)
     if solver == "ddpm" and variance == "fixed_large":
-        notes.append("variance_type fixed_large is the variance beta of the solver ddpm, which has posterior otherwise")
+        notes.append("variance_type fixed_large is --variance beta of --solver ddpm, which has posterior otherwise")
     elif variance is not None and (solver != "ddpm" or variance != "fixed_small_log"):  # which is fixed_small again
         notes.append(f"variance_type {variance} is not taken over; the solvers here have variances of their own")
     if solver and _uneven(settings):
