@@ -242,7 +242,7 @@ def test_the_c_interface_tells_what_went_wrong(native: Native, bundle: Bundle) -
     code, sampler = native.open(Path("/nonexistent"), native.options())
     assert (code, sampler.value) == (2, None)
     assert native.error.startswith("/nonexistent: there is no such folder")
-    wrong = {"plan": (b"none", 1), "window": (99, 1), "size": (3, 1), "device": (b"cuda", 3), "threads": (-1, 1)}
+    wrong = {"plan": (b"none", 1), "window": (-2, 1), "size": (3, 1), "device": (b"cuda", 3), "threads": (-1, 1)}
     for field, (value, code) in (wrong | {"provider": (b"NoSuchThing", 3)}).items():
         assert native.open(bundle.path, native.options(**{field: value}))[0] == code, field
         assert native.error

@@ -24,7 +24,11 @@ struct Cancelled {};
 
 template <class Body> ncdeploy_status guarded(Body body) noexcept {
     const auto failed = [](ncdeploy_status code, const char *what) {
-        last_error = what;
+        try {
+            last_error = what;
+        } catch (...) {
+            last_error.clear(); // no room for the words; the code says what kind it is
+        }
         return code;
     };
     try {

@@ -37,11 +37,23 @@ bool is_name(const std::string &name) {
     return !start && name.size() <= 255;
 }
 
+bool ends_with(const std::string &name, const std::string &end) {
+    return name.size() > end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
+}
+
 bool is_plan_file(const std::string &name) {
     const std::string folder = "plans/", suffix = ".ncplan";
     return is_name(name) && name.size() > folder.size() + suffix.size() &&
            name.compare(0, folder.size(), folder) == 0 && name.find('/', folder.size()) == std::string::npos &&
-           name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
+           ends_with(name, suffix);
+}
+
+// Whether a bundle holds files of such a name.
+bool is_known(const std::string &name) {
+    const bool top = name.find('/') == std::string::npos;
+    const bool graph = ends_with(name, ".onnx") || ends_with(name, ".data") || ends_with(name, ".bin");
+    return is_plan_file(name) ||
+           (top && (graph || name == "README.md" || name == "model.plan" || name == "model.plan.json"));
 }
 
 bool is_digest(const std::string &text) {
@@ -194,6 +206,7 @@ ModelInfo model(const Json &record) {
 Manifest::FileEntry file_entry(const std::string &name, const Json &entry) {
     require(is_name(name) && name != "manifest.json" && name != "manifest.sha256",
             "files: one is no name inside the bundle, such as plans/ddim-100.ncplan");
+    require(is_known(name), name, " is no graph, its weights, engine, plan or README.md, which is all a bundle holds");
     require_fields(name, entry, {"bytes", "sha256"});
     const Json &bytes = entry.object.at("bytes"), &sha256 = entry.object.at("sha256");
     require(is_integer(bytes, 0, max_bytes), name, ": bytes is no size");

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <new>
@@ -14,16 +15,13 @@ Sampler::Sampler(Engine &engine, Plan plan, Options options)
     : engine_(engine), plan_(std::move(plan)), options_(std::move(options)) {
     plan_.check();
     const ModelInfo &info = engine_.info();
-    const std::size_t most = plan_.evaluations(), width = options_.window ? options_.window : 1;
+    options_.window = std::min(options_.window, plan_.evaluations());
+    const std::size_t width = std::max<std::size_t>(options_.window, 1);
     if (!(options_.tolerance >= 0)) {
         throw InputError(text("tolerance: got ", options_.tolerance, "; expected 0 or more"));
     }
     if (!(options_.error_floor > 0)) {
         throw InputError(text("error_floor: got ", options_.error_floor, "; expected a positive number"));
-    }
-    if (width > most) {
-        throw InputError(
-            text("window: got ", width, "; plan ", plan_.name, " has ", most, " evaluations, so 1 to that"));
     }
     if (options_.guidance) {
         if (!std::isfinite(*options_.guidance)) {

@@ -142,6 +142,7 @@ void names_stay_inside() {
         };
         CHECK(holds(refused_with(list), "is no name inside the bundle"));
     }
+    CHECK(holds(refused_with([](Parts &p) { p.files["tool.sh"] = ""; }), "tool.sh is no graph, its weights"));
     const auto plan_in = [](const char *file) {
         return [file](Parts &p) {
             p.plans.replace(p.plans.find("plans/test"), std::string("plans/test.ncplan").size(), file);

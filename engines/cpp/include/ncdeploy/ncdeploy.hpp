@@ -115,7 +115,7 @@ struct Sweep {
 };
 
 struct Options {
-    std::size_t window = 0;   // 0: sequential; otherwise the evaluated nodes per sample and sweep
+    std::size_t window = 0;   // 0: sequential; otherwise the evaluated nodes per sample and sweep, at most the plan's
     double tolerance = 1e-3;  // a node holds when the rms of its change is <= tolerance * hypot(sigma, error_floor)
     double error_floor = 0.1; // in model units: below this noise level the tolerance is absolute
     std::size_t max_rows = 0; // most rows the network sees in one call; 0: no limit
