@@ -156,7 +156,8 @@ def test_a_graph_that_does_not_fit_its_manifest_is_refused(release, oracle, unet
             (broken / file.relative_to(oracle.path)).write_bytes(file.read_bytes())
     for content, said in (
         (unet.engine.read_bytes(), "the graph's inputs are x, sigma, labels"),
-        (b"no", "cannot load it"),
+        (b"no", "is a damaged ONNX file"),
+        (b"\x08\x07", "cannot load it"),
     ):
         (broken / "model.onnx").write_bytes(content)
         reseal(broken, "model.onnx")
