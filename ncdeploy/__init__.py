@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ncdeploy.inspection import Inspection, inspect_file
     from ncdeploy.modelinfo import ModelInfo
     from ncdeploy.parity import ParityReport, compare
+    from ncdeploy.ports import Condition
     from ncdeploy.result import Result
     from ncdeploy.run import SampleOptions, Sampling, iterate, sample
     from ncdeploy.sampling import schedules, solvers
@@ -56,6 +57,7 @@ _HOME = {
     "Bundle": "ncdeploy.bundle",
     "BundledPlan": "ncdeploy.bundle",
     "Choice": "ncdeploy.sampling.result",
+    "Condition": "ncdeploy.ports",
     "ContrastiveConfig": "ncdeploy.training",
     "Dataset": "ncdeploy.training",
     "Denoiser": "ncdeploy.denoisers",
@@ -108,6 +110,7 @@ __all__ = [
     "Bundle",
     "BundledPlan",
     "Choice",
+    "Condition",
     "ContrastiveConfig",
     "Dataset",
     "Denoiser",

@@ -14,9 +14,10 @@ from ncdeploy.errors import DependencyError, FileError, install
 from ncdeploy.formats.arrays import read_arrays
 from ncdeploy.formats.filetype import Kind, detect, is_bundle, read_head
 from ncdeploy.formats.graphrecord import GRAPH_KEY, record_of
-from ncdeploy.formats.onnxfile import Port, read_onnx
+from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.formats.sidecar import digest, read_sidecar
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
+from ncdeploy.ports import Port
 from ncdeploy.sampling.errorcurve import ErrorCurve
 
 

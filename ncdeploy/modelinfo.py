@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ncdeploy.errors import FileError, InputError, NcdeployWarning
+from ncdeploy.ports import MAX_CONDITIONS, Condition, Port
 from ncdeploy.records import Kind, about, check, parse, read, read_format, required
 from ncdeploy.records.kinds import (
     FLAG,
@@ -25,6 +26,7 @@ from ncdeploy.records.kinds import (
     TEXT,
     TEXTS,
     integer,
+    list_of,
     nullable,
     object_of,
     one_of,
@@ -95,6 +97,14 @@ class ModelInfo:
     versions: dict[str, str] = field(
         default_factory=dict, metadata=about(TEXTS, "package versions that wrote the file")
     )
+    conditions: tuple[Condition, ...] = field(
+        default=(),
+        metadata=about(
+            list_of(object_of(Condition, "a condition"), "a list of conditions", 0, MAX_CONDITIONS),
+            "inputs given once a sample, [samples, *shape], with an input `sample` that says whose each row is",
+            vital=True,
+        ),
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -102,8 +112,10 @@ class ModelInfo:
             raise InputError(f"sigma range: got {self.sigma_min} .. {self.sigma_max}, expected 0 < min < max")
         if self.mean is not None and len(self.mean) != self.dim:
             raise InputError(f"mean: got {len(self.mean)} values, expected {self.dim} finite ones")
-        if self.guidance and self.null_label is None:
-            raise InputError("guidance: needs a model with classes and an unconditional one among its labels")
+        if self.guidance and not self.guidable:
+            raise InputError("guidance: needs an unconditional class, or a condition with a null value")
+        if len({condition.name for condition in self.conditions}) < len(self.conditions):
+            raise InputError("conditions: two have the same name")
 
     @property
     def dim(self) -> int:
@@ -119,6 +131,32 @@ class ModelInfo:
     def labels(self) -> range:
         """The labels a row may have; empty for a model that takes none."""
         return range(self.num_classes + (self.null_label is not None))
+
+    @property
+    def guidable(self) -> bool:
+        """Whether there is something to guide away from: an unconditional class, or a condition with a null value."""
+        return self.null_label is not None or any(condition.null is not None for condition in self.conditions)
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """What a graph of the model takes. Rows lie along "batch", conditions along "samples"."""
+        ports = [
+            Port(name="x", dtype="float32", shape=("batch", *self.shape)),
+            Port(name="sigma", dtype="float32", shape=("batch",)),
+        ]
+        if self.num_classes:
+            ports.append(Port(name="labels", dtype="int64", shape=("batch",)))
+        ports += [Port(name=c.name, dtype=c.dtype, shape=("samples", *c.shape)) for c in self.conditions]
+        if self.conditions:
+            ports.append(Port(name="sample", dtype="int64", shape=("batch",)))
+        if self.guidance:
+            ports.append(Port(name="guidance", dtype="float32", shape=("batch",)))
+        return tuple(ports)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """What a graph of the model returns."""
+        return (Port(name="denoised", dtype="float32", shape=("batch", *self.shape)),)
 
     @property
     def evaluations(self) -> int:
@@ -174,7 +212,10 @@ class ModelInfo:
 
     def to_record(self) -> dict[str, Any]:
         """The fields as a JSON object, with the version of their format."""
-        return {"format": FORMAT_VERSION, **asdict(self), **required(self)}
+        fields = asdict(self)
+        if not self.conditions:
+            del fields["conditions"]  # as before there were any, for readers of that time
+        return {"format": FORMAT_VERSION, **fields, **required(self)}
 
     def to_json(self) -> str:
         """One line of JSON, keys sorted."""

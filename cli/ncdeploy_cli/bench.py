@@ -83,6 +83,7 @@ def bench(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A chart, .svg or .png.", rich_help_panel=_WANTED)
     ] = None,
+    condition: Annotated[list[str] | None, options.condition()] = None,
     labels: Annotated[
         str | None,
         typer.Option(help='Classes: "3,3,7", "all" or "none".', show_default="none", rich_help_panel=_RUN),
@@ -114,6 +115,7 @@ def bench(
     from ncdeploy.evaluation.bench import bench as measure
     from ncdeploy.evaluation.bench_chart import SUFFIXES, check_output, write_chart
     from ncdeploy.evaluation.recommend import check_targets, recommend
+    from ncdeploy.formats.conditions import read_conditions
     from ncdeploy.sampling.parallel import TOLERANCE
 
     budget_s = None if budget is None else _seconds(budget)
@@ -137,6 +139,7 @@ def bench(
     if judged is None:
         judged = JUDGED if data is None else JUDGED_BY_DATA
     classes = choose_classes(labels, max(n, judged), info)
+    conditions = read_conditions(condition or [], info, max(n, judged))
     real = None if data is None else _real(data, info.shape)
 
     most = max(BATCH_VALUES // info.dim, 1) if rows is None else rows
@@ -146,7 +149,8 @@ def bench(
         found = measure(
             backend, plans, widths, n=n, repetitions=repetitions, judged=judged,
             tolerance=TOLERANCE if tolerance is None else tolerance,
-            labels=None if classes is None else classes.tolist(), data=real, latency=latency, max_rows=most,
+            labels=None if classes is None else classes.tolist(), conditions=conditions,
+            data=real, latency=latency, max_rows=most,
             on_run=lambda name: bar.update(more=1, note=name),
         )  # fmt: skip
     backend.close()
@@ -154,7 +158,8 @@ def bench(
     asked = {
         **_own(advice, of_solvers),
         "--tolerance": None if advice is None or advice.row.window is None else tolerance, "--labels": labels,
-        "--rows": rows, "--device": None if device == "cpu" else device, "--threads": threads,
+        "--condition": condition, "--rows": rows,
+        "--device": None if device == "cpu" else device, "--threads": threads,
     }  # fmt: skip
     command = None if advice is None else _command(engine, n, advice.row, asked, trust=trust)
     if output is not None:
@@ -233,7 +238,8 @@ def _command(engine: Path, n: int, row: "Row", asked: dict[str, Any], *, trust: 
     words = ["ncdeploy", "sample", str(engine), "-n", n, "--solver", row.solver, "--steps", row.steps]
     words += ["--sequential"] if row.window is None else ["--window", row.window]
     for option, value in asked.items():
-        words += [] if value is None else [option, value]
+        values = value if isinstance(value, list) else [value]
+        words += [word for each in values if each is not None for word in (option, each)]
     return shlex.join(map(str, [*words, *(["--trust"] if trust else [])]))
 
 

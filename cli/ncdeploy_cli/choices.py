@@ -130,7 +130,7 @@ def check_guidance(weight: float | None, labels: str | None, info: "ModelInfo") 
     if weight is None:
         return
     guidable(info)
-    if labels in (None, "none"):
+    if info.null_label is not None and labels in (None, "none"):
         raise InputError("--guidance: leads towards a class; say which with --labels 3,3,7 or --labels all")
 
 

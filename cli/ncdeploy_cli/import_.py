@@ -40,7 +40,10 @@ def import_model(
             help="diffusers, edm, guided-diffusion, module or ncdeploy.", show_default="found by looking at SRC"
         ),
     ] = None,
-    predicts: Annotated[str | None, _option("What the network predicts: eps, v, x0, or F (EDM's).", _TRAINED)] = None,
+    predicts: Annotated[
+        str | None,
+        _option("What the network predicts: eps, v, x0, F (EDM's), flow (noise - data) or flow-to-data.", _TRAINED),
+    ] = None,
     schedule: Annotated[str | None, _option("Its noise: linear, scaled-linear or cosine.", _TRAINED)] = None,
     train_steps: Annotated[int | None, _option("Training steps of the schedule.", _TRAINED, "1000")] = None,
     beta_start: Annotated[float | None, _option("First beta.", _TRAINED, "the schedule's usual")] = None,
@@ -91,6 +94,18 @@ def import_model(
         Path | None, _option("Its state dict: .safetensors, .pt or .bin.", _MODULE, "as the function makes it")
     ] = None,
     num_classes: Annotated[int | None, _option("Classes that it takes as labels.", _MODULE, "0")] = None,
+    noise: Annotated[
+        str | None,
+        _option(
+            "What it is told: step, step-int, log-snr, c-noise, sigma, time01 or time1000 (flow: also -reversed).",
+            _MODULE,
+        ),
+    ] = None,
+    shift: Annotated[float | None, _option("Of its steps, with --predicts flow.", _MODULE, "1")] = None,
+    condition: Annotated[
+        list[str] | None,
+        _option("A condition as NAME:DTYPE:SHAPE:NULL, such as obs:float32:2x5 or task:int64::0.", _MODULE, "none"),
+    ] = None,
     sigma_min: Annotated[float | None, _option("Lowest noise level, with --predicts F.", _MODULE, "0.002")] = None,
     sigma_max: Annotated[float | None, _option("Highest noise level, with --predicts F.", _MODULE, "80")] = None,
     trust: Annotated[
@@ -144,7 +159,8 @@ def import_model(
     given = {
         "predicts": predicts, "schedule": schedule, "train_steps": train_steps, "beta_start": beta_start,
         "beta_end": beta_end, "shape": _sizes(shape), "sigma_data": sigma_data, "null_class": null_class, "clip": clip,
-        "weights": weights, "num_classes": num_classes, "sigma_min": sigma_min, "sigma_max": sigma_max,
+        "weights": weights, "num_classes": num_classes, "conditions": condition or None, "noise": noise, "shift": shift,
+        "sigma_min": sigma_min, "sigma_max": sigma_max,
         "allow_module": trust, "learned_variance": learned_variance, "ema": ema, "variant": variant,
         "key": key, "strip": strip, "image_size": image_size, "num_heads": num_heads,
         "num_heads_upsample": num_heads_upsample,

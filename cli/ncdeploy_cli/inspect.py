@@ -119,6 +119,9 @@ def _of_model(info: "ModelInfo") -> Iterator[tuple[str, str]]:
     yield "sample shape", " x ".join(map(str, info.shape))
     yield "trained noise", f"sigma {info.sigma_min:g} .. {info.sigma_max:g}, data std {info.sigma_data:.4g}"
     yield "labels", info.describe_labels() if info.num_classes else "none"
+    for condition in info.conditions:
+        null = "" if condition.null is None else ', with a value for "none"'
+        yield "condition", f"{condition.describe()} of a sample{null}"
     if info.precision != "fp32":
         yield "precision", f"{info.precision} in convolutions and matrix products; inputs and output float32"
     if info.guidance:

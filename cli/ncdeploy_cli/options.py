@@ -56,8 +56,18 @@ def steps(panel: str) -> Any:
 def schedule(panel: str) -> Any:
     """Of one plan or several."""
     return typer.Option(
-        help="Noise levels: karras, exponential, ddpm or cosine.",
+        help="Noise levels: karras, exponential, ddpm, cosine or flow.",
         show_default="the solver's usual",
+        rich_help_panel=panel,
+    )
+
+
+def condition(panel: str | None = None) -> Any:
+    """Of a model that takes some."""
+    return typer.Option(
+        "--condition",
+        help="NAME=FILE.npy or NAME=FILE.npz:KEY, repeated to fill the samples; once for each condition.",
+        show_default=False,
         rich_help_panel=panel,
     )
 

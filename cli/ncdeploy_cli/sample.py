@@ -54,10 +54,11 @@ def sample(
             rich_help_panel=_PLAN,
         ),
     ] = None,
+    condition: Annotated[list[str] | None, options.condition(_PLAN)] = None,
     guidance: Annotated[
         float | None,
         typer.Option(
-            help="Weight of classifier-free guidance towards --labels: 1 is none, 1.5 a little.",
+            help="Weight of classifier-free guidance towards --labels and --condition: 1 is none, 1.5 a little.",
             show_default="none",
             rich_help_panel=_PLAN,
         ),
@@ -141,6 +142,7 @@ def sample(
     from ncdeploy.backends.memory import halve_until_it_fits
     from ncdeploy.bundle import open_bundle
     from ncdeploy.errors import InputError
+    from ncdeploy.formats.conditions import read_conditions
     from ncdeploy.formats.filetype import is_bundle
     from ncdeploy.report.samples import check_output, default_output, save_samples
     from ncdeploy.run import SampleOptions
@@ -164,7 +166,8 @@ def sample(
             path, output=output, n=n, seed=seed, labels=labels, guidance=guidance, tolerance=tolerance, rows=rows,
             device=device, threads=threads, force=force, plan=of_plan,
             without={"plan": plan_name, "window": window, "sequential": True if parallel is False else None,
-                     "shape": shape, "sigma_data": sigma_data, "num_classes": num_classes, "mode": mode},
+                     "shape": shape, "sigma_data": sigma_data, "num_classes": num_classes, "mode": mode,
+                     "condition": condition or None},
         )  # fmt: skip
         _report(result, plan, how, n, output, guidance, as_json)
         return
@@ -184,6 +187,7 @@ def sample(
     check_output(output, info)
     check_guidance(guidance, labels, info)
     classes = choose_classes(labels, n, info)
+    conditions = {"labels": classes, **read_conditions(condition or [], info, n)}
     plan, width, tolerance = choose_run(
         bundle, info, plan_name, parallel=parallel, window=parse_window(window), tolerance=tolerance, **of_plan
     )  # fmt: skip
@@ -200,7 +204,7 @@ def sample(
         def attempt(window: Any, rows: int) -> "Result":
             return run_plan(
                 backend, plan, seeds=range(seed, seed + n),
-                conditions={"labels": classes}, window=window,
+                conditions=conditions, window=window,
                 tolerance=TOLERANCE if tolerance is None else tolerance,
                 options=SampleOptions(
                     guidance=guidance, latency=latency, max_rows=rows, on_sweep=show, like=backend.like

@@ -21,6 +21,7 @@ def verify(
     device: Annotated[str, typer.Option(help="Where the candidate runs: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs.")] = 0,
+    condition: Annotated[list[str] | None, options.condition()] = None,
     trust: Annotated[bool, options.trust()] = False,
     as_json: options.Json = False,
     shape: Annotated[
@@ -44,6 +45,7 @@ def verify(
     An ONNX file without a description takes that of the other. Exits with 1 if they disagree.
     """
     from ncdeploy.errors import ParityError
+    from ncdeploy.formats.conditions import read_conditions
     from ncdeploy.formats.describe import describes_itself, info_from_flags
     from ncdeploy.parity import compare, open_pair
 
@@ -58,7 +60,10 @@ def verify(
     )
     with console.progress("comparing"):
         a, b = open_pair(reference, candidate, device=device, threads=threads, info=info, allow_module=trust)
-        report = compare(a, b, tolerance=tolerance, trajectory_tolerance=trajectory_tolerance, seed=seed)
+        report = compare(
+            a, b, tolerance=tolerance, trajectory_tolerance=trajectory_tolerance, seed=seed,
+            conditions=read_conditions(condition, a.info) if condition else None,
+        )  # fmt: skip
     if as_json:
         console.print_json(report.to_dict())
     else:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.records.strictjson import parse
 from ncdeploy.sampling.arrays import device_of, evaluate, namespace, to_host
 from ncdeploy.sampling.callsizes import CallSizes, sizes_of
@@ -216,14 +217,27 @@ def _timed(
         inputs.append(xp.ones((rows,), dtype=like.dtype, device=device))
         if label is not None:
             inputs.append(xp.full((rows,), label, dtype=xp.int64, device=device))
+        given = _one_sample(getattr(denoise, "info", None), rows, like)
         ends = [time.perf_counter()]
         for _ in range(repeats):
-            out = evaluate(denoise, *inputs)
+            out = evaluate(denoise, *inputs, **given)
             to_host(xp.reshape(out, (-1,))[:1])  # a GPU returns before it is done
             ends.append(time.perf_counter())
         return float(median_low(np.diff(ends)[repeats // 2 :]))
 
     return call
+
+
+def _one_sample(info: ModelInfo | None, rows: int, like: Any) -> dict[str, Any]:
+    """Conditions of a single sample that all rows belong to, as in a window, where the model takes some."""
+    if info is None or not info.conditions:
+        return {}
+    xp, device = namespace(like), device_of(like)
+    arrays = {c.name: np.array(c.none()[None]) for c in info.conditions}
+    return {
+        "conditions": {name: xp.asarray(value, device=device) for name, value in arrays.items()},
+        "sample": xp.zeros((rows,), dtype=xp.int64, device=device),
+    }
 
 
 def _repeats(expected: float) -> int:

@@ -3,13 +3,15 @@
     denoised = backend(x, sigma)            x float32 [B, *shape], sigma float32 [B]
     denoised = backend(x, sigma, labels)    labels int64 [B]
     denoised = backend(x, sigma, labels, guidance)    guidance float32 [B], where info.guidance; without it 1
+    denoised = backend(x, sigma, conditions={"obs": obs}, sample=sample)    where info.conditions: [S, *shape] each, and
+                                                      int64 [B] in 0 .. S - 1 that says whose each row is
 
 Each row has its own sigma. The result is a fresh array that the caller owns. A backend whose calls cost a set-up
 for every number of rows says so by `sizes`, see `sampling.callsizes`; it takes any number all the same.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, Self
@@ -35,7 +37,16 @@ class Backend(Protocol):
         there to make one, so that the state never leaves the device; None for NumPy."""
         ...
 
-    def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any: ...
+    def __call__(
+        self,
+        x: Any,
+        sigma: Any,
+        labels: Any = None,
+        guidance: Any = None,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        sample: Any = None,
+    ) -> Any: ...
 
     def close(self) -> None:
         """Release device memory and files; calling the backend afterwards is an error."""
@@ -84,8 +95,17 @@ def tensor_on(device: str) -> Any:
     return torch.zeros((), device=device) if torch.cuda.is_available() else None
 
 
-def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> None:
-    """Raise InputError when an input does not fit the model; works on NumPy arrays and torch tensors.
+def check_inputs(
+    info: ModelInfo,
+    x: Any,
+    sigma: Any,
+    labels: Any = None,
+    guidance: Any = None,
+    conditions: Mapping[str, Any] | None = None,
+    sample: Any = None,
+) -> dict[str, Any]:
+    """The inputs of a call by the names of their ports, in the model's order, with weights of guidance where it takes
+    some; works on NumPy arrays and torch tensors. Raises InputError when an input does not fit the model.
 
     The values of tensors on a GPU are not looked at: that would wait for the device, in every call.
     """
@@ -103,18 +123,47 @@ def check_inputs(info: ModelInfo, x: Any, sigma: Any, labels: Any = None, guidan
     if on_host(sigma) and not (sigma.min() > 0 and sigma.max() < np.inf):  # also catches NaN
         raise InputError("sigma: every value must be positive and finite")
     _check_guidance(info, shape[0], guidance)
+    _check_labels(info, shape[0], labels)
+    _check_conditions(info, shape[0], conditions, sample)
+    given = {"x": x, "sigma": sigma, "labels": labels, **(conditions or {}), "sample": sample}
+    if info.guidance:
+        given["guidance"] = sigma * 0 + 1 if guidance is None else guidance
+    return {port.name: given[port.name] for port in info.inputs}
+
+
+def _check_labels(info: ModelInfo, batch: int, labels: Any) -> None:
     if info.num_classes == 0:
         if labels is not None:
             raise InputError("labels: this model is unconditional and takes none")
         return
     if labels is None:
         raise InputError(f"labels: this model needs them, {info.describe_labels()}")
-    if _name(labels.dtype) != "int64" or tuple(labels.shape) != (shape[0],):
-        raise InputError(f"labels: got {_name(labels.dtype)} {tuple(labels.shape)}; expected int64 ({shape[0]},)")
+    if _name(labels.dtype) != "int64" or tuple(labels.shape) != (batch,):
+        raise InputError(f"labels: got {_name(labels.dtype)} {tuple(labels.shape)}; expected int64 ({batch},)")
     if on_host(labels) and (labels.min() < 0 or labels.max() >= len(info.labels)):
         raise InputError(
             f"labels: every value must lie in 0 .. {len(info.labels) - 1}; it takes {info.describe_labels()}"
         )
+
+
+def _check_conditions(info: ModelInfo, batch: int, given: Mapping[str, Any] | None, sample: Any) -> None:
+    names = [condition.name for condition in info.conditions]
+    if sorted(given or {}) != sorted(names) or (sample is None) != (not names):
+        takes = ", ".join(c.describe() for c in info.conditions)
+        wanted = f"this model takes {takes}, and sample, whose each row is" if names else "this model takes none"
+        raise InputError(f"conditions: got {', '.join(given or {}) or 'none'}; {wanted}")
+    if given is None or not names:
+        return
+    samples = len(given[names[0]])
+    for condition in info.conditions:
+        value, wanted_shape = given[condition.name], (samples, *condition.shape)
+        if _name(value.dtype) != condition.dtype or tuple(value.shape) != wanted_shape:
+            found = f"{_name(value.dtype)} {tuple(value.shape)}"
+            raise InputError(f"{condition.name}: got {found}; expected {condition.dtype} {wanted_shape}, one a sample")
+    if _name(sample.dtype) != "int64" or tuple(sample.shape) != (batch,):
+        raise InputError(f"sample: got {_name(sample.dtype)} {tuple(sample.shape)}; expected int64 ({batch},)")
+    if on_host(sample) and (sample.min() < 0 or sample.max() >= samples):
+        raise InputError(f"sample: every value must lie in 0 .. {samples - 1}, the samples of the conditions")
 
 
 def _check_guidance(info: ModelInfo, batch: int, guidance: Any) -> None:

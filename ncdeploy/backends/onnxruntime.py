@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,22 +200,27 @@ class OnnxRuntimeBackend(Closing):
     def like(self) -> Any:
         return tensor_on(f"cuda:{self._index}") if self._device == "cuda" else None
 
-    def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any:
+    def __call__(
+        self,
+        x: Any,
+        sigma: Any,
+        labels: Any = None,
+        guidance: Any = None,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        sample: Any = None,
+    ) -> Any:
         """x float32 [B, *shape], sigma float32 [B], labels int64 [B] -> denoised float32 [B, *shape], newly allocated.
 
         guidance: float32 [B] for a graph that takes it (info.guidance), 1 in every row if None.
+        conditions, sample: of a model that has some, as at the top of `ncdeploy.backends.base`.
         NumPy arrays give a NumPy array; torch tensors must be on the engine's device and give a tensor there.
         Raises InputError for inputs that do not fit, BackendError when the runtime fails or is closed.
         """
         tensors = hasattr(x, "data_ptr")
         if not tensors and type(x) not in (np.ndarray, np.memmap):
             raise InputError(f"x: got {type(x).__name__}; ONNX Runtime takes NumPy arrays or torch tensors")
-        check_inputs(self._info, x, sigma, labels, guidance)
-        feeds: dict[str, Any] = {"x": x, "sigma": sigma}
-        if labels is not None:
-            feeds["labels"] = labels
-        if self._info.guidance:
-            feeds["guidance"] = sigma * 0 + 1 if guidance is None else guidance
+        feeds = check_inputs(self._info, x, sigma, labels, guidance, conditions, sample)
         for name, value in feeds.items():
             if hasattr(value, "data_ptr") != tensors:
                 raise InputError(

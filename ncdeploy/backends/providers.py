@@ -64,14 +64,11 @@ def choose_providers(
 def _tensorrt_options(info: ModelInfo) -> dict[str, str]:
     """One engine for any number of rows up to the most, kept; in the precision of the graph."""
     most = max(1, MOST_VALUES // int(np.prod(info.shape)))
-    rest = {"x": info.shape, "sigma": ()}
-    rest |= {"labels": ()} if info.num_classes else {}
-    rest |= {"guidance": ()} if info.guidance else {}
     folder = str(cache_folder() / "onnxruntime-tensorrt")
     return {
         **{
             f"trt_profile_{which}_shapes": ",".join(
-                f"{name}:{'x'.join(map(str, (rows, *shape)))}" for name, shape in rest.items()
+                f"{port.name}:{'x'.join(map(str, (rows, *port.shape[1:])))}" for port in info.inputs
             )
             for which, rows in (("min", 1), ("opt", max(1, most // 4)), ("max", most))
         },

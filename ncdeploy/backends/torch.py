@@ -3,6 +3,7 @@
 import contextlib
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,8 @@ class TorchBackend(Closing):
         if mode == "graphs" and self._device.type != "cuda":
             raise InputError("mode: CUDA graphs need --device cuda; on the CPU there are eager and compile")
         denoiser = model if isinstance(model, Denoiser) else load_model(model, allow_module=allow_module)
+        if mode == "graphs" and denoiser.info.conditions:
+            raise InputError("mode: CUDA graphs of a model with conditions are not supported; use eager or compile")
         self._model: Denoiser | None = denoiser.to(self._device).eval()
         self._run: Any = self._model
         self.sizes: CallSizes | None = None
@@ -83,15 +86,25 @@ class TorchBackend(Closing):
     def like(self) -> Any:
         return torch.zeros((), device=self._device) if self._device.type == "cuda" else None
 
-    def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any:
+    def __call__(
+        self,
+        x: Any,
+        sigma: Any,
+        labels: Any = None,
+        guidance: Any = None,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        sample: Any = None,
+    ) -> Any:
         """x float32 [B, *shape], sigma float32 [B], labels int64 [B] -> denoised float32 [B, *shape], newly allocated.
 
         guidance: float32 [B] for a model that takes it (info.guidance), 1 in every row if None.
+        conditions, sample: of a model that has some, as at the top of `ncdeploy.backends.base`.
         NumPy arrays give a NumPy array; tensors must be on the backend's device and give a tensor there.
         Raises InputError for inputs that do not fit, BackendError when PyTorch fails or the backend is closed.
         """
         check_process(self._name, self._process)
-        check_inputs(self._info, x, sigma, labels, guidance)
+        given = check_inputs(self._info, x, sigma, labels, guidance, conditions, sample)
         if self._model is None:
             raise BackendError(f"{self._name}: the engine was closed; open it again")
         if self._threads is not None and torch.get_num_threads() != self._threads:
@@ -99,11 +112,12 @@ class TorchBackend(Closing):
         if self._model.training:  # the caller may have gone on training it
             self._model.eval()
         numpy = isinstance(x, np.ndarray)
-        given = [("x", x), ("sigma", sigma), ("labels", labels)] + [("guidance", guidance)] * self._info.guidance
-        inputs = [self._tensor(name, a, numpy) for name, a in given]
+        inputs = {name: self._tensor(name, a, numpy) for name, a in given.items()}
+        if self._info.conditions:
+            inputs["conditions"] = {c.name: inputs.pop(c.name) for c in self._info.conditions}
         try:
             with torch.inference_mode(), self._on_device():
-                denoised = self._run(*inputs)
+                denoised = self._run(inputs.pop("x"), inputs.pop("sigma"), inputs.pop("labels", None), **inputs)
         except (RuntimeError, MemoryError) as e:
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]
             full = isinstance(e, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in reason
@@ -126,9 +140,7 @@ class TorchBackend(Closing):
             context.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         return context
 
-    def _tensor(self, name: str, array: Any, numpy: bool) -> torch.Tensor | None:
-        if array is None:
-            return None
+    def _tensor(self, name: str, array: Any, numpy: bool) -> Any:
         if isinstance(array, np.ndarray) != numpy:
             raise InputError(f"{name}: got {type(array).__name__}; give all inputs as NumPy arrays or all as tensors")
         if numpy:

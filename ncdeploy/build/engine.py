@@ -15,7 +15,7 @@ from ncdeploy.backends.tensorrt import adapter, cudart
 from ncdeploy.backends.tensorrt.layers import check_layers
 from ncdeploy.backends.tensorrt.preflight import check_machine, this_machine
 from ncdeploy.build.cache import engine_file, engine_key, timing_file
-from ncdeploy.errors import DependencyError, FileError, ParityError
+from ncdeploy.errors import DependencyError, FileError, InputError, ParityError
 from ncdeploy.files import atomic_write, check_writable
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.onnxfile import read_onnx
@@ -69,8 +69,9 @@ def build_engine(
 
     Ctrl-C ends the build at TensorRT's next step, and nothing is written.
 
-    Raises DependencyError without TensorRT, BackendError without a GPU, or if TensorRT refuses the graph or did not
-    keep its precision, ParityError if the engine computes something else, FileError for files.
+    Raises InputError for a graph with conditions, DependencyError without TensorRT, BackendError without a GPU, or if
+    TensorRT refuses the graph or did not keep its precision, ParityError if the engine computes something else,
+    FileError for files.
     """
     stage = on_stage or (lambda text: None)
     machine = this_machine(device)
@@ -79,6 +80,9 @@ def build_engine(
     file = read_onnx(onnx)
     info = describe(onnx, file)
     check_graph(onnx, file, info)
+    if info.conditions:
+        names = ", ".join(condition.name for condition in info.conditions)
+        raise InputError(f"{onnx}: takes conditions ({names}), which TensorRT engines do not yet; run the ONNX file")
     options = replace(options, tf32=info.precision == "tf32")
     target = check_writable(path)
     onnx_sha256 = graph_digest(graph)
@@ -183,12 +187,7 @@ def low_products(graph: Path, precision: str) -> list[str]:
 
 def row_shapes(info: ModelInfo) -> dict[str, tuple[int, ...]]:
     """The inputs of a graph and the shape of one row of each."""
-    shapes: dict[str, tuple[int, ...]] = {"x": info.shape, "sigma": ()}
-    if info.num_classes:
-        shapes["labels"] = ()
-    if info.guidance:
-        shapes["guidance"] = ()
-    return shapes
+    return {port.name: info.shape if port.name == "x" else () for port in info.inputs}
 
 
 def _read_back(

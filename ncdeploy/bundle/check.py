@@ -10,6 +10,7 @@ from ncdeploy.backends.base import Backend
 from ncdeploy.errors import ParityError
 from ncdeploy.formats.bundle import BundledPlan
 from ncdeploy.parity import compare
+from ncdeploy.parity.inputs import draw_samples
 from ncdeploy.run import SampleOptions, sample
 
 SAMPLES = 4
@@ -27,13 +28,13 @@ def check_plans(engine: Backend, plans: Mapping[str, BundledPlan]) -> dict[str, 
     Raises ParityError if the median is above 1e-2, NumericalError for NaN or infinity.
     """
     info = engine.info
-    labels = [i % len(info.labels) for i in range(SAMPLES)] if info.num_classes else None
+    conditions = draw_samples(info, SAMPLES, np.random.default_rng(0))
     record: dict[str, Any] = {}
     for name, stored in plans.items():
         rows = max(BATCH_VALUES // info.dim, stored.window * info.evaluations)
         one, many = (
             sample(
-                engine, stored.plan, seeds=range(SAMPLES), conditions={"labels": labels}, window=window,
+                engine, stored.plan, seeds=range(SAMPLES), conditions=conditions, window=window,
                 tolerance=stored.tolerance, options=SampleOptions(max_rows=rows),
             )
             for window in (None, stored.window)

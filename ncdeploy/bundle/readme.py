@@ -12,7 +12,7 @@ A diffusion model and its plans, made by `ncdeploy bundle`.
 
 - samples: {shape}, in data units after `offset + scale * sample` (offset {offset:g}, scale {scale:g})
 - classes: {classes}
-- engine: `{engine}`{others}
+{conditions}- engine: `{engine}`{others}
 
 | plan | network calls, one after another | parallel: window | tolerance |
 | --- | --- | --- | --- |
@@ -71,6 +71,8 @@ def readme(engine: str, info: ModelInfo, plans: Mapping[str, BundledPlan], other
     onnx = engine == "model.onnx"
     classes = [i % max(1, info.num_classes) for i in range(4)]
     listed = ", ".join(map(str, classes))
+    given = [f'"labels": {classes}'] if info.num_classes else []
+    given += [f'"{c.name}": {c.name}' for c in info.conditions]
     return _TEXT.format(
         title=info.data or "Diffusion model",
         shape=" x ".join(map(str, info.shape)),
@@ -78,6 +80,7 @@ def readme(engine: str, info: ModelInfo, plans: Mapping[str, BundledPlan], other
         offset=info.offset,
         scale=info.scale,
         classes=info.describe_labels() if info.num_classes else "none",
+        conditions="".join(f"- condition {c.describe()} of every sample\n" for c in info.conditions),
         engine=engine,
         others="".join(f", `{name}`" for name in others),
         rows="\n".join(f"| {n} | {p.plan.evaluations} | {p.window} | {p.tolerance:g} |" for n, p in plans.items()),
@@ -87,7 +90,8 @@ def readme(engine: str, info: ModelInfo, plans: Mapping[str, BundledPlan], other
         packages=install("cpu" if onnx else "tensorrt"),
         device="" if onnx else ', device="cuda"',
         backend="onnxruntime" if onnx else "tensorrt",
-        cli_labels=" --labels all" if info.num_classes else "",
-        python_labels=f' conditions={{"labels": {classes}}},' if info.num_classes else "",
+        cli_labels=(" --labels all" if info.num_classes else "")
+        + "".join(f" --condition {c.name}={c.name}.npy" for c in info.conditions),
+        python_labels=f" conditions={{{', '.join(given)}}}," if given else "",
         cpp_labels=f', {{{{"labels", std::vector<std::int64_t>{{{listed}}}}}}}' if info.num_classes else "",
     )

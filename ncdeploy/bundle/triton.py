@@ -20,9 +20,9 @@ from pathlib import Path
 from ncdeploy.bundle import Bundle, open_bundle
 from ncdeploy.bundle.folder import atomic_folder, check_folder
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.formats.onnxfile import Port, external_data, read_onnx
+from ncdeploy.formats.onnxfile import external_data, read_onnx
 from ncdeploy.formats.sidecar import read_sidecar
-from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import Port
 
 MAX_BATCH, MAX_DELAY = 64, 1000
 CONFIG = "config.pbtxt"
@@ -90,7 +90,8 @@ def write_repository(
 def denoiser_config(name: str, bundle: Bundle, max_batch: int | None, max_delay: int) -> str:
     """config.pbtxt of the engine: dynamic batching over rows, each with its own sigma. Of the profiles of a TensorRT
     engine, the server chooses by the rows of each call."""
-    inputs, outputs = _denoiser_ports(bundle.info)
+    if bundle.info.conditions:  # their first axis is not that of the rows, which alone Triton can batch
+        return graph_config(name, bundle.engine)
     profiles = read_sidecar(bundle.engine).profiles if bundle.engine.suffix == ".plan" else ()
     most = min(MAX_BATCH, profiles[-1].most) if profiles else MAX_BATCH
     if max_batch is not None and not 1 <= max_batch <= (profiles[-1].most if profiles else max_batch):
@@ -102,8 +103,8 @@ def denoiser_config(name: str, bundle: Bundle, max_batch: int | None, max_delay:
             f'name: "{name}"',
             f'platform: "{PLATFORMS[bundle.engine.name]}"',
             f"max_batch_size: {max_batch or most}",
-            *(_port("input", port, port.shape[1:]) for port in inputs),
-            *(_port("output", port, port.shape[1:]) for port in outputs),
+            *(_port("input", port, port.shape[1:]) for port in bundle.info.inputs),
+            *(_port("output", port, port.shape[1:]) for port in bundle.info.outputs),
             f"dynamic_batching {{ max_queue_delay_microseconds: {max_delay} }}",
             *([f"instance_group [ {{ kind: KIND_GPU profile: [ {names} ] }} ]"] if profiles else []),
             "",
@@ -128,16 +129,6 @@ def graph_config(name: str, graph: Path) -> str:
             "",
         ]
     )
-
-
-def _denoiser_ports(info: ModelInfo) -> tuple[list[Port], list[Port]]:
-    x = Port(name="x", dtype="float32", shape=("batch", *info.shape))
-    inputs = [x, Port(name="sigma", dtype="float32", shape=("batch",))]
-    if info.num_classes:
-        inputs.append(Port(name="labels", dtype="int64", shape=("batch",)))
-    if info.guidance:
-        inputs.append(Port(name="guidance", dtype="float32", shape=("batch",)))
-    return inputs, [Port(name="denoised", dtype="float32", shape=x.shape)]
 
 
 def _port(kind: str, port: Port, shape: Sequence[int | str]) -> str:

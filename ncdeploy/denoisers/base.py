@@ -1,6 +1,7 @@
-"""The one contract of every model: denoised = D(x, sigma[, labels]), with everything else inside."""
+"""The one contract of every model: denoised = D(x, sigma[, labels[, conditions]]), with everything else inside."""
 
 from abc import ABC, abstractmethod
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -30,8 +31,18 @@ class Denoiser(nn.Module, ABC):
         self.config = config
 
     @abstractmethod
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        conditions: dict[str, Tensor] | None = None,
+        sample: Tensor | None = None,
+    ) -> Tensor:
         """x [B, *shape], sigma [B] > 0, labels int64 [B] or None (= unconditional) -> denoised [B, *shape].
+
+        conditions: of a model that has some (info.conditions): [S, *shape] each, with sample int64 [B] in 0 .. S - 1,
+        which says whose each row is.
 
         Every row has its own sigma. Raises InputError as `fill_labels` does.
         """
@@ -59,7 +70,9 @@ def over_rows(values: Tensor, x: Tensor) -> Tensor:
 
 def base_config(kind: str, info: ModelInfo) -> dict[str, Any]:
     """The part of a config that all kinds share."""
+    conditions = {"conditions": [asdict(c) for c in info.conditions]} if info.conditions else {}
     return {
+        **conditions,
         "kind": kind,
         "shape": list(info.shape),
         "num_classes": info.num_classes,

@@ -32,6 +32,8 @@ from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import atomic_write, regular_file
 from ncdeploy.formats.archive import is_archive
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import Condition
+from ncdeploy.records import read
 
 FORMAT = 1
 FIELDS = {"config": dict, "weights": dict, "info": str, "record": dict}
@@ -252,6 +254,8 @@ def _differing(info: ModelInfo, config: Mapping[str, Any]) -> list[str]:
     differing = [name for name, value in fixed.items() if config[name] != value]
     if config.get("unconditional", True) != info.unconditional:  # configs of earlier files do not say
         differing.append("unconditional")
+    if tuple(read(Condition, condition) for condition in config.get("conditions", ())) != info.conditions:
+        differing.append("conditions")
     return differing
 
 

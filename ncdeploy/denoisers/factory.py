@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ncdeploy.denoisers.base import Denoiser
+from ncdeploy.denoisers.flow import Flow
 from ncdeploy.denoisers.foreign.adm import ADM, ADMConfig
 from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from ncdeploy.denoisers.foreign.guided import GuidedUNet, GuidedUNetConfig
@@ -24,6 +25,8 @@ from ncdeploy.denoisers.precondition import EDM, VESDE, VP, VPSDE
 from ncdeploy.denoisers.unet import UNet, UNetConfig
 from ncdeploy.errors import InputError, NcdeployError
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import Condition
+from ncdeploy.records import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +105,19 @@ def _build(config: Mapping[str, Any]) -> Denoiser:
         sigma_min=config["sigma_min"],
         sigma_max=config["sigma_max"],
         sigma_data=config["sigma_data"],
+        conditions=tuple(read(Condition, condition) for condition in config.get("conditions", ())),
     )
     kind = config["kind"]
     if kind == "edm":
-        return EDM(build_network(config["network"], info), info)
+        return EDM(build_network(config["network"], info), info, noise=config.get("noise", "c-noise"))
     if kind == "vp":
-        table = NoiseTable.given(config["table"]["alphas_cumprod"])
+        table = None if config["table"] is None else NoiseTable.given(config["table"]["alphas_cumprod"])
         network = build_network(config["network"], info)
-        return VP(network, info, predicts=config["predicts"], table=table, clip=config.get("clip"))
+        settings = {"predicts": config["predicts"], "noise": config.get("noise", "step"), "clip": config.get("clip")}
+        return VP(network, info, table=table, **settings)
+    if kind == "flow":
+        network = build_network(config["network"], info)
+        return Flow(network, info, towards=config["towards"], noise=config["noise"])
     if kind == "vp_sde":
         process = {name: config[name] for name in ("beta_d", "beta_min", "steps")}
         return VPSDE(build_network(config["network"], info), info, **process)
@@ -117,7 +125,7 @@ def _build(config: Mapping[str, Any]) -> Denoiser:
         return VESDE(build_network(config["network"], info), info)
     if kind == "mixture":
         return Mixture(torch.zeros(config["components"], *info.shape), config["std"], info=info)
-    raise InputError(f"config: got kind {kind!r}, expected edm, vp, vp_sde, ve_sde or mixture")
+    raise InputError(f"config: got kind {kind!r}, expected edm, vp, vp_sde, ve_sde, flow or mixture")
 
 
 def count_values(config: Mapping[str, Any], *, tensors: int) -> int:

@@ -66,7 +66,14 @@ class Mixture(Denoiser):
         mixture.info = replace(mixture.info, data="digits", offset=8.0, scale=8.0)
         return mixture
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        conditions: dict[str, Tensor] | None = None,
+        sample: Tensor | None = None,
+    ) -> Tensor:
         self.fill_labels(sigma, labels)
         signal, noise = self.std**2, sigma[:, None] ** 2  # variances: of a component; of the noise (B, 1)
         offset, scores, centred = self._scores(x, signal + noise)

@@ -8,44 +8,83 @@ from torch import Tensor, nn
 
 from ncdeploy.denoisers.base import Denoiser, base_config, over_rows
 from ncdeploy.denoisers.noise_table import NoiseTable
+from ncdeploy.denoisers.told import CONTINUOUS, NOISES, check_noise, told_by_sigma, told_by_step
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
 
 Prediction = Literal["eps", "v", "x0"]
 
 
-class EDM(Denoiser):
+class Preconditioned(Denoiser):
+    """A denoiser around a network N(x [B, *shape], noise [B], labels int64 [B] or None) -> [B, *shape], which for a
+    model with conditions is called N(x, noise, labels, conditions, sample), see `Denoiser.forward`."""
+
+    def __init__(self, network: nn.Module, info: ModelInfo, config: dict[str, Any]) -> None:
+        super().__init__(info, {**config, "network": network_config(network)})
+        self.network = network
+
+    def ask(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        labels: Tensor | None,
+        conditions: dict[str, Tensor] | None,
+        sample: Tensor | None,
+    ) -> Tensor:
+        """The network's output. Raises InputError for labels and conditions that are missing or that it has not."""
+        labels = self.fill_labels(noise, labels)
+        if (conditions is None) != (not self.info.conditions):
+            takes = ", ".join(c.describe() for c in self.info.conditions)
+            raise InputError(f"conditions: this model takes {takes}" if takes else "conditions: this model has none")
+        output: Tensor = (
+            self.network(x, noise, labels) if conditions is None else self.network(x, noise, labels, conditions, sample)
+        )
+        return output
+
+
+class EDM(Preconditioned):
     """D = c_skip x + c_out F(c_in x, c_noise[, labels]) (Karras et al. 2022, arXiv 2206.00364, table 1).
 
     network: a module F(x [B, *shape], c_noise [B], labels int64 [B] or None) -> [B, *shape]
     info:    its sigma_data fixes the coefficients
+    noise:   what stands in the place of c_noise, see `ncdeploy.denoisers.told`
     """
 
-    def __init__(self, network: nn.Module, info: ModelInfo) -> None:
-        super().__init__(info, {**base_config("edm", info), "network": network_config(network)})
-        self.network = network
+    def __init__(self, network: nn.Module, info: ModelInfo, *, noise: str = "c-noise") -> None:
+        check_noise(noise, CONTINUOUS, "a network of this scaling")
+        super().__init__(network, info, {**base_config("edm", info), "noise": noise})
+        self.noise = noise
         self.sigma_data = info.sigma_data
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        conditions: dict[str, Tensor] | None = None,
+        sample: Tensor | None = None,
+    ) -> Tensor:
         variance = sigma**2 + self.sigma_data**2
         c_skip = self.sigma_data**2 / variance
         c_out = sigma * self.sigma_data * variance.rsqrt()
         c_in = variance.rsqrt()
-        c_noise = sigma.log() / 4
-        F: Tensor = self.network(over_rows(c_in, x) * x, c_noise, self.fill_labels(sigma, labels))
+        c_noise = told_by_sigma(self.noise, sigma)
+        F = self.ask(over_rows(c_in, x) * x, c_noise, labels, conditions, sample)
         return over_rows(c_skip, x) * x + over_rows(c_out, x) * F
 
 
-class VP(Denoiser):
-    """A network trained on discrete variance-preserving steps (Ho et al. 2020), as a denoiser.
+class VP(Preconditioned):
+    """A network of the variance-preserving scale, as a denoiser: trained on discrete steps (Ho et al. 2020), or on
+    noise levels without any.
 
-    With alpha = 1 / sqrt(1 + sigma^2) and s = sigma alpha, the network sees alpha x and the step t(sigma):
+    With alpha = 1 / sqrt(1 + sigma^2) and s = sigma alpha, the network sees alpha x and, told in some way, sigma:
 
         eps:  D = x - sigma eps
         v:    D = alpha^2 x - s v        where v = alpha eps - s x0 (Salimans & Ho 2022, arXiv 2202.00512)
         x0:   D = x0
 
-    network: a module N(x_vp [B, *shape], t [B] real in 0 .. T - 1, labels int64 [B] or None) -> [B, *shape]
+    network: a module N(x_vp [B, *shape], noise [B], labels int64 [B] or None) -> [B, *shape]
+    noise:   what it is told, see `ncdeploy.denoisers.told`; without a table one that needs no steps
     table:   the training steps; sigma outside its range is clamped to the nearest step. At a training level t is the
              whole step itself, so that networks which look it up, or cut it to an integer, are asked at their own
     clip:    in eval mode D is cut to [-clip, clip], as samplers of that family do for pictures; None leaves it alone.
@@ -60,20 +99,24 @@ class VP(Denoiser):
         info: ModelInfo,
         *,
         predicts: Prediction,
-        table: NoiseTable,
+        table: NoiseTable | None,
+        noise: str = "step",
         clip: float | None = None,
     ) -> None:
         if predicts not in get_args(Prediction):
             raise InputError(f"predicts: got {predicts!r}, expected one of {', '.join(get_args(Prediction))}")
         if clip is not None and not 0 < clip < float("inf"):
             raise InputError(f"clip: got {clip}, expected a positive number, or None to leave D alone")
-        parts = {"network": network_config(network), "predicts": predicts, "table": table.to_config(), "clip": clip}
-        super().__init__(info, {**base_config("vp", info), **parts})
-        self.network = network
-        self.predicts = predicts
-        self.clip = clip
+        if table is None:
+            check_noise(noise, CONTINUOUS, "a network without training steps")
+        check_noise(noise, NOISES, "a network")
+        steps = None if table is None else table.to_config()
+        parts = {"predicts": predicts, "table": steps, "noise": noise, "clip": clip}
+        super().__init__(network, info, {**base_config("vp", info), **parts})
+        self.predicts, self.clip, self.noise = predicts, clip, noise
         # Rebuilt from the config, hence not saved. Kept in float64, because differences of neighbours are small.
-        self.register_buffer("log_sigmas", torch.tensor(table.log_sigmas(), dtype=torch.float64), persistent=False)
+        levels: Any = [] if table is None else table.log_sigmas()
+        self.register_buffer("log_sigmas", torch.tensor(levels, dtype=torch.float64), persistent=False)
 
     def step(self, sigma: Tensor) -> Tensor:
         """t(sigma) [B]: the real-valued training step, piecewise linear in ln sigma, without any search.
@@ -89,21 +132,34 @@ class VP(Denoiser):
         whole = position.floor()
         return whole.sum(1) + (position - whole).sum(1)
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        denoised = self._denoise(x, sigma, self.fill_labels(sigma, labels))
+    def told(self, sigma: Tensor) -> Tensor:
+        """What the network is told of the noise levels [B]."""
+        if self.noise in CONTINUOUS:
+            return told_by_sigma(self.noise, sigma)
+        return told_by_step(self.noise, self.step(sigma), len(self.log_sigmas))
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        conditions: dict[str, Tensor] | None = None,
+        sample: Tensor | None = None,
+    ) -> Tensor:
+        alpha = over_rows((1 + sigma**2).rsqrt(), x)
+        output = self.ask(alpha * x, self.told(sigma), labels, conditions, sample)
+        denoised = self._denoised(x, over_rows(sigma, x), alpha, output)
         return denoised if self.clip is None or self.training else denoised.clamp(-self.clip, self.clip)
 
-    def _denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        alpha = over_rows((1 + sigma**2).rsqrt(), x)
-        output: Tensor = self.network(alpha * x, self.step(sigma), labels)
+    def _denoised(self, x: Tensor, sigma: Tensor, alpha: Tensor, output: Tensor) -> Tensor:
         if self.predicts == "eps":
-            return x - over_rows(sigma, x) * output
+            return x - sigma * output
         if self.predicts == "v":
-            return alpha * (alpha * x - over_rows(sigma, x) * output)
+            return alpha * (alpha * x - sigma * output)
         return output
 
 
-class VPSDE(Denoiser):
+class VPSDE(Preconditioned):
     """The variance-preserving diffusion in continuous time (Song et al. 2021; Karras et al. 2022, table 1, column VP).
 
         D = x - sigma F(x / sqrt(1 + sigma^2), (steps - 1) t(sigma)[, labels])
@@ -118,32 +174,44 @@ class VPSDE(Denoiser):
     ) -> None:
         if not (0 < beta_d < float("inf") and 0 < beta_min < float("inf") and steps > 1):
             raise InputError(f"beta_d, beta_min, steps: got {beta_d}, {beta_min}, {steps}; expected > 0, > 0 and > 1")
-        parts = {"network": network_config(network), "beta_d": beta_d, "beta_min": beta_min, "steps": steps}
-        super().__init__(info, {**base_config("vp_sde", info), **parts})
-        self.network = network
+        parts = {"beta_d": beta_d, "beta_min": beta_min, "steps": steps}
+        super().__init__(network, info, {**base_config("vp_sde", info), **parts})
         self.beta_d, self.beta_min, self.steps = beta_d, beta_min, steps
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        conditions: dict[str, Tensor] | None = None,
+        sample: Tensor | None = None,
+    ) -> Tensor:
         variance = 1 + sigma**2
         square = self.beta_min**2 + 2 * self.beta_d * rounded_once(torch.log, variance)
         t = (rounded_once(torch.sqrt, square) - self.beta_min) / self.beta_d
         c_noise, c_in = (self.steps - 1) * t, 1 / variance.sqrt()
-        F: Tensor = self.network(over_rows(c_in, x) * x, c_noise, self.fill_labels(sigma, labels))
+        F = self.ask(over_rows(c_in, x) * x, c_noise, labels, conditions, sample)
         return x - over_rows(sigma, x) * F
 
 
-class VESDE(Denoiser):
+class VESDE(Preconditioned):
     """The variance-exploding diffusion: D = x + sigma F(x, ln(sigma / 2)[, labels]) (the same, column VE).
 
     network: a module F(x [B, *shape], noise [B], labels int64 [B] or None) -> [B, *shape]
     """
 
     def __init__(self, network: nn.Module, info: ModelInfo) -> None:
-        super().__init__(info, {**base_config("ve_sde", info), "network": network_config(network)})
-        self.network = network
+        super().__init__(network, info, base_config("ve_sde", info))
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        F: Tensor = self.network(x, rounded_once(torch.log, sigma / 2), self.fill_labels(sigma, labels))
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        conditions: dict[str, Tensor] | None = None,
+        sample: Tensor | None = None,
+    ) -> Tensor:
+        F = self.ask(x, rounded_once(torch.log, sigma / 2), labels, conditions, sample)
         return x + over_rows(sigma, x) * F
 
 

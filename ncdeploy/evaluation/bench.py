@@ -13,7 +13,7 @@ between the parallel and the sequential sample from the same noise; quality is
 Each quality has its standard error, and the difference of two, from the same seeds and data, has a smaller one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -101,7 +101,8 @@ class Bench:
 def bench(
     engine: Backend, plans: Sequence[tuple[str, int, Plan]], windows: Sequence[Window], *, n: int = 1,
     repetitions: int = 5, judged: int | None = None, tolerance: float = TOLERANCE, labels: Sequence[int] | None = None,
-    data: NDArray[Any] | None = None, latency: Latency | None = None, max_rows: int | None = None,
+    conditions: Mapping[str, NDArray[Any]] | None = None, data: NDArray[Any] | None = None,
+    latency: Latency | None = None, max_rows: int | None = None,
     on_run: Callable[[str], None] = lambda _: None,
 ) -> Bench:  # fmt: skip
     """Run every plan sequentially and with each window.
@@ -111,6 +112,7 @@ def bench(
     n, repetitions, judged: samples of a timed run, timed runs, and samples whose fidelity and quality is measured, 2
               or more; None: `JUDGED`, or `JUDGED_BY_DATA`
     labels:   classes of a model that takes them, repeated to fill any number of samples
+    conditions: of a model that takes some, [m, *shape] each, repeated likewise
     data:     [m, *shape], in model units
     latency:  of the engine, for "auto"; None measures it in every run that needs it, outside the wall time
     max_rows: most rows in one call; a window wider than that is cut to it
@@ -137,9 +139,10 @@ def bench(
 
     def run(plan: Plan, window: Window, count: int, first: int = 0) -> Result:
         on_run(f"{plan.name} {_words(window)}")
-        classes = None if labels is None else np.resize(np.asarray(labels), first + count)[first:].tolist()
+        own = {**({} if labels is None else {"labels": np.asarray(labels)}), **(conditions or {})}
+        own = {name: values[np.arange(first, first + count) % len(values)] for name, values in own.items()}
         return sample(
-            engine, plan, seeds=range(first, first + count), conditions={"labels": classes}, window=window,
+            engine, plan, seeds=range(first, first + count), conditions=own, window=window,
             tolerance=tolerance,
             options=SampleOptions(latency=latency if window == "auto" else None, max_rows=max_rows),
         )  # fmt: skip

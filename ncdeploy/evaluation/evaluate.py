@@ -163,6 +163,9 @@ def check_fit(
     model = name or "the model"
     if train.shape[1:] != info.shape or held_out.shape[1:] != info.shape:
         raise InputError(f"data: samples have shape {held_out.shape[1:]}, {model} takes {info.shape}")
+    if info.conditions:
+        names = ", ".join(condition.name for condition in info.conditions)
+        raise InputError(f"conditions: {model} takes {names}, and data with conditions cannot be evaluated yet")
     if (labels is None) != (info.num_classes == 0):
         found = "needs classes and the data have none" if labels is None else "takes none; leave them out"
         raise InputError(f"labels: {model} {found}")

@@ -114,8 +114,11 @@ def choose_record(
     sweeps:     of one call of a sweep graph
     fixed_rows: of a sampler graph: evaluate whole windows, for TensorRT
 
-    Raises InputError for values that do not fit.
+    Raises InputError for values that do not fit, and for a model with conditions.
     """
+    if info.conditions:
+        names = ", ".join(condition.name for condition in info.conditions)
+        raise InputError(f"graph: the model takes conditions ({names}), which sweep and sampler graphs do not yet")
     window = min(WINDOW, plan.evaluations) if window is None else window
     if not 1 <= window <= plan.evaluations:
         raise InputError(f"window: got {window}; plan {plan.name} has {plan.evaluations} evaluations, so 1 to that")

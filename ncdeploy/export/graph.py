@@ -6,12 +6,14 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.errors import BackendError, DependencyError, InputError, install
+from ncdeploy.ports import Port
 
 if TYPE_CHECKING:
     import onnx
@@ -21,13 +23,12 @@ DEFAULT_OPSET = 20
 IR_VERSION = 10
 MAX_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB; the graph itself needs a little
 
-EXAMPLE_BATCH = 3  # 0 and 1 would be burnt into the graph as constants
+EXAMPLE_BATCH, EXAMPLE_SAMPLES = 3, 2  # 0 and 1 would be burnt into the graph as constants
 
 
 def trace(denoiser: Denoiser, *, opset: int = DEFAULT_OPSET) -> "onnx.ModelProto":
-    """The graph of D with inputs x float32 [batch, *shape], sigma float32 [batch] and, for a model with classes,
-    labels int64 [batch], and where info.guidance, guidance float32 [batch]; output denoised float32 [batch, *shape].
-    The batch is dynamic.
+    """The graph of D with the inputs and the output of its info; batch, and samples of a model with conditions, are
+    dynamic.
 
     denoiser: on the CPU, float32, in eval mode
 
@@ -36,17 +37,22 @@ def trace(denoiser: Denoiser, *, opset: int = DEFAULT_OPSET) -> "onnx.ModelProto
     """
     check_opset(opset)
     example = _example(denoiser)
+    names = [condition.name for condition in denoiser.info.conditions]
+    axes = _in_groups({port.name: {0: port.shape[0]} for port in denoiser.info.inputs}, names)
+    rest = _in_groups(example, names)
+    first = tuple(rest.pop(name) for name in ("x", "sigma", "labels") if name in example)
     with _silence():
         require_onnx()
         try:
             program = torch.onnx.export(
                 denoiser,
-                tuple(example.values()),
+                first,
+                kwargs=rest,
                 dynamo=True,
                 opset_version=opset,
                 input_names=list(example),
                 output_names=["denoised"],
-                dynamic_shapes={name: {0: "batch"} for name in example},
+                dynamic_shapes=axes,
                 verbose=False,
             )
         except Exception as e:  # the exporter wraps whatever a network's code raises, in many types
@@ -56,7 +62,7 @@ def trace(denoiser: Denoiser, *, opset: int = DEFAULT_OPSET) -> "onnx.ModelProto
         model: onnx.ModelProto = program.model_proto
     model.ir_version = IR_VERSION
     _strip(model)
-    _check_batch(model, list(example))
+    _check_axes(model, [*denoiser.info.inputs, *denoiser.info.outputs])
     return model
 
 
@@ -78,15 +84,26 @@ def require_onnx() -> None:
 def _example(denoiser: Denoiser) -> dict[str, torch.Tensor]:
     info = denoiser.info
     generator = torch.Generator().manual_seed(0)
-    example = {
+    values = {
         "x": torch.randn(EXAMPLE_BATCH, *info.shape, generator=generator),
         "sigma": torch.linspace(info.sigma_min, info.sigma_max, EXAMPLE_BATCH),
+        "labels": torch.arange(EXAMPLE_BATCH) % max(1, len(info.labels)),
+        "guidance": torch.linspace(0.0, 2.0, EXAMPLE_BATCH),
+        "sample": torch.arange(EXAMPLE_BATCH) % EXAMPLE_SAMPLES,
+        **{c.name: torch.from_numpy(np.stack([c.none()] * EXAMPLE_SAMPLES)) for c in info.conditions},
     }
-    if info.num_classes:
-        example["labels"] = torch.arange(EXAMPLE_BATCH) % len(info.labels)
-    if info.guidance:
-        example["guidance"] = torch.linspace(0.0, 2.0, EXAMPLE_BATCH)
-    return example
+    return {port.name: values[port.name] for port in info.inputs}
+
+
+def _in_groups(values: dict[str, Any], conditions: list[str]) -> dict[str, Any]:
+    """By argument of `Denoiser.forward`, in its order: the conditions are one."""
+    grouped: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in conditions:
+            grouped.setdefault("conditions", {})[name] = value
+        else:
+            grouped[name] = value
+    return grouped
 
 
 def _strip(model: "onnx.ModelProto") -> None:
@@ -109,18 +126,18 @@ def _strip(model: "onnx.ModelProto") -> None:
         del value.metadata_props[:]
 
 
-def _check_batch(model: "onnx.ModelProto", names: list[str]) -> None:
-    """The batch axis must be the same dynamic size in every input and the output."""
+def _check_axes(model: "onnx.ModelProto", wanted: list[Port]) -> None:
+    """The first axis of every input and output must be a dynamic size, the same for all that share it."""
     ports = {port.name: port for port in [*model.graph.input, *model.graph.output]}
-    for name in [*names, "denoised"]:
-        if name not in ports:
-            raise BackendError(f"the exported graph has no {name}; the network must use x, sigma and its labels")
-        first = ports[name].type.tensor_type.shape.dim[0]
-        if first.dim_param != "batch":
+    for port in wanted:
+        if port.name not in ports:
+            raise BackendError(f"the exported graph has no {port.name}; the network must use all of its inputs")
+        first, axis = ports[port.name].type.tensor_type.shape.dim[0], port.shape[0]
+        if first.dim_param != axis:
             size = first.dim_param or first.dim_value
             raise BackendError(
-                f"the exported graph has batch {size} in {name}, expected a dynamic one; "
-                "the network must not compute with the batch size as a constant"
+                f"the exported graph has {axis} {size} in {port.name}, expected a dynamic one; "
+                f"the network must not compute with the size of {axis} as a constant"
             )
 
 

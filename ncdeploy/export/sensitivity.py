@@ -66,5 +66,6 @@ def _run(graph: onnx.ModelProto, pool: Pool, info: ModelInfo, threads: int | Non
         onnx.save(graph, path)
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feeds: dict[str, Any] = {"x": pool.x, "sigma": pool.sigma}
-    feeds |= dict(zip(("labels", "guidance"), pool.condition, strict=False))
+    given = dict(pool.given)
+    feeds |= given.pop("conditions", {}) | given
     return np.asarray(session.run(["denoised"], feeds)[0], np.float64)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.formats.filetype import Kind, detect, is_bundle
 from ncdeploy.formats.graphrecord import record_of
-from ncdeploy.formats.onnxfile import OnnxFile, Port, read_onnx
+from ncdeploy.formats.onnxfile import OnnxFile, read_onnx
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
+from ncdeploy.ports import Port
 
 FLAGS = "--sigma-min, --sigma-max and --sigma-data (and --num-classes if it takes labels)"
 
@@ -72,39 +73,28 @@ def info_from_flags(
 
 
 def check_graph(path: str | os.PathLike[str], file: OnnxFile, info: ModelInfo) -> None:
-    """Raise FileError unless the graph is D(x, sigma[, labels[, guidance]]) -> denoised with a dynamic batch and
-    info's shape."""
+    """Raise FileError unless the graph takes the model's inputs and returns its output, both with dynamic batches."""
     graph = record_of(path, file.metadata)
     if graph is not None:
         raise FileError(f"{path}: is a {graph.kind} graph, expected a denoiser; to run it: ncdeploy sample --engine")
-    wanted = [("x", "float32", info.shape), ("sigma", "float32", ())]
-    if info.num_classes:
-        wanted.append(("labels", "int64", ()))
-    if info.guidance:
-        wanted.append(("guidance", "float32", ()))
-    _check_ports(path, "inputs", file.inputs, wanted)
-    _check_ports(path, "outputs", file.outputs, [("denoised", "float32", info.shape)])
+    _check_ports(path, "inputs", file.inputs, info.inputs)
+    _check_ports(path, "outputs", file.outputs, info.outputs)
 
 
-def _check_ports(
-    path: str | os.PathLike[str],
-    kind: str,
-    ports: Sequence[Port],
-    wanted: Sequence[tuple[str, str, tuple[int, ...]]],
-) -> None:
-    if sorted(port.name for port in ports) != sorted(name for name, _, _ in wanted):
-        found, names = ", ".join(port.name for port in ports), ", ".join(name for name, _, _ in wanted)
+def _check_ports(path: str | os.PathLike[str], kind: str, ports: Sequence[Port], wanted: Sequence[Port]) -> None:
+    if sorted(port.name for port in ports) != sorted(port.name for port in wanted):
+        found, names = ", ".join(port.name for port in ports), ", ".join(port.name for port in wanted)
         raise FileError(f"{path}: the graph's {kind} are {found or 'none'}; expected {names}")
     by_name = {port.name: port for port in ports}
-    for name, dtype, shape in wanted:
-        port = by_name[name]
-        axes = zip(port.shape, ("batch", *shape), strict=False)
-        fits = len(port.shape) == 1 + len(shape) and all(isinstance(have, str) or have == want for have, want in axes)
-        if port.dtype != dtype or not fits:
-            expected = ", ".join(["batch", *map(str, shape)])
+    for want in wanted:
+        port = by_name[want.name]
+        axes = zip(port.shape, want.shape, strict=False)
+        fits = len(port.shape) == len(want.shape) and all(isinstance(a, str) or a == b for a, b in axes)
+        if port.dtype != want.dtype or not fits:
+            expected = ", ".join(map(str, want.shape))
             raise FileError(
-                f"{path}: {name} is {port.dtype} ({', '.join(map(str, port.shape))}); "
-                f"expected {dtype} ({expected}) with a dynamic batch"
+                f"{path}: {port.name} is {port.dtype} ({', '.join(map(str, port.shape))}); "
+                f"expected {want.dtype} ({expected}) with a dynamic {want.shape[0]}"
             )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ncdeploy.errors import FileError
 from ncdeploy.files import regular_file
+from ncdeploy.ports import Port
 
 Buffer = memoryview
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -43,15 +44,6 @@ TENSORS_IN: dict[str, dict[int, str]] = {
 ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16"}
 FLOATS = (1, 10, 11, 16)
 MAX_AXES, MAX_VALUES, MAX_NESTING, MAX_TEXT = 32, 1 << 48, 32, 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class Port:
-    """An input or output of a graph: a size for a fixed axis, a name (possibly empty) for a dynamic one."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

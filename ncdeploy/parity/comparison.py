@@ -1,6 +1,7 @@
 """Two models level by level and row by row, and the limits of a difference."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity.inputs import Floats, Pool, draw_levels
 from ncdeploy.parity.report import Level, ParityReport
 from ncdeploy.parity.trajectory import run_both
+from ncdeploy.ports import take_all
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.recipe import make_plan
 
@@ -38,6 +40,7 @@ def compare(
     tolerance: float | None = None,
     trajectory_tolerance: float | None = None,
     seed: int = 0,
+    conditions: Mapping[str, NDArray[Any]] | None = None,
 ) -> ParityReport:
     """Compare D on 24 levels over the trained range and a little beyond, and on 12 training levels where there are
     some, in batches of 1, 2, 7 and 64, then samples of the model's default plan and of a 50-step DDIM.
@@ -45,6 +48,7 @@ def compare(
     tolerance:            on |difference of D|, in model units for data of std up to 1, in units of its std above;
                           float32 rounding of sigma, 4e-6 sigma, is allowed on top
     trajectory_tolerance: on the rms over one sample's dimensions, see `Trajectory`
+    conditions:           of a model that takes some, [S, *shape] each; drawn where none are given
     Both default to what suits the less precise of the two models, with its rounding of sigma, see `LIMITS`.
 
     Models that take guidance are compared at random weights between 0 and 3; if only one takes it, the other is
@@ -53,6 +57,9 @@ def compare(
     Raises InputError if the models differ in shape or classes, or for tolerances that are not positive.
     """
     check_comparable(reference, candidate)
+    if conditions is not None:
+        n = len(next(iter(conditions.values()), ()))
+        conditions = take_all(reference.info.conditions, conditions, n)
     limits = max(LIMITS[reference.info.precision], LIMITS[candidate.info.precision])
     per_sigma = limits[2] if tolerance is None else LIMITS["fp32"][2]
     tolerance = limits[0] if tolerance is None else tolerance
@@ -66,7 +73,7 @@ def compare(
     grid = draw_levels(info, rng)
     allowed = tolerance * unit + per_sigma * grid
 
-    pool = Pool(info, grid, rng)
+    pool = Pool(info, grid, rng, conditions)
     wanted = _evaluate(reference, pool, rng.permutation(len(pool)), REFERENCE_BATCH)
     errors = np.zeros(len(grid))
     worst = (-1.0, 0, 0, 0)
@@ -81,7 +88,7 @@ def compare(
         worst = max(worst, (float(difference[at] / allowed[level[at]]), int(level[at]), at % batch, batch))
     with np.errstate(invalid="ignore", over="ignore"):
         plans = (default_plan(info), _ddim(info))
-        trajectories = tuple(run_both(reference, candidate, plan, rng, unit) for plan in plans)
+        trajectories = tuple(run_both(reference, candidate, plan, rng, unit, conditions) for plan in plans)
     return ParityReport(
         reference=reference.name,
         candidate=candidate.name,
@@ -137,7 +144,7 @@ def check_tolerances(tolerance: float | None, trajectory_tolerance: float | None
 
 def check_comparable(reference: Backend, candidate: Backend) -> None:
     """Raise InputError if two models do not take the same inputs."""
-    for name in ("shape", "num_classes", "unconditional"):
+    for name in ("shape", "num_classes", "unconditional", "conditions"):
         a, b = getattr(reference.info, name), getattr(candidate.info, name)
         if a != b:
             raise InputError(f"the models differ in {name}: {a} and {b}; only models with equal inputs can be compared")
@@ -167,7 +174,7 @@ def _guided(backend: Backend) -> Backend:
 def _evaluate(backend: Backend, pool: Pool, order: NDArray[np.int64], batch: int) -> Floats:
     """D for the rows of the pool that `order` names, NaN for the others; every call is kept before any is read."""
     chunks = [order[i : i + batch] for i in range(0, len(order), batch)]
-    outputs = [backend(pool.x[rows], pool.sigma[rows], *(c[rows] for c in pool.condition)) for rows in chunks]
+    outputs = [backend(pool.x[rows], pool.sigma[rows], **pool.condition(rows)) for rows in chunks]
     result = np.full_like(pool.x, np.nan)
     for rows, output in zip(chunks, outputs, strict=True):
         result[rows] = output

@@ -1,24 +1,31 @@
 """Two models along whole sampled trajectories."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.backends import Backend
-from ncdeploy.parity.inputs import draw_condition
+from ncdeploy.parity.inputs import draw_given
 from ncdeploy.parity.report import Trajectory
 from ncdeploy.sampling.plan import Plan
 
 TRAJECTORIES = 4
 
 
-def run_both(reference: Backend, candidate: Backend, plan: Plan, rng: np.random.Generator, unit: float) -> Trajectory:
+def run_both(
+    reference: Backend,
+    candidate: Backend,
+    plan: Plan,
+    rng: np.random.Generator,
+    unit: float,
+    conditions: Mapping[str, NDArray[Any]] | None = None,
+) -> Trajectory:
     """Both models through the plan side by side, on the same noise; each follows its own path."""
     info = reference.info
-    condition = draw_condition(info, TRAJECTORIES, rng)
+    given = draw_given(info, TRAJECTORIES, rng, conditions)
     runs = [
         (backend, deque[Any](maxlen=plan.reach), deque[Any](maxlen=plan.reach)) for backend in (reference, candidate)
     ]
@@ -31,7 +38,7 @@ def run_both(reference: Backend, candidate: Backend, plan: Plan, rng: np.random.
             outputs.appendleft(None)
             if plan.evaluated[k]:
                 level = np.full(TRAJECTORIES, sigma, np.float32)
-                outputs[0] = np.array(backend(x.astype(np.float32), level, *condition), np.float64)
+                outputs[0] = np.array(backend(x.astype(np.float32), level, **given), np.float64)
         mine, other = (states[0].reshape(TRAJECTORIES, -1) for _, states, _ in runs)
         size = np.maximum(unit, _rms(mine))
         final = float(np.nan_to_num(_rms(mine - other) / size, nan=np.inf, posinf=np.inf).max())

@@ -41,7 +41,7 @@ class Sampling(Iterator[Sweep]):
     def _run(self, request: Request) -> Iterator[Sweep]:
         policy = decide(request)
         start, on_sweep = time.perf_counter(), request.options.on_sweep
-        evaluator = Evaluator(request.denoise, request.shape, request.classes, request.like)
+        evaluator = Evaluator(request.denoise, request.shape, request.classes, request.like, request.conditions)
         run: SequentialRun | ParallelRun
         if policy.window is None:
             run = SequentialRun(
@@ -92,7 +92,8 @@ def sample(
                 ModelInfo in `.info` (every backend) says of what shape its samples are
     plan:       what `ncdeploy.make_plan` or a solver returns
     seeds:      one integer per sample; a sample depends on its seed alone, not on batch or window
-    conditions: {"labels": one class index per sample}, for a model with classes
+    conditions: {"labels": one class index per sample}, for a model with classes; and {name: [n, *shape]} for each of
+                the conditions that its info lists. A denoiser without info takes any, as D(..., conditions=, sample=)
     window:     None runs sequentially; an integer is the evaluated nodes per sample and sweep, at most the plan's
                 length; "auto" takes what is predicted to be fastest (see `tuner`), sequential included, and corrects
                 it while running

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ncdeploy.errors import InputError
 from ncdeploy.guidance import Guided
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import Condition, take_all
 from ncdeploy.run.options import SampleOptions, Window
 from ncdeploy.sampling.arrays import suited_to
 from ncdeploy.sampling.errorcurve import ErrorCurve
@@ -26,7 +27,7 @@ class Request:
     """A run that can be made.
 
     denoise:  with guidance around it where that is asked for; per_row: rows that its network sees for one row of x
-    shape:    of one sample; classes: int64 [n], or None
+    shape:    of one sample; classes: int64 [n], or None; conditions: the others, [n, *shape] each, or None
     window:   at most the evaluations of the plan; tolerance, options: as given
     info:     of the denoiser, or None; mean: [dim], or None
     """
@@ -36,6 +37,7 @@ class Request:
     seeds: list[int]
     shape: tuple[int, ...]
     classes: NDArray[np.int64] | None
+    conditions: dict[str, NDArray[Any]] | None
     window: Window
     tolerance: float
     options: SampleOptions
@@ -78,10 +80,10 @@ def check(
     _check_kinds(denoise, plan, options)
     like = suited_to(denoise) if options.like is None else options.like
     names = check_seeds(seeds)
-    labels = _labels(conditions, len(names))
+    labels, others = _split(conditions, len(names))
     if options.guidance is not None:
-        if labels is None:
-            raise InputError("guidance: needs labels, one class per sample")
+        if labels is None and not others:
+            raise InputError("guidance: needs labels, one class per sample, or other conditions to lead towards")
         denoise = Guided(denoise, options.guidance)
     info = getattr(denoise, "info", None)
     info = info if isinstance(info, ModelInfo) else None
@@ -94,8 +96,8 @@ def check(
     shape = _shape(options, info)
     request = Request(
         denoise=denoise, plan=plan, seeds=names, shape=shape,
-        classes=labels, window=_window(window, plan), tolerance=tolerance, options=options, info=info,
-        mean=_mean(options, info, shape), like=like,
+        classes=labels, conditions=_conditions(others, info, len(names)), window=_window(window, plan),
+        tolerance=tolerance, options=options, info=info, mean=_mean(options, info, shape), like=like,
     )  # fmt: skip
     _check_fit(request)
     return request
@@ -115,12 +117,29 @@ def _check_kinds(denoise: Denoise, plan: Plan, options: SampleOptions) -> None:
         raise InputError(f"options: got {type(options).__name__}; expected a SampleOptions(...)")
 
 
-def _labels(conditions: Conditions | None, n: int) -> NDArray[np.int64] | None:
+def _split(conditions: Conditions | None, n: int) -> tuple[NDArray[np.int64] | None, dict[str, ArrayLike]]:
+    """The class labels, and the conditions beside them."""
     if conditions is None:
-        return None
-    if not isinstance(conditions, Mapping) or set(conditions) - {"labels"}:
-        got = sorted(conditions) if isinstance(conditions, Mapping) else type(conditions).__name__
-        raise InputError(f'conditions: got {got}; expected {{"labels": [...]}}, one class per sample')
+        return None, {}
+    if not isinstance(conditions, Mapping):
+        got = type(conditions).__name__
+        raise InputError(f'conditions: got {got}; expected {{"labels": [...]}} or {{"obs": array}}, by their names')
+    others = {name: value for name, value in conditions.items() if name != "labels" and value is not None}
+    return _labels(conditions, n), others
+
+
+def _conditions(given: dict[str, ArrayLike], info: ModelInfo | None, n: int) -> dict[str, NDArray[Any]] | None:
+    """As the model lists them; of a denoiser without info, as they are given."""
+    if info is not None:
+        return take_all(info.conditions, given, n) or None
+    described = (
+        Condition(name=name, dtype="float32" if value.dtype.kind == "f" else "int64", shape=value.shape[1:])
+        for name, value in ((name, np.asarray(value)) for name, value in given.items())
+    )
+    return take_all(tuple(described), given, n) or None
+
+
+def _labels(conditions: Conditions, n: int) -> NDArray[np.int64] | None:
     if conditions.get("labels") is None:
         return None
     labels = np.asarray(conditions["labels"])

@@ -49,12 +49,12 @@ def suited_to(denoise: Any) -> Any:
     return torch.zeros(()) if weight is None else weight.new_zeros(())
 
 
-def evaluate(denoise: Callable[..., Any], *inputs: Any) -> Any:
-    """D of some arrays, without PyTorch keeping what it would take to differentiate it."""
+def evaluate(denoise: Callable[..., Any], *inputs: Any, **given: Any) -> Any:
+    """D of some arrays and what else it is given, without PyTorch keeping what it would take to differentiate it."""
     if isinstance(inputs[0], np.ndarray):
-        return denoise(*inputs)
+        return denoise(*inputs, **given)
     with sys.modules["torch"].no_grad():
-        out = denoise(*inputs)
+        out = denoise(*inputs, **given)
     return out.detach() if hasattr(out, "detach") else out
 
 

@@ -1,7 +1,7 @@
 """The only place where a driver meets the network: it calls, counts, times and checks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,26 @@ Denoise = Callable[..., Any]
 
 
 class Evaluator:
-    """Calls denoise(x, sigma[, labels]) on flat rows and keeps count.
+    """Calls denoise(x, sigma[, labels]) on flat rows and keeps count; with conditions [n, *shape], those of the samples
+    in a call go along, once each, with `sample`, which says whose a row is.
 
     `calls` and `rows` are the depth and the rows the network evaluated so far, with guidance two for each row of x;
     `seconds` the time spent inside the network (on a GPU: until the call returned, which may be before the device
     finished).
     """
 
-    def __init__(self, denoise: Denoise, shape: tuple[int, ...], labels: NDArray[np.int64] | None, like: Any) -> None:
+    def __init__(
+        self,
+        denoise: Denoise,
+        shape: tuple[int, ...],
+        labels: NDArray[np.int64] | None,
+        like: Any,
+        conditions: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
         self._denoise, self.shape, self._labels, self._like = denoise, shape, labels, like
         self._xp, self.sizes, self._largest = namespace(like), sizes_of(denoise), 0
+        self._conditions = conditions
+        self._live, self._held = np.zeros(0, np.int64), dict[str, Any]()
         self.calls = self.rows = 0
         self.per_row = evaluations_per_row(denoise)
         self.seconds = 0.0
@@ -45,10 +55,13 @@ class Evaluator:
         inputs.append(xp.asarray(sigma, dtype=x.dtype, device=device, copy=True))
         if self._labels is not None:
             inputs.append(xp.asarray(np.broadcast_to(self._labels[sample], len(node)).copy(), device=device))
+        given = {} if self._conditions is None else self._given(self._conditions, np.broadcast_to(sample, len(node)))
         size = self.size(len(node))
         self._largest = max(self._largest, size)
+        if given:
+            given["sample"] = filled(given["sample"], size)
         start = time.perf_counter()
-        out = evaluate(self._denoise, *(filled(each, size) for each in inputs))
+        out = evaluate(self._denoise, *(filled(each, size) for each in inputs), **given)
         self.seconds += time.perf_counter() - start
         self.calls += 1
         self.rows += len(node) * self.per_row
@@ -73,6 +86,21 @@ class Evaluator:
     def near(self, rows: int) -> int:
         """Rows that should be evaluated where so many might be, a few more or less, to make a full call."""
         return rows if self.sizes is None else self.sizes.near(rows, least_size(self._largest))
+
+    def _given(self, conditions: Mapping[str, NDArray[Any]], sample: NDArray[np.int64]) -> dict[str, Any]:
+        """The conditions of the samples in a call, which stay on the device while these are the same, and whose rows
+        the call's are."""
+        xp, device = self._xp, device_of(self._like)
+        live, index = np.unique(sample, return_inverse=True)
+        if not np.array_equal(live, self._live):
+            dtypes = {"f": self._like.dtype, "i": xp.int64}
+            self._live = live
+            self._held = {
+                name: xp.asarray(value[live], dtype=dtypes[value.dtype.kind], device=device)
+                for name, value in conditions.items()
+            }
+        held = {name: xp.asarray(value, copy=True) for name, value in self._held.items()}
+        return {"conditions": held, "sample": xp.asarray(index.astype(np.int64), device=device)}
 
     def check(self) -> None:
         """Raise NumericalError if the last call returned NaN or infinity, naming node and sigma."""

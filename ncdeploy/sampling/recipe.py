@@ -18,6 +18,7 @@ SCHEDULES: dict[str, Callable[..., schedules.Floats]] = {
     "ddpm": schedules.ddpm,
     "cosine": schedules.cosine,
     "table": schedules.table,
+    "flow": schedules.flow,
 }
 SCHEDULE_OPTIONS: dict[str, tuple[str, ...]] = {
     "karras": ("sigma_min", "sigma_max"),
@@ -25,6 +26,7 @@ SCHEDULE_OPTIONS: dict[str, tuple[str, ...]] = {
     "ddpm": ("spacing",),
     "cosine": ("spacing",),
     "table": ("spacing", "levels"),
+    "flow": ("shift",),
 }
 # Variance-preserving processes start from white noise of variance 1, which is 1 + s0^2 in these coordinates.
 VARIANCE_PRESERVING = ("ddpm", "cosine", "table")
@@ -41,6 +43,7 @@ def make_plan(
     sigma_max: float | None = None,
     spacing: str | None = None,
     levels: Sequence[float] | None = None,
+    shift: float | None = None,
     eta: float | None = None,
     variance: str | None = None,
     order: int | None = None,
@@ -49,11 +52,12 @@ def make_plan(
 
     solver:    a name of `ncdeploy.solvers`: ddpm, ddim, euler, heun, dpmpp_2m ...
     steps:     steps of the solver, at least 1; each is one evaluation of the denoiser, for heun two but for the last
-    schedule:  karras, exponential, ddpm (linear beta), cosine or table; None = the solver's usual: ddpm for ddpm and
-               ddim, karras for the others
+    schedule:  karras, exponential, ddpm (linear beta), cosine, table or flow; None = the solver's usual: ddpm for
+               ddpm and ddim, karras for the others
     sigma_min, sigma_max: of karras and exponential, in units of the data; None = 0.02 and 80
     spacing:   of ddpm, cosine and table: leading (None), trailing or linspace
     levels:    of table, which needs them: sigma of every training step, increasing
+    shift:     of flow: 1 (None) for equal steps, above 1 for more of them at noise
     eta:       of ddim: 0 (None) to 1
     variance:  of ddpm: posterior (None) or beta
     order:     of unipc, 1 to 3 (None = 2), and of ipndm, 1 to 4 (None = 4)
@@ -65,7 +69,7 @@ def make_plan(
 
     solver_options = _given(eta=eta, variance=variance, order=order)
     _check_options("solver", solver, solver_options, {name: known.options for name, known in SOLVERS.items()})
-    schedule_options = _given(sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, levels=levels)
+    schedule_options = _given(sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, levels=levels, shift=shift)
     _check_options("schedule", schedule, schedule_options, SCHEDULE_OPTIONS)
 
     if schedule == "table" and levels is None:
@@ -75,7 +79,9 @@ def make_plan(
     if "sigma_min" in SCHEDULE_OPTIONS[schedule]:
         schedule_options = {"sigma_min": DEFAULT_SIGMA_MIN, "sigma_max": DEFAULT_SIGMA_MAX, **schedule_options}
     sigmas = SCHEDULES[schedule](steps, **schedule_options)
+    # Flow matching starts from white noise of variance 1 as well, in a scale of its own.
     scale = sqrt(1 + sigmas[0] ** 2) if schedule in VARIANCE_PRESERVING else None
+    scale = 1 + sigmas[0] if schedule == "flow" else scale
     return SOLVERS[solver](sigmas, scale=scale, **solver_options)
 
 
@@ -92,18 +98,18 @@ def adapted_plan(own: Mapping[str, Any], trained: tuple[float, float], **asked: 
     kept = dict(own)
     if asked.get("solver", own.get("solver")) != own.get("solver"):
         names = ["sigma_min", "sigma_max"]
-        if own.get("schedule") in VARIANCE_PRESERVING:
-            names += ["schedule", "spacing", "levels"]
+        if own.get("schedule") in (*VARIANCE_PRESERVING, "flow"):
+            names += ["schedule", "spacing", "levels", "shift"]
         kept = {name: own[name] for name in names if name in own}
     if "schedule" in asked and asked["schedule"] != kept.get("schedule"):
         kept.pop("schedule", None)
     chosen = kept | asked
-    if own.get("schedule") in VARIANCE_PRESERVING:
+    if own.get("schedule") in (*VARIANCE_PRESERVING, "flow"):
         chosen = {"sigma_min": trained[0], "sigma_max": trained[1]} | chosen
     solver = SOLVERS.get(chosen.get("solver", "dpmpp_2m"))  # of a name that there is not, make_plan says so
     schedule = chosen.get("schedule") or ("" if solver is None else solver.schedule)
     takes = SCHEDULE_OPTIONS.get(schedule, ())
-    dropped = {"sigma_min", "sigma_max", "spacing", "levels"} - set(takes) - set(asked)
+    dropped = {"sigma_min", "sigma_max", "spacing", "levels", "shift"} - set(takes) - set(asked)
     return make_plan(**{name: value for name, value in chosen.items() if name not in dropped})
 
 

@@ -3,6 +3,7 @@
 karras, exponential   chosen levels between sigma_min and sigma_max
 ddpm, cosine          levels of a variance-preserving training table, sigma = sqrt((1 - abar) / abar)
 table                 levels of a training table of one's own, which an imported model brings with it
+flow                  equal steps of the time t of flow matching, sigma = t / (1 - t)
 
 sigma is in units of the data. Every function raises InputError for arguments out of range.
 """
@@ -19,6 +20,7 @@ Floats = NDArray[np.float64]
 Spacing = Literal["leading", "trailing", "linspace"]
 
 MOST_STEPS = 1 << 16  # far beyond any training table
+FLOW_START = 1e6  # sigma that stands for t = 1, where it is infinite: float32 does not see the difference
 SPACINGS: tuple[str, ...] = get_args(Spacing)
 
 
@@ -81,6 +83,17 @@ def table(steps: int, *, levels: ArrayLike, spacing: Spacing = "leading") -> Flo
     if own.ndim != 1 or own.size < 1 or not (np.all(own > 0) and np.all(np.diff(own) > 0) and np.isfinite(own[-1])):
         raise InputError("levels: expected one list of finite noise levels that increase from above 0")
     return np.append(own[_timesteps(steps, own.size, spacing, 0)], 0.0)
+
+
+def flow(steps: int, *, shift: float = 1.0) -> Floats:
+    """Equal steps of t from 1 to 0, shifted to shift t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv 2403.03206, eq.
+    23): above 1 it spends more steps on noise, as pictures of high resolution need. sigma = t / (1 - t)."""
+    n = _check_steps(steps)
+    if not 0 < shift < np.inf:
+        raise InputError(f"shift: got {shift}, expected a positive number; 1 is none, 3 usual for large pictures")
+    t = 1 - np.arange(1, n) / n
+    t = shift * t / (1 + (shift - 1) * t)
+    return np.concatenate([[FLOW_START], t / (1 - t), [0.0]])
 
 
 def check_sigmas(sigmas: ArrayLike) -> list[float]:

@@ -57,7 +57,8 @@ def test_a_model_that_names_code_is_measured_with_trust_alone(run, tmp_path, mon
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     torch.save({"w": torch.ones(1)}, tmp_path / "w.pt")
-    done = run("import", "own_net:make", "--weights", "w.pt", "--predicts", "eps", "--schedule", "linear",
+    done = run("import", "own_net:make", "--weights", "w.pt", "--predicts", "eps", "--noise", "step",
+               "--schedule", "linear",
                "--shape", "2", "-o", "own.pt")  # fmt: skip
     assert done.exit_code == 0, (done.output, importers)
     refused = run("tune", "own.pt", "--rows", 2, "--budget", 0.1)

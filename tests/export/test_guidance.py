@@ -117,14 +117,14 @@ class Corrupt(GuidedDenoiser):
     """Guides by w + 0.02 instead of w."""
 
     def forward(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any:
-        return super().forward(x, sigma, labels, guidance + 0.02)
+        return super().forward(x, sigma, labels, guidance=guidance + 0.02)
 
 
 class Swapped(GuidedDenoiser):
     """Gives every row the weight of its neighbour."""
 
     def forward(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any:
-        return super().forward(x, sigma, labels, guidance.roll(1))
+        return super().forward(x, sigma, labels, guidance=guidance.roll(1))
 
 
 @pytest.mark.parametrize("kind", [Corrupt, Swapped])

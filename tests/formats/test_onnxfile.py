@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ncdeploy.errors import FileError
-from ncdeploy.formats.onnxfile import Port, is_onnx, read_onnx
+from ncdeploy.formats.onnxfile import is_onnx, read_onnx
+from ncdeploy.ports import Port
 from tiny_models import IMAGES, write_mixture
 
 

@@ -66,7 +66,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 
 
 NAME = "my_net_for_tests:make"
-OPTIONS = ("--predicts", "eps", "--schedule", "linear", "--shape", "3")
+OPTIONS = ("--predicts", "eps", "--noise", "step", "--schedule", "linear", "--shape", "3")
 
 
 @pytest.mark.parametrize("predicts", ["eps", "v", "x0", "F"])
@@ -266,7 +266,7 @@ def test_weights_from_a_file(run: Callable[..., Result], tmp_path: Path) -> None
         again = load_model("m.pt", allow_module=True)
         for name, tensor in wanted.state_dict().items():
             assert torch.equal(again.state_dict()[f"network.module.{name}"], tensor)
-    options: dict[str, Any] = {"predicts": "eps", "schedule": "linear", "shape": (3,)}
+    options: dict[str, Any] = {"predicts": "eps", "noise": "step", "schedule": "linear", "shape": (3,)}
     with pytest.raises(FileError, match="do not belong together"):
         import_model("my_net_for_tests:half", weights="w.pt", **options)
     torch.save({"history": [1.0, 2.0]}, "none_inside.pt")
@@ -299,7 +299,7 @@ def test_factories_that_do_not_work(run: Callable[..., Result], name: str, messa
 def test_a_factory_that_needs_a_missing_package(run: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "needs_more_for_tests.py").write_text("import no_such_package_here\n")
     with pytest.raises(DependencyError, match="no_such_package_here"):
-        import_model("needs_more_for_tests:make", predicts="F", shape=(3,))
+        import_model("needs_more_for_tests:make", predicts="F", noise="c-noise", shape=(3,))
 
 
 def test_detection_and_options(run: Callable[..., Result], tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_detection_and_options(run: Callable[..., Result], tmp_path: Path) -> No
     done = run("import", NAME, *OPTIONS, "--image-size", "64", "-o", "m.pt")
     assert "image-size: the format module has no such option; it has: weights" in done.stderr
     done = run("import", NAME, "-o", "m.pt")
-    assert "--predicts eps --schedule linear --shape" in done.stderr
+    assert "--predicts eps --noise step --schedule linear --shape" in done.stderr
     done = run("import", NAME, *OPTIONS[:-1], "three", "-o", "m.pt")
     assert "expected sizes" in done.stderr
 

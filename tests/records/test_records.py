@@ -11,13 +11,13 @@ from ncdeploy import FileError, InputError, ModelInfo, make_plan
 from ncdeploy.formats.graphrecord import GraphRecord
 from ncdeploy.formats.manifest import FileEntry, Manifest, PlanEntry, read_manifest
 from ncdeploy.formats.profiles import profiles_for
-from ncdeploy.formats.sidecar import Options, Sidecar
+from ncdeploy.formats.sidecar import BuildOptions, Sidecar
 
 RICH = replace(INFO, default_plan={"solver": "ddim", "steps": 9}, versions={"torch": "2"})
 ENGINE = Sidecar(
     tensorrt="11.4.0.106", compute_capability=(9, 0), device="GPU", driver="13.0", platform="linux-x86_64",
     plan_sha256="0" * 64, plan_bytes=104, onnx="m.onnx", onnx_sha256="0" * 64, model=RICH, command="build",
-    profiles=profiles_for(4, 8, 8), options=Options(workspace=1), layers={"fp16": 3}, device_memory=0,
+    profiles=profiles_for(4, 8, 8), options=BuildOptions(workspace=1), layers={"fp16": 3}, device_memory=0,
     parity={"ok": True}, latency=((1, 0.5),),
 )  # fmt: skip
 GRAPH = GraphRecord(kind="sweep", plan=make_plan("ddim", 9), plan_input=False, window=4, span=4, reach=1, sweeps=2)

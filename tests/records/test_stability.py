@@ -6,15 +6,16 @@ from typing import Any
 
 from ncdeploy.formats.graphrecord import GraphRecord, PlanRecord
 from ncdeploy.formats.manifest import FileEntry, Manifest, PlanEntry
-from ncdeploy.formats.sidecar import Options, Sidecar
+from ncdeploy.formats.sidecar import BuildOptions, Sidecar
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import Condition
 from ncdeploy.records import Field, table
 from ncdeploy.sampling.errorcurve import ErrorCurve
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "stability.md"
 TABLES: dict[str, Any] = {
-    "model": ModelInfo, "error_curve": ErrorCurve, "sidecar": Sidecar, "options": Options, "graph": GraphRecord,
-    "plan": PlanRecord, "manifest": Manifest, "plans": PlanEntry, "files": FileEntry,
+    "model": ModelInfo, "conditions": Condition, "error_curve": ErrorCurve, "sidecar": Sidecar, "options": BuildOptions,
+    "graph": GraphRecord, "plan": PlanRecord, "manifest": Manifest, "plans": PlanEntry, "files": FileEntry,
 }  # fmt: skip
 
 

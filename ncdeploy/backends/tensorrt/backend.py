@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,16 @@ class TensorRTBackend(Closing):
         """Most rows of one call."""
         return self.sidecar.profiles[-1].most
 
-    def __call__(self, x: Any, sigma: Any, labels: Any = None, guidance: Any = None) -> Any:
+    def __call__(
+        self,
+        x: Any,
+        sigma: Any,
+        labels: Any = None,
+        guidance: Any = None,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        sample: Any = None,
+    ) -> Any:
         """x float32 [B, *shape], sigma float32 [B], labels int64 [B] -> denoised float32 [B, *shape], newly allocated.
 
         guidance: float32 [B] for a graph that takes it (info.guidance), 1 in every row if None.
@@ -82,14 +91,9 @@ class TensorRTBackend(Closing):
         with torch's current stream, without waiting for the device. More rows than the engine takes go one part after
         another. Raises InputError for inputs that do not fit.
         """
-        check_inputs(self.info, x, sigma, labels, guidance)
+        given = check_inputs(self.info, x, sigma, labels, guidance, conditions, sample)
         if len(x) > self.max_rows:
             return self._in_parts(x, sigma, labels, guidance)
-        given = {"x": x, "sigma": sigma}
-        if self.info.num_classes:
-            given["labels"] = labels
-        if self.info.guidance:
-            given["guidance"] = sigma * 0 + 1 if guidance is None else guidance
         on_host = isinstance(x, np.ndarray)
         for name, value in given.items():
             if isinstance(value, np.ndarray) != on_host:
@@ -117,12 +121,12 @@ class TensorRTBackend(Closing):
 
         Raises InputError for more rows than the engine takes.
         """
-        info = self.info
-        given: dict[str, Any] = {"x": np.ones((rows, *info.shape), np.float32), "sigma": np.ones(rows, np.float32)}
-        if info.num_classes:
-            given["labels"] = np.full(rows, info.labels[0], np.int64)
-        if info.guidance:
-            given["guidance"] = np.ones(rows, np.float32)
+        first = self.info.labels[0] if self.info.num_classes else 1
+        shapes = {port.name: (rows, *self.info.shape) if port.name == "x" else (rows,) for port in self.info.inputs}
+        given: dict[str, Any] = {
+            port.name: np.full(shapes[port.name], first if port.name == "labels" else 1, port.dtype)
+            for port in self.info.inputs
+        }
         spent: dict[str, float] = {}
 
         def add(name: str, milliseconds: float) -> None:

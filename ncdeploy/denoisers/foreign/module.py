@@ -5,18 +5,22 @@ that the code is trusted.
 """
 
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ncdeploy.errors import DependencyError, InputError
+from ncdeploy.ports import Condition
+from ncdeploy.records import read
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -26,18 +30,23 @@ class ForeignModuleConfig:
     """How a module is made again.
 
     factory:       "package.module:function", a function without arguments that returns the module
+    conditions:    the records of those that it takes
     drop_variance: the module returns twice the channels, a learned variance behind the mean, which is left out
     """
 
     factory: str
+    conditions: tuple[dict[str, Any], ...] = ()
     drop_variance: bool = False
 
 
 class ForeignModule(nn.Module):
     """x [B, *shape], noise [B], labels int64 [B] or None -> [B, *shape], computed by the module inside.
 
-    The module is called as module(x, noise), or module(x, noise, labels) where the model has classes; it may return
-    a tensor, a tuple whose first entry is one, or an object with `.sample`.
+    The module is called as module(x, noise), or module(x, noise, labels) where the model has classes, with each
+    condition as a keyword of its name; it may return a tensor, a tuple whose first entry is one, or an object with
+    `.sample`. Conditions come one a row, [B, *shape]. A module whose `forward` has a parameter `sample` gets them once
+    a sample, [S, *shape], and int64 sample [B], which says whose each row is: so it can compute once what depends on
+    them alone, keys and values of a prompt for example, and gather that.
 
     factory:       what makes the module again; without one the model can be exported, but not saved
     drop_variance: it returns [B, 2 C, ...], of which the first C are the output
@@ -46,50 +55,85 @@ class ForeignModule(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, shape: tuple[int, ...], *, num_classes: int = 0, factory: str | None = None,
+        self,
+        module: nn.Module,
+        shape: tuple[int, ...],
+        *,
+        num_classes: int = 0,
+        conditions: tuple[Condition, ...] = (),
+        factory: str | None = None,
         drop_variance: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {"kind": type(module).__name__ if factory is None else "module"}
         if factory is not None:
             self.config["factory"] = factory
+            if conditions:
+                self.config["conditions"] = [asdict(condition) for condition in conditions]
         if drop_variance:
             self.config["drop_variance"] = True
         self.drop_variance = drop_variance
         self.module = module
         self.classes = num_classes > 0
-        self._try(shape)
+        self.gathers = "sample" in inspect.signature(module.forward).parameters
+        self._try(shape, conditions)
 
     @classmethod
     def make(cls, shape: tuple[int, ...], config: ForeignModuleConfig, num_classes: int = 0) -> "ForeignModule":
         """Import and run the factory. Raises InputError where that fails or returns anything but a module."""
         return cls(
             run_factory(config.factory), shape, num_classes=num_classes, factory=config.factory,
+            conditions=tuple(read(Condition, condition) for condition in config.conditions),
             drop_variance=config.drop_variance,
         )  # fmt: skip
 
-    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        output = self._whole(x, noise, labels)
+    def forward(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        conditions: dict[str, Tensor] | None = None,
+        sample: Tensor | None = None,
+    ) -> Tensor:
+        output = self._whole(x, noise, labels, conditions, sample)
         return output[:, : x.shape[1]] if self.drop_variance else output
 
-    def _whole(self, x: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
-        output = self.module(x, noise, labels) if self.classes else self.module(x, noise)
+    def _whole(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        labels: Tensor | None,
+        conditions: dict[str, Tensor] | None = None,
+        sample: Tensor | None = None,
+    ) -> Tensor:
+        given: dict[str, Any] = {}
+        if conditions is not None and sample is not None:
+            gathers = self.gathers
+            given = {name: v if gathers else v.index_select(0, sample) for name, v in conditions.items()}
+            if gathers:
+                given["sample"] = sample
+        output = self.module(x, noise, labels, **given) if self.classes else self.module(x, noise, **given)
         output = getattr(output, "sample", output)
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
     @torch.no_grad()
-    def _try(self, shape: tuple[int, ...]) -> None:
-        call = "module(x, noise, labels)" if self.classes else "module(x, noise)"
+    def _try(self, shape: tuple[int, ...], conditions: tuple[Condition, ...]) -> None:
+        names = ["x", "noise"] + ["labels"] * self.classes + [f"{c.name}=..." for c in conditions]
+        call = f"module({', '.join([*names, *(['sample=...'] if conditions and self.gathers else [])])})"
         parameter = next(self.module.parameters(), torch.zeros(()))
         dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
         x = torch.zeros((2, *shape), dtype=dtype, device=parameter.device)
         noise, labels = torch.ones_like(x.flatten(1)[:, 0]), torch.zeros(2, dtype=torch.int64, device=x.device)
+        given: tuple[Any, ...] = ()
+        if conditions:
+            values = {c.name: torch.from_numpy(np.array(c.none()[None])).to(x.device) for c in conditions}
+            given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in values.items()}, labels
         modes = {part: part.training for part in self.module.modules()}
         self.module.eval()
         try:
             with torch.random.fork_rng(devices=[]):
-                output = self._whole(x, noise, labels)
+                output = self._whole(x, noise, labels, *given)
         except Exception as e:  # whatever the module's code raises
             reason = (str(e).strip() or type(e).__name__).splitlines()[0]
             raise InputError(f"module: {call} with x {tuple(x.shape)} and noise (2,) failed: {reason}") from e

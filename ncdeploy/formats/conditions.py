@@ -1,0 +1,70 @@
+"""Conditions from files: "obs=obs.npy", or "obs=file.npz:key" for one array of several."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncdeploy.errors import InputError
+from ncdeploy.formats.arrays import read_arrays
+from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import Condition, take_all
+
+
+def read_conditions(given: Sequence[str], info: ModelInfo, n: int | None = None) -> dict[str, NDArray[Any]]:
+    """The conditions of a model for n samples, [n, *shape] each, from "name=file" or "name=file.npz:key".
+
+    A file holds [m, *shape], repeated or cut to fill n, or one value [*shape] for every sample. Without n, all have as
+    many samples as the longest.
+
+    Raises InputError for text that is not so, and for names and values that do not fit the model; FileError for a file
+    that cannot be read.
+    """
+    known = {condition.name: condition for condition in info.conditions}
+    found: dict[str, NDArray[Any]] = {}
+    for text in given:
+        name, equals, file = text.partition("=")
+        if not equals or not file:
+            raise InputError(f"--condition {text}: expected NAME=FILE, such as obs=obs.npy or obs=file.npz:key")
+        if name in found:
+            raise InputError(f"--condition {text}: {name} is given twice")
+        found[name] = _array(file)
+        if name in known and found[name].shape == known[name].shape:
+            found[name] = found[name][None]
+    lengths = {name: len(values) if values.ndim else 1 for name, values in found.items()}
+    for name, length in lengths.items():
+        if not length:
+            raise InputError(f"--condition {name}: holds no values")
+    count = n or max(lengths.values(), default=1)
+    filled = {name: v[np.arange(count) % lengths[name]] if v.ndim else v for name, v in found.items()}
+    return take_all(info.conditions, filled, count)
+
+
+def parse_condition(text: str) -> Condition:
+    """ "obs:float32:2x5" is an observation of shape (2, 5), "task:int64" a single number; ":0" after the shape (empty
+    for a single number, "task:int64::0") is the null value. Raises InputError for anything else."""
+    parts = text.split(":")
+    try:
+        name, dtype, sizes, null = [*parts, *[""] * (4 - len(parts))]
+        return Condition(
+            name=name, dtype=dtype, shape=tuple(int(size) for size in sizes.split("x") if sizes),
+            null=float(null) if null else None,
+        )  # fmt: skip
+    except InputError as e:
+        raise InputError(f"condition {text!a}: {e}") from e
+    except ValueError as e:
+        raise InputError(f"condition {text!a}: expected NAME:DTYPE:SHAPE:NULL, such as obs:float32:2x5:0") from e
+
+
+def _array(file: str) -> NDArray[Any]:
+    path, colon, key = file.rpartition(":")
+    if not colon or not path.endswith(".npz"):
+        path, key = file, ""
+    arrays = read_arrays(path)
+    if not key and len(arrays) == 1:
+        return next(iter(arrays.values()))
+    if key not in arrays:
+        names = ", ".join(sorted(arrays))[:60] or "none"
+        raise InputError(f"--condition {file}: name one of its arrays, as in file.npz:key; it has {names}")
+    return arrays[key]
