@@ -13,7 +13,7 @@ from ncdeploy.denoisers.torchfile import HEAD, pickle_head
 LEGACY = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # the magic number of PyTorch files that are no archives
 OWN_MODULE = (
     "import it by a function that makes its network: ncdeploy import package.module:function --weights FILE "
-    "--predicts eps --schedule linear --shape 3,32,32"
+    "--predicts eps --noise step --schedule linear --shape 3,32,32"
 )
 LATENT = (
     "a latent diffusion checkpoint in one file (Stable Diffusion and the like): its network makes latents, which an "
