@@ -4,7 +4,7 @@ import json
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from random import Random
 from statistics import median_low
@@ -113,6 +113,7 @@ def measure_latency(
     shape: tuple[int, ...],
     max_rows: int,
     label: int | None = None,
+    conditions: Mapping[str, Any] | None = None,
     like: Any = None,
     budget: float = BUDGET,
     on_call: Callable[[float], None] | None = None,
@@ -124,13 +125,15 @@ def measure_latency(
     max_rows: largest batch that a sampler may ask for; sizes in steps of about 1.5 up to it, or the engine's own. Those
               are set up first, every third before the others, and what that takes does not count
     label:    a class for every row, for a model that needs one
+    conditions: of a denoiser that takes some, [n, *shape]: all rows belong to the first sample, as in a window. Where
+              none are given, those of its info get values that mean nothing
     like:     an array of the run's kind, dtype and device; NumPy float32 if None
     budget:   seconds after which no further call begins; a size that would take a 30th of it is left out, up to 8 rows
               one that would take a third
     on_call:  is given the part of the budget used, after every measurement
     """
     start = time.perf_counter()
-    call = _timed(denoise, shape, label, like)
+    call = _timed(denoise, shape, label, conditions, like)
     call(1, 1)  # what a first call sets up is not what later ones take
     shortest, seen = {1: call(1, 1)}, list[tuple[int, float]]()
     own, set_up = sizes_of(denoise), None
@@ -188,6 +191,7 @@ def check_latency(
     shape: tuple[int, ...],
     per_row: int,
     label: int | None = None,
+    conditions: Mapping[str, Any] | None = None,
     like: Any = None,
     budget: float,
 ) -> Latency:
@@ -198,14 +202,18 @@ def check_latency(
     turns = int(budget / sum(repeats[r] * known(r * per_row) for r in rows))
     if turns < _TURNS[0]:
         return known
-    call = _timed(denoise, shape, label, like)
+    call = _timed(denoise, shape, label, conditions, like)
     # The very first call may have something to set up. It is one neighbour's, where later ones are two's.
     measured, seconds = _fit([(r, call(r, repeats[r])) for _ in range(min(turns, _TURNS[1])) for r in reversed(rows)])
     return known.bent([r * per_row for r in measured], np.maximum.accumulate(seconds).tolist())
 
 
 def _timed(
-    denoise: Callable[..., Any], shape: tuple[int, ...], label: int | None, like: Any
+    denoise: Callable[..., Any],
+    shape: tuple[int, ...],
+    label: int | None,
+    conditions: Mapping[str, Any] | None,
+    like: Any,
 ) -> Callable[[int, int], float]:
     """Seconds of a call on so many rows, repeated so many times: the median of those that find the caches as their like
     left them."""
@@ -217,7 +225,7 @@ def _timed(
         inputs.append(xp.ones((rows,), dtype=like.dtype, device=device))
         if label is not None:
             inputs.append(xp.full((rows,), label, dtype=xp.int64, device=device))
-        given = _one_sample(getattr(denoise, "info", None), rows, like)
+        given = _one_sample(getattr(denoise, "info", None), conditions, rows, like)
         ends = [time.perf_counter()]
         for _ in range(repeats):
             out = evaluate(denoise, *inputs, **given)
@@ -228,14 +236,17 @@ def _timed(
     return call
 
 
-def _one_sample(info: ModelInfo | None, rows: int, like: Any) -> dict[str, Any]:
-    """Conditions of a single sample that all rows belong to, as in a window, where the model takes some."""
-    if info is None or not info.conditions:
+def _one_sample(info: Any, conditions: Mapping[str, Any] | None, rows: int, like: Any) -> dict[str, Any]:
+    """Conditions of a single sample that all rows belong to, where the model takes some."""
+    if conditions is None and isinstance(info, ModelInfo):
+        conditions = {c.name: c.none()[None] for c in info.conditions}
+    if not conditions:
         return {}
     xp, device = namespace(like), device_of(like)
-    arrays = {c.name: np.array(c.none()[None]) for c in info.conditions}
+    first = {name: np.array(value[:1]) for name, value in conditions.items()}
+    dtypes = {"f": like.dtype, "i": xp.int64}
     return {
-        "conditions": {name: xp.asarray(value, device=device) for name, value in arrays.items()},
+        "conditions": {n: xp.asarray(v, dtype=dtypes[v.dtype.kind], device=device) for n, v in first.items()},
         "sample": xp.zeros((rows,), dtype=xp.int64, device=device),
     }
 

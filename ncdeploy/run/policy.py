@@ -46,7 +46,9 @@ def _choose(request: Request) -> Policy:
     label = None if request.classes is None else int(request.classes[0])
     timed_rows, latency = 1, options.latency
     if latency is None:
-        latency = measure_latency(denoise, shape=request.shape, max_rows=rows, label=label, like=like)
+        latency = measure_latency(
+            denoise, shape=request.shape, max_rows=rows, label=label, conditions=request.conditions, like=like
+        )
     elif isinstance(denoise, Guided):
         timed_rows = denoise.calls_rows
     on_host, sizes = namespace(like) is np, sizes_of(denoise)
@@ -59,8 +61,8 @@ def _choose(request: Request) -> Policy:
     choice, tuner = choose(job)
     if options.latency is not None and tuner.doubts:
         now = check_latency(
-            latency, denoise, tuner.doubts, shape=request.shape, per_row=timed_rows, label=label, like=like,
-            budget=_CHECKING * choice.seconds,
+            latency, denoise, tuner.doubts, shape=request.shape, per_row=timed_rows, label=label,
+            conditions=request.conditions, like=like, budget=_CHECKING * choice.seconds,
         )  # fmt: skip
         if now != latency:
             tuner = Tuner(replace(job, latency=now))

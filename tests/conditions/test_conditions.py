@@ -99,6 +99,11 @@ def test_conditions_are_given_once_a_sample_and_only_those_in_the_call():
     options = SampleOptions(shape=(6,), max_rows=3 * 4)
     sample(denoise, PLANS[0], seeds=range(N), conditions=GIVEN, window=4, options=options)
     assert all(len(sizes) == 1 and max(sizes) <= 3 for sizes in seen)
+    seen.clear()  # and without an info, "auto" is timed with conditions of the run
+    sample(
+        denoise, PLANS[0], seeds=[0], conditions={k: v[:1] for k, v in GIVEN.items()}, window="auto", options=options
+    )
+    assert {1} in seen
 
 
 def test_both_networks_and_both_runtimes_agree(exported):
