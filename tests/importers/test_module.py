@@ -164,7 +164,7 @@ def test_weights_under_a_key_and_behind_a_prefix(tmp_path: Path, run: Callable[.
     assert load_model(tmp_path / "m.pt", allow_module=True).state_dict()["network.module.outer.bias"].sum() == 3
     lost = bring("--key", "nobody")
     assert "no weights under 'nobody'; it has: 'model', 'teacher'" in " ".join(lost.output.split())
-    nothing = run("import", NAME, *OPTIONS, "-o", "n.pt", "--key", "model")
+    nothing = run("import", NAME, *OPTIONS, "-o", "m.pt", "--force", "--key", "model")
     assert "give --weights, too" in " ".join(nothing.output.split())
 
 
