@@ -54,6 +54,9 @@ def test_every_solver_runs_on_every_schedule(solver: str, schedule: str) -> None
     if "spacing" in recipe.SCHEDULE_OPTIONS[schedule]:
         assert np.array_equal(levels, recipe.SCHEDULES[schedule](12, **options))
         assert plan.noise[0] == pytest.approx(np.sqrt(1 + levels[0] ** 2), rel=1e-15)
+    elif schedule == "flow":
+        assert np.array_equal(levels, schedules.flow(12))
+        assert plan.noise[0] == 1 + levels[0]
     else:
         assert np.array_equal(levels, recipe.SCHEDULES[schedule](12, sigma_min=0.02, sigma_max=80.0))
         assert plan.noise[0] == 80.0
