@@ -231,7 +231,10 @@ class OnnxRuntimeBackend(Closing):
         if self.sizes is None:
             return self._session.denoise(feeds)
         size = self.sizes.fit(len(x))
-        denoised = self._session.denoise({name: filled(value, size) for name, value in feeds.items()})
+        whole = {c.name for c in self._info.conditions}  # one a sample, not one a row
+        denoised = self._session.denoise(
+            {name: value if name in whole else filled(value, size) for name, value in feeds.items()}
+        )
         self.sizes.ready.add(size)
         return denoised[: len(x)]
 

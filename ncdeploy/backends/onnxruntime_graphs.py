@@ -22,7 +22,7 @@ class GraphRuns:
 
     def __init__(self, ort: Any, session: Any, device: str, index: int, stream: Any = None) -> None:
         self._ort, self._session, self._device, self._index, self._stream = ort, session, device, index, stream
-        self._held: dict[int, tuple[dict[str, Any], Any, Any]] = {}
+        self._held: dict[tuple[Any, ...], tuple[str, dict[str, Any], Any, Any]] = {}
         self._lock = threading.Lock()  # captures and replays of a session must not overlap
 
     def run(self, feeds: dict[str, Any]) -> Any:
@@ -31,9 +31,9 @@ class GraphRuns:
         All inputs have the rows of one call size, and tensors are on the device.
         """
         with self._lock:
-            held, output, binding = self._of(feeds)
+            graph, held, output, binding = self._of(feeds)
             options = self._ort.RunOptions()
-            options.add_run_config_entry(GRAPH_ID, str(_graph(feeds)))
+            options.add_run_config_entry(GRAPH_ID, graph)
             if not _tensors(feeds):
                 for name, value in feeds.items():
                     held[name].update_inplace(np.ascontiguousarray(value))
@@ -51,9 +51,10 @@ class GraphRuns:
             theirs.wait_stream(self._stream)
             return output.clone()
 
-    def _of(self, feeds: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-        """Buffers of a size, made at its first call: a graph reads and writes where it was captured."""
-        key = _graph(feeds)
+    def _of(self, feeds: dict[str, Any]) -> tuple[str, dict[str, Any], Any, Any]:
+        """The id of the graph of these shapes, and its buffers, made at its first call: a graph reads and writes where
+        it was captured, so that tensors have other ones than NumPy arrays."""
+        key = (_tensors(feeds), *(tuple(value.shape) for value in feeds.values()))
         if key not in self._held:
             binding = self._session.io_binding()
             if _tensors(feeds):
@@ -77,13 +78,8 @@ class GraphRuns:
                 for name, value in held.items():
                     binding.bind_ortvalue_input(name, value)
                 binding.bind_ortvalue_output("denoised", output)
-            self._held[key] = held, output, binding
+            self._held[key] = str(len(self._held) + 1), held, output, binding
         return self._held[key]
-
-
-def _graph(feeds: dict[str, Any]) -> int:
-    """The id of the graph of these inputs: those of tensors have other buffers than those of NumPy arrays."""
-    return 2 * len(feeds["x"]) + _tensors(feeds)
 
 
 def _tensors(feeds: dict[str, Any]) -> bool:
