@@ -25,6 +25,8 @@ class Result:
     wall_s:   seconds of the whole run; engine_s: those spent inside the network
     window:   evaluated nodes per sample and sweep at the start, None for sequential
     choice:   what window="auto" chose, and why; None where the caller did
+    rejections, rejection_odds: int64 and float64 [n], of acceptance in law: drafts that were rejected, and the summed
+              probabilities of that, which they equal in the mean; None otherwise
     info:     of the model, where it has one; labels: int64 [n], or None
     """
 
@@ -37,6 +39,8 @@ class Result:
     engine_s: float
     window: int | None = None
     choice: Choice | None = None
+    rejections: NDArray[np.int64] | None = None
+    rejection_odds: NDArray[np.float64] | None = None
     info: ModelInfo | None = None
     labels: NDArray[np.int64] | None = None
 

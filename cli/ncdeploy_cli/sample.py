@@ -107,6 +107,14 @@ def sample(
             rich_help_panel=_RUN,
         ),
     ] = None,
+    accept: Annotated[
+        str,
+        typer.Option(
+            help="Of --parallel: pathwise, the samples that --sequential draws, to the tolerance; or law, samples of "
+            "exactly the same distribution, in fewer calls, for plans that add noise.",
+            rich_help_panel=_RUN,
+        ),
+    ] = "pathwise",
     rows: Annotated[
         int | None,
         typer.Option(help="Most rows in one network call.", show_default="by sample size", rich_help_panel=_RUN),
@@ -148,11 +156,16 @@ def sample(
     from ncdeploy.run import SampleOptions
     from ncdeploy.run import sample as run_plan
     from ncdeploy.sampling.arrays import to_host
+    from ncdeploy.sampling.law import check_law
     from ncdeploy.sampling.parallel import TOLERANCE
 
     if (model is None) == (engine is None):
         raise InputError("which model? name one, once: ncdeploy sample model.onnx")
     path: Path = model or engine  # type: ignore[assignment]
+    if accept not in ("pathwise", "law"):
+        raise InputError(f"--accept {accept}: expected pathwise or law")
+    if accept == "law" and tolerance is not None:
+        raise InputError("--tolerance: acceptance in law has none, it is exact; leave it out, or --accept")
     if output is not None:
         claim_samples(output, force=force)
     of_plan = {
@@ -167,7 +180,7 @@ def sample(
             device=device, threads=threads, force=force, plan=of_plan,
             without={"plan": plan_name, "window": window, "sequential": True if parallel is False else None,
                      "shape": shape, "sigma_data": sigma_data, "num_classes": num_classes, "mode": mode,
-                     "condition": condition or None},
+                     "condition": condition or None, "accept": accept if accept == "law" else None},
         )  # fmt: skip
         _report(result, plan, how, n, output, guidance, as_json)
         return
@@ -191,6 +204,11 @@ def sample(
     plan, width, tolerance = choose_run(
         bundle, info, plan_name, parallel=parallel, window=parse_window(window), tolerance=tolerance, **of_plan
     )  # fmt: skip
+    if accept == "law":
+        check_law(plan)
+        if parallel is False:
+            raise InputError("--accept law: is of parallel sampling; give --parallel, or leave it out")
+        parallel = True
     how = Execution.choose(
         plan, info, parallel=parallel, window=width, tolerance=tolerance, rows=rows, guided=guidance is not None
     )
@@ -207,7 +225,8 @@ def sample(
                 conditions=conditions, window=window,
                 tolerance=TOLERANCE if tolerance is None else tolerance,
                 options=SampleOptions(
-                    guidance=guidance, latency=latency, max_rows=rows, on_sweep=show, like=backend.like
+                    guidance=guidance, latency=latency, max_rows=rows, on_sweep=show,
+                    like=None if accept == "law" else backend.like, acceptance=accept,  # type: ignore[arg-type]
                 ),
             )  # fmt: skip
 
@@ -244,6 +263,7 @@ def _record(result: "Result", plan: "Plan", how: Execution, n: int, output: str)
         "nfe": result.nfe,
         "sweeps": float(result.sweeps.mean()),
         "residual": float(result.residual.max()),
+        "rejections": None if result.rejections is None else float(result.rejections.mean()),
         "wall_s": result.wall_s,
         "engine_s": result.engine_s,
         "sequential_depth": how.sequential_depth(plan, n),
@@ -273,7 +293,9 @@ def _summary(result: "Result", plan: "Plan", how: Execution, n: int) -> "Table":
             table.add_row(name, this, note)
         return table
     table.add_column("sequential", justify="right")
-    residual = ("residual", f"{result.residual.max():.1e}", "", "largest accepted, relative to the noise level")
-    for row in [*rows, residual]:
+    accepted = ("residual", f"{result.residual.max():.1e}", "", "largest accepted, relative to the noise level")
+    if result.rejections is not None:
+        accepted = ("rejections", f"{result.rejections.mean():.1f}", "", "drafts refused per sample; exact in law")
+    for row in [*rows, accepted]:
         table.add_row(*row)
     return table

@@ -5,6 +5,7 @@ A call is checked (`request`), a window and the samples at once are decided on (
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from ncdeploy.errors import InputError
 from ncdeploy.result import Result
@@ -13,6 +14,7 @@ from ncdeploy.run.policy import AUTO_VALUES, decide, steered
 from ncdeploy.run.request import Conditions, Request, check
 from ncdeploy.sampling.arrays import namespace
 from ncdeploy.sampling.evaluator import Denoise, Evaluator
+from ncdeploy.sampling.law import LawRun
 from ncdeploy.sampling.parallel import TOLERANCE, ParallelRun
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Sweep
@@ -49,7 +51,8 @@ class Sampling(Iterator[Sweep]):
             )
             steps = run.run()
         else:
-            run = ParallelRun(
+            in_law = request.options.acceptance == "law"
+            run = (partial(LawRun, theta=request.options.theta) if in_law else ParallelRun)(
                 evaluator, request.plan, seeds=request.seeds, dim=request.dim, window=policy.window,
                 tolerance=request.tolerance, floor=request.options.error_floor, curve=request.error_curve,
                 mean=request.mean, lanes=policy.lanes, like=request.like,
@@ -71,6 +74,8 @@ class Sampling(Iterator[Sweep]):
             engine_s=evaluator.seconds,
             window=policy.window,
             choice=policy.choice,
+            rejections=run.rejected if isinstance(run, LawRun) else None,
+            rejection_odds=run.odds if isinstance(run, LawRun) else None,
             info=request.info,
             labels=request.classes,
         )

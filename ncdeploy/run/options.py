@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from ncdeploy.auto.latency import Latency
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.errorcurve import ErrorCurve
+from ncdeploy.sampling.law import THETA
 from ncdeploy.sampling.parallel import ERROR_FLOOR
 from ncdeploy.sampling.result import Sweep
 
@@ -31,8 +32,14 @@ class SampleOptions:
     max_rows:    most rows the network sees in one call; more samples than fit are worked on in turn
     like:        an array whose kind, dtype and device the run uses; None: a PyTorch module's, else NumPy float32
     on_sweep:    called after every network call
+    acceptance:  of the parallel driver: "pathwise" iterates to the sequential sample of the seed, to the tolerance;
+                 "law" draws a sample from exactly the sampler's distribution, in fewer calls and without a tolerance,
+                 but not that of sequential sampling from the seed: for plans whose rows all add noise (ddpm, ddim with
+                 eta > 0, dpmpp_2m_sde), on NumPy arrays (see `ncdeploy.sampling.law`)
+    theta:       of acceptance in law: most probable rejection of a draft that is put to the test, above 0 to 1. The law
+                 is exact for each; it changes the speed a little
 
-    Raises InputError for an error_floor that is not positive.
+    Raises InputError for an error_floor, acceptance or theta out of range.
     """
 
     guidance: float | None = None
@@ -44,7 +51,13 @@ class SampleOptions:
     max_rows: int | None = None
     like: Any = None
     on_sweep: Callable[[Sweep], None] | None = None
+    acceptance: Literal["pathwise", "law"] = "pathwise"
+    theta: float = THETA
 
     def __post_init__(self) -> None:
         if not self.error_floor > 0:
             raise InputError(f"error_floor: got {self.error_floor}; expected a positive number")
+        if self.acceptance not in ("pathwise", "law"):
+            raise InputError(f"acceptance: got {self.acceptance!r}; expected pathwise or law")
+        if not 0 < self.theta <= 1:
+            raise InputError(f"theta: got {self.theta}; expected a probability, above 0 and at most 1")

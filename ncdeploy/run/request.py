@@ -16,6 +16,7 @@ from ncdeploy.run.options import SampleOptions, Window
 from ncdeploy.sampling.arrays import suited_to
 from ncdeploy.sampling.errorcurve import ErrorCurve
 from ncdeploy.sampling.evaluator import Denoise, evaluations_per_row
+from ncdeploy.sampling.law import check_law
 from ncdeploy.sampling.noise import check_seeds
 from ncdeploy.sampling.plan import Floats, Plan
 
@@ -184,6 +185,12 @@ def _window(window: Window, plan: Plan) -> Window:
 
 def _check_fit(request: Request) -> None:
     options, needed = request.options, request.needed
+    if options.acceptance == "law":
+        check_law(request.plan)
+        if request.window is None:
+            raise InputError('acceptance: "law" is of parallel sampling; give a window, or window="auto"')
+        if not isinstance(request.like, np.ndarray):
+            raise InputError('acceptance: "law" runs on NumPy arrays; leave `like` out, or take "pathwise"')
     if options.latency is not None and request.window != "auto":
         raise InputError('latency: only window="auto" uses it; leave it out')
     if options.max_rows is not None and options.max_rows < needed:

@@ -119,13 +119,18 @@ class ParallelRun:
 
         worst = residual.max(axis=1, where=self.node < accepted[:, None], initial=0.0)
         self.residual[lanes] = np.maximum(self.residual[lanes], worst)
+        return self._move(accepted, steady, rows, residual)
+
+    def _move(self, accepted: Ints, steady: Ints | None, rows: int, residual: Floats) -> Sweep:
+        """Windows begin at the accepted nodes from now on; what is done leaves."""
+        t, lanes, base = self.tables, self.lanes, self.base
         self.sweeps[lanes] += 1
         self.accepted[lanes] = accepted
         done, keep = accepted == t.final, np.arange(len(lanes))
         if done.any():
             ended, keep = keep[done], keep[~done]
             self.accepted[lanes[ended]] += 1
-            self.samples[lanes[ended]] = self.x[ended, t.final - base[ended] + reach - 1]
+            self.samples[lanes[ended]] = self.x[ended, t.final - base[ended] + t.reach - 1]
         self._slide(keep, accepted, steady)
         return Sweep(
             calls=self.evaluator.calls, rows=rows, accepted=self.accepted.copy(), nodes=len(self.plan),
@@ -197,6 +202,7 @@ class ParallelRun:
         self.a, self.b, self.g = rows[..., : t.reach], rows[..., t.reach : -1], rows[..., -1:]
         if self.plan.stochastic:
             self.noise.place(keep, self.lanes, self.base)
+        self._follow(known)
         if not (t.previous[self.stop] > known).any():
             return  # nothing is new, and the states that stay fit their outputs already
         if self.plan.stochastic:
@@ -204,6 +210,9 @@ class ParallelRun:
             g = g * self._index((self.node > known[:, None])[..., None])
             self.D[:, t.reach :] += lower_matmul(self.xp, t.running_sum, g * self.noise.now)
         self.x[:, t.reach :] = self._solve(t.inverse)
+
+    def _follow(self, known: Ints) -> None:
+        """Outputs up to the nodes `known` are those of the states where they are."""
 
     def _fill(self) -> None:
         """Make the call a full one: without the last nodes of the windows, or with nodes that had been dropped, as many
