@@ -138,7 +138,7 @@ def changed(**changes: Any) -> dict[str, Any]:
     ("changes", "message"),
     [
         ({"outer": "iDDPMPrecond"}, "iDDPMPrecond.*expected EDMPrecond"),
-        ({"outer": "VPPrecond"}, "beta_d|noise levels|sigma range"),
+        ({"outer": "VPPrecond"}, "beta_d|noise levels|sigma range|sigma_min"),
         ({"inner": "StyleUNet"}, "StyleUNet.*expected SongUNet"),
         ({"encoder_type": "skip"}, "encoder_type: is 'skip'"),
         ({"decoder_type": "skip"}, "decoder_type: is 'skip'"),
