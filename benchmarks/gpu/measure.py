@@ -81,7 +81,8 @@ def sampling(
 
     def run(window: Window, seeds: range) -> tuple[float, Result]:
         curve = latency if window == "auto" else None
-        go = partial(sample, engine, plan, seeds=seeds, window=window, latency=curve, max_rows=most, like=like)
+        options = SampleOptions(latency=curve, max_rows=most, like=like)
+        go = partial(sample, engine, plan, seeds=seeds, window=window, options=options)
         return timed(go, device)
 
     windows = list(dict.fromkeys(w if isinstance(w, str) else min(w or 1, plan.evaluations) for w in windows))
@@ -149,7 +150,8 @@ def overhead(engine: Backend, plan: Plan, n: int, window: int, device: str, effo
     sample(recorder, plan, seeds=seeds, window=window, options=SampleOptions(like=like, max_rows=most))
     rows = recorder.rows
     x, sigma = torch.zeros((max(rows), *engine.info.shape), device=device), torch.ones(max(rows), device=device)
-    whole = partial(sample, engine, plan, seeds=seeds, window=window, like=like, max_rows=most)
+    options = SampleOptions(like=like, max_rows=most)
+    whole = partial(sample, engine, plan, seeds=seeds, window=window, options=options)
     bare = partial(_replay, engine, x, sigma, rows, device)
     timed(bare, device)
     pairs = [(timed(whole, device)[0], timed(bare, device)[0]) for _ in range(2 * effort.repetitions)]

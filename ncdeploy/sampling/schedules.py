@@ -154,7 +154,7 @@ def _check_steps(steps: int) -> int:
     try:
         n = operator.index(steps)
     except TypeError as e:
-        raise InputError(f"steps: got {str(steps)[:60]!r}, expected an integer of at least 1") from e
+        raise InputError(f"steps: got {steps!r:.60}, expected an integer of at least 1") from e
     if not 1 <= n <= MOST_STEPS:
         raise InputError(f"steps: got {str(n)[:20]}, expected 1 to {MOST_STEPS}")
     return n

@@ -195,5 +195,5 @@ def test_damage_inside_a_valid_frame(path, tmp_path):
 
 def test_without_onnxruntime_the_line_to_install_it(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(DependencyError, match=r"pip install 'ncdeploy\[cpu\]'"):
+    with pytest.raises(DependencyError, match=r"pip install .*'\.\[cpu\]'"):
         OnnxRuntimeBackend(path)
