@@ -152,8 +152,8 @@ def _plan(path: str | os.PathLike[str], file: Path) -> Inspection:
     record = read_sidecar(path)
     rows = [f"{p.least} to {p.most}, best at {p.best}" for p in record.profiles]
     details = {
-        "tensorrt": record.tensorrt,
-        "device": f"{record.device}, compute capability {'.'.join(map(str, record.compute_capability))}",
+        "engine": record.engine,
+        "for": record.cards,
         "platform": record.platform,
         "rows of a call": rows,
         "convolutions and matrix products": record.layers,
@@ -161,6 +161,7 @@ def _plan(path: str | os.PathLike[str], file: Path) -> Inspection:
         "options": {name: value for name, value in asdict(record.options).items() if value not in (False, None)},
         "built from": record.onnx,
         "agreed with it": None if record.parity is None else record.parity["summary"],
+        "seconds of the first call": record.first_call and "{:.2f}, then {:.2f}".format(*record.first_call),
         "seconds of a call": {str(n): seconds for n, seconds in record.latency},
         "digest": "as built" if digest(file) == record.plan_sha256 else "CHANGED since it was built: it will not load",
         "build again": record.command,

@@ -8,6 +8,7 @@ import numpy as np
 
 from ncdeploy.backends import Backend, open_engine
 from ncdeploy.backends.graphs.run import GraphEngine
+from ncdeploy.build.whole_windows import whole_windows
 from ncdeploy.export.compose import choose_record, export_graph
 from ncdeploy.sampling.plan import Plan
 from oracle import digits
@@ -31,11 +32,17 @@ class Bench:
         self.host = open_engine(self.denoiser, threads=1)
 
     def file(self, plan: Plan, **options: Any) -> Path:
-        """The graph that `choose_record` describes with these options, not verified."""
+        """The graph that `choose_record` describes with these options, not verified.
+
+        whole: in the form for TensorRT
+        """
         key = (plan.name, plan.reach, *sorted(options.items()))
         if key not in self.files:
             self.files[key] = self.folder / f"{len(self.files)}.onnx"
+            whole = options.pop("whole", False)
             export_graph(self.denoiser, self.files[key], choose_record(plan, IMAGES, **options), verify=False)
+            if whole:
+                whole_windows(self.files[key], self.files[key])
         return self.files[key]
 
     def graph(self, plan: Plan, **options: Any) -> GraphEngine:

@@ -18,18 +18,20 @@ import onnxruntime as ort
 import pytest
 
 from ncdeploy.backends.tensorrt import adapter, cudart
+from ncdeploy.build import compiler
 from ncdeploy.errors import BackendError, OutOfMemoryError
 from ncdeploy.export.precision import emulate
 
 MAGIC = b"ftrt"
+VERSIONS = {"tensorrt": "11.4.0.106", "rtx": "1.7.1.116"}
 SCRATCH = 100
 
 
 class Device:
     """What cudart does, in host memory. room: bytes of it."""
 
-    def __init__(self, room: int = 1 << 30) -> None:
-        self.room, self.memory, self.pinned = room, {}, {}
+    def __init__(self, room: int = 1 << 30, capability: tuple[int, int] = (9, 0)) -> None:
+        self.room, self.memory, self.pinned, self.capability = room, {}, {}, capability
         self.streams: set[int] = set()
         self.events: set[int] = set()
         self.graphs: dict[int, list[Callable[[], None]]] = {}
@@ -110,7 +112,7 @@ class Device:
         del self.graphs[graph]
 
     def probe(self, device: int = 0) -> cudart.Gpu:
-        return cudart.Gpu(compute_capability=(9, 0), name="Simulated GPU", driver="13.0")
+        return cudart.Gpu(compute_capability=self.capability, name="Simulated GPU", driver="13.0")
 
     @property
     def held(self) -> int:
@@ -118,14 +120,22 @@ class Device:
 
 
 class Engine:
-    """What adapter.Engine does. rows: of the profiles, which real engines know themselves."""
+    """What adapter.Engine does, for TensorRT and, with `captures` and `kernels`, for TensorRT for RTX.
+
+    profiles: of rows, which real engines know themselves
+    """
 
     device: Device
     profiles: list[tuple[int, int]]
     contexts = 0
     streaming = False
 
-    def __init__(self, plan: bytes, *, host_code: bool = False, weights: Path | None = None) -> None:
+    def __init__(
+        self, plan: bytes, *, runtime: str = "tensorrt", host_code: bool = False, weights: Path | None = None,
+        kernels: bytes = b"",
+    ) -> None:  # fmt: skip
+        self.captures = runtime == "rtx"
+        self.given, self.compiled = kernels, set(json.loads(kernels)) if kernels else set()
         if not plan.startswith(MAGIC):
             raise BackendError("TensorRT cannot load the engine: magic tag does not match")
         self.host_code = host_code
@@ -152,8 +162,12 @@ class Engine:
         ]  # fmt: skip
         return json.dumps({"Layers": layers})
 
-    def context(self) -> "Context":
+    def context(self, *, graphs: bool = False) -> "Context":
+        self.device.log += ["own graphs"] if self.captures and graphs else []
         return Context(self)
+
+    def kernels(self) -> bytes:
+        return json.dumps(sorted(self.compiled)).encode() if self.captures else b""
 
     def close(self) -> None:
         assert Engine.contexts == 0, "contexts go before the engine"
@@ -205,6 +219,9 @@ class Context:
         if self.on_layer is not None:
             for i, node in enumerate(self.engine.graph.graph.node):
                 self.on_layer(f"__myl_{node.op_type}_{i}", 0.25)
+        if self.engine.captures and self.rows not in self.engine.compiled:
+            device.log.append(f"compile {self.rows}")
+            self.engine.compiled.add(self.rows)
         addresses, rows, shapes = dict(self.addresses), self.rows, dict(self.shapes)
 
         def work() -> None:
@@ -226,9 +243,9 @@ class Context:
         Engine.contexts -= 1
 
 
-def install(monkeypatch: pytest.MonkeyPatch, *, room: int = 1 << 30, version: str = "11.4.0.106") -> Device:
-    """Put it in the place of TensorRT and CUDA; `adapter.build` gives back the graph it is given."""
-    device = Device(room)
+def install(monkeypatch: pytest.MonkeyPatch, *, room: int = 1 << 30, capability: tuple[int, int] = (9, 0)) -> Device:
+    """Put it in the place of both TensorRTs and CUDA; the compiler gives back the graph it is given."""
+    device = Device(room, capability)
     for name in vars(cudart):
         if hasattr(device, name):
             monkeypatch.setattr(cudart, name, getattr(device, name))
@@ -236,17 +253,15 @@ def install(monkeypatch: pytest.MonkeyPatch, *, room: int = 1 << 30, version: st
     def order(event: int, first: int, then: int) -> None:
         assert event in device.events
 
-    def build(
-        onnx: Path, profiles: Any, options: Any, timing: bytes, on_progress: Any, cancelled: Any
-    ) -> tuple[bytes, bytes]:
-        device.log.append(f"build {len(timing)}")
+    def compile_graph(onnx: Path, profiles: Any, options: Any, *, on_progress: Any, **given: Any) -> Any:
+        device.log.append(f"build {given['runtime']}")
         Engine.profiles = [(p.least, p.most) for p in profiles]
         on_progress("building", 1, 1)
-        return MAGIC + onnx.read_bytes(), b"timings"
+        return MAGIC + onnx.read_bytes(), {"as read": 1}
 
     monkeypatch.setattr(cudart, "order", order)
-    monkeypatch.setattr(adapter, "installed", lambda: (version, ""))
-    monkeypatch.setattr(adapter, "build", build)
+    monkeypatch.setattr(adapter, "installed", lambda runtime="tensorrt": (VERSIONS[runtime], ""))
+    monkeypatch.setattr(compiler, "compile_graph", compile_graph)
     monkeypatch.setattr(adapter, "Engine", Engine)
     monkeypatch.setattr(Engine, "device", device, raising=False)
     monkeypatch.setattr(Engine, "contexts", 0)

@@ -9,8 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "ncdeploy"
-HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "accelerate", "sklearn", "diffusers", "safetensors",
-         "matplotlib", "jinja2")  # fmt: skip
+HEAVY = (
+    "torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "polygraphy",
+    "accelerate", "sklearn", "diffusers", "safetensors", "matplotlib", "jinja2",
+)  # fmt: skip
 
 # Rooms that need PyTorch; every other module must import without any of HEAVY.
 TORCH_ROOMS = ("denoisers", "importers", "training", "export")

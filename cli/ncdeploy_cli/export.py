@@ -75,14 +75,6 @@ def export(
     sweeps: Annotated[
         int | None, typer.Option(help="Sweeps of a call, for sweep.", show_default="4", rich_help_panel=_GRAPH)
     ] = None,
-    fixed_rows: Annotated[
-        bool,
-        typer.Option(
-            "--fixed-rows",
-            help="Evaluate whole windows, as TensorRT's loops need; for sampler.",
-            rich_help_panel=_GRAPH,
-        ),
-    ] = False,
     force: Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -104,7 +96,7 @@ def export(
         "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "eta": eta, "variance": variance,
         "order": order,
     }  # fmt: skip
-    _check_graph(graph, {**of_plan, "plan_input": plan_input or None, "window": window}, sweeps, fixed_rows)
+    _check_graph(graph, {**of_plan, "plan_input": plan_input or None, "window": window}, sweeps)
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(console.progress("opening the model"))
@@ -119,7 +111,6 @@ def export(
             record = choose_record(
                 denoiser.info.plan(**of_plan), denoiser.info, kind=graph, window=window,
                 sweeps=SWEEPS if sweeps is None else sweeps, plan_input=plan_input,
-                fixed_rows=fixed_rows,
             )  # fmt: skip
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         done = export_onnx(
@@ -165,7 +156,7 @@ def export(
             out.print(f"agrees with the host loop: {inside.agreement.summary}")
 
 
-def _check_graph(graph: str, given: dict[str, Any], sweeps: int | None, fixed_rows: bool) -> None:
+def _check_graph(graph: str, given: dict[str, Any], sweeps: int | None) -> None:
     """Raise InputError for a kind that there is not, and for options that would do nothing."""
     from ncdeploy.errors import InputError
     from ncdeploy.formats.graphrecord import KINDS
@@ -177,5 +168,3 @@ def _check_graph(graph: str, given: dict[str, Any], sweeps: int | None, fixed_ro
         raise InputError(f"{asked[0]}: a denoiser has no plan in it; add --graph sampler or sweep, or leave it out")
     if graph != "sweep" and sweeps is not None:
         raise InputError("--sweeps: is of a sweep graph; add --graph sweep, or leave it out")
-    if graph != "sampler" and fixed_rows:
-        raise InputError("--fixed-rows: is of a sampler graph; add --graph sampler, or leave it out")

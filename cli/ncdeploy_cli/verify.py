@@ -1,15 +1,18 @@
 """`ncdeploy verify`: do two model files compute the same?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ncdeploy_cli import console, options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
+    from ncdeploy.evaluation.layers import LayerDifference
     from ncdeploy.parity import ParityReport
 
 
@@ -23,6 +26,10 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs.")] = 0,
     condition: Annotated[list[str] | None, options.condition()] = None,
     trust: Annotated[bool, options.trust()] = False,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Find the first layer whose output leaves the tolerance, of two model.onnx."),
+    ] = False,
     as_json: options.Json = False,
     shape: Annotated[
         str | None, typer.Option(help='Sizes of one sample, such as "3,64,64".', rich_help_panel=options.UNDESCRIBED)
@@ -43,7 +50,18 @@ def verify(
     """Compare two models over all noise levels, several batch sizes and whole sampled trajectories.
 
     An ONNX file without a description takes that of the other. Exits with 1 if they disagree.
+
+    With --layers, layer by layer instead: two graphs of one model, such as fp32 and fp16, on ONNX Runtime's CPU, and
+    the tolerance is that of a layer's rms difference over the rms of its output.
     """
+    if layers:
+        others = {
+            "--device": None if device == "cpu" else device, "--trust": trust or None, "--threads": threads,
+            "--trajectory-tolerance": trajectory_tolerance, "--shape": shape, "--sigma-min": sigma_min,
+            "--sigma-max": sigma_max, "--sigma-data": sigma_data, "--num-classes": num_classes,
+        }  # fmt: skip
+        _layers(reference, candidate, tolerance, seed, others, as_json=as_json)
+        return
     from ncdeploy.errors import ParityError
     from ncdeploy.formats.conditions import read_conditions
     from ncdeploy.formats.describe import describes_itself, info_from_flags
@@ -74,6 +92,47 @@ def verify(
         raise ParityError(f"{candidate} disagrees with {reference}: {report.summary}")
     if not as_json:
         out.print(f"they agree: {report.summary}")
+
+
+def _layers(
+    reference: Path, candidate: Path, tolerance: float | None, seed: int, others: dict[str, Any], *, as_json: bool
+) -> None:
+    from ncdeploy.errors import InputError, ParityError
+    from ncdeploy.evaluation.layers import compare_layers, first_apart
+
+    for option, value in others.items():
+        if value is not None:
+            raise InputError(f"{option}: does nothing with --layers; leave one of them out")
+    with console.stderr().status("comparing layers"):
+        found = compare_layers(reference, candidate, tolerance=tolerance, seed=seed)
+    first = first_apart(found)
+    if as_json:
+        named = None if first is None else first.layer
+        console.print_json({"ok": first is None, "first": named, "layers": [layer.to_dict() for layer in found]})
+    else:
+        console.stdout().print(_layer_table(found))
+    if first is not None:
+        raise ParityError(
+            f"{candidate} leaves {reference} first in layer {first.layer} ({first.operator}): relative rms "
+            f"{first.rms:.2g}, cosine {first.cosine:.4f}; if only its precision is too low, export with "
+            f"--keep-fp32 {first.layer}"
+        )
+    if not as_json:
+        console.stdout().print(f"all {len(found)} agree, within {max(layer.rms for layer in found):.2g}")
+
+
+def _layer_table(found: "Sequence[LayerDifference]") -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("relative rms", "cosine", "PSNR, dB", "operator"):
+        table.add_column(heading, justify="left" if heading == "operator" else "right", overflow="fold")
+    for layer in found:
+        cells = f"{layer.rms:.2e}", f"{layer.cosine:.6f}", f"{layer.psnr:.1f}"
+        table.add_row(*cells, Text(layer.operator), style=None if layer.ok else "bold red")
+    return table
 
 
 def _table(report: "ParityReport") -> "Table":

@@ -13,17 +13,21 @@ from ncdeploy.formats.sidecar import BuildOptions
 
 
 def engine_key(
-    onnx_sha256: str, profiles: Sequence[Profile], precision: str, options: BuildOptions, machine: Machine
-) -> str:
-    """A digest of all that makes an engine another: graph, profiles, precision, options, TensorRT, GPU, system."""
+    onnx_sha256: str, profiles: Sequence[Profile], precision: str, options: BuildOptions, machine: Machine,
+    targets: Sequence[tuple[int, int]] = (),
+) -> str:  # fmt: skip
+    """A digest of all that makes an engine another: graph, profiles, precision, options, TensorRT, GPU, system; for
+    TensorRT for RTX the targets in the GPU's place."""
+    there = machine.runtime == "tensorrt"
     record = {
         "onnx": onnx_sha256,
         "profiles": [asdict(profile) for profile in profiles],
         "precision": precision,
         "options": asdict(options),
         "tensorrt": machine.tensorrt,
-        "compute_capability": machine.compute_capability,
-        "device": machine.device,
+        "compute_capability": machine.compute_capability if there else None,
+        "device": machine.device if there else machine.runtime,
+        "targets": list(targets),
         "platform": machine.platform,
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

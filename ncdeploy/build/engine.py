@@ -5,19 +5,25 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ncdeploy.auto.latency import measure_latency
 from ncdeploy.backends.tensorrt import adapter, cudart
 from ncdeploy.backends.tensorrt.layers import check_layers
-from ncdeploy.backends.tensorrt.preflight import check_machine, this_machine
+from ncdeploy.backends.tensorrt.preflight import Machine, check_compiler, check_machine, this_machine
+from ncdeploy.build import compiler
 from ncdeploy.build.cache import engine_file, engine_key, timing_file
+from ncdeploy.build.whole_windows import whole_windows
 from ncdeploy.errors import DependencyError, FileError, InputError, ParityError
 from ncdeploy.files import atomic_write, check_writable
 from ncdeploy.formats.describe import check_graph, describe
+from ncdeploy.formats.graphrecord import GraphRecord, record_of
 from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.formats.profiles import Profile
 from ncdeploy.formats.sidecar import (
@@ -34,7 +40,7 @@ from ncdeploy.modelinfo import ModelInfo
 if TYPE_CHECKING:
     from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend
 
-Plan = tuple[bytes, bytes]  # and what was learnt of kernels
+Compiled = tuple[bytes, dict[str, int]]  # a plan, and its matrix products by type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,66 +59,89 @@ def build_engine(
     options: BuildOptions,
     *,
     command: str,
+    runtime: str = "tensorrt",
+    targets: Sequence[tuple[int, int]] = (),
     device: int = 0,
     verify: bool = True,
     reuse: bool = True,
     on_stage: Callable[[str], None] | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Built:
-    """Build the engine of an exported graph for this machine.
+    """Build the engine of an exported graph, denoiser, sweep or sampler: with TensorRT for the GPU of this machine, or
+    with TensorRT for RTX on any machine for the cards of `targets`, compute capabilities, () for every RTX card.
 
+    The types that the compiler read of the graph are compared with the graph's. A denoiser that runs here is also read
+    back, compared and timed; graphs with a sampler in them are run by other programs. A sampler graph is built in the
+    form that TensorRT's loops allow, see `whole_windows`.
+
+    profiles:    rows of a call; for a graph with a sampler in it, samples
     command:     what the user may type to build it again, kept for messages
     verify:      compare with the graph on ONNX Runtime's CPU, within what the precision allows
     reuse:       take an engine of exactly the same inputs from the cache, see `cache.engine_key`; one that was never
-                 compared counts only without `verify`. A cache folder that cannot be written is no error
+                 compared counts only where it cannot or shall not be. A cache folder that cannot be written is no error
     on_progress: called with (phase, step, steps) while TensorRT works, from its threads
 
     Ctrl-C ends the build at TensorRT's next step, and nothing is written.
 
-    Raises InputError for a graph with conditions, DependencyError without TensorRT, BackendError without a GPU, or if
-    TensorRT refuses the graph or did not keep its precision, ParityError if the engine computes something else,
-    FileError for files.
+    Raises DependencyError without the runtime, BackendError without the GPU that TensorRT needs, or if it refuses the
+    graph or did not keep its precision, ParityError if the engine computes something else, FileError for files,
+    InputError for a graph with conditions, and for options that TensorRT for RTX does not have.
     """
     stage = on_stage or (lambda text: None)
-    machine = this_machine(device)
-    check_machine(machine, f"ncdeploy sample --engine {onnx}")
+    machine = this_machine(device, runtime)
+    instead = f"ncdeploy sample --engine {onnx}"
+    (check_compiler if runtime == "rtx" else check_machine)(machine, instead)
+    _check_options(options, machine, targets)
     graph = Path(onnx).expanduser()
     file = read_onnx(onnx)
     info = describe(onnx, file)
-    check_graph(onnx, file, info)
+    record = record_of(onnx, file.metadata)
+    if record is None:
+        check_graph(onnx, file, info)
+    else:
+        _check_sampler(onnx, record, options)
+    for_this = runtime == "tensorrt" or machine.runs(targets)
+    runs_here = for_this and record is None
     if info.conditions:
         names = ", ".join(condition.name for condition in info.conditions)
         raise InputError(f"{onnx}: takes conditions ({names}), which TensorRT engines do not yet; run the ONNX file")
     options = replace(options, tf32=info.precision == "tf32")
     target = check_writable(path)
     onnx_sha256 = graph_digest(graph)
-    kept = engine_file(engine_key(onnx_sha256, profiles, info.precision, options, machine))
-    if reuse and _usable(kept, verify):
+    kept = engine_file(engine_key(onnx_sha256, profiles, info.precision, options, machine, targets))
+    if reuse and _usable(kept, verify and runs_here):
         return Built(path=target, sidecar=_place(kept, target, command), reused=True)
 
-    cudart.set_device(device)
     stage("building the engine")
-    timings = timing_file(machine)
-    known = timings.read_bytes() if timings.is_file() else b""
-    progress = on_progress or (lambda phase, step, steps: None)
-    plan, learnt = _cancellable(lambda c: adapter.build(graph, profiles, options, known, progress, c), device)
-    with contextlib.suppress(OSError, FileError):
-        timings.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(timings) as temporary:
-            temporary.write_bytes(learnt)
+
+    def compile_graph(cancelled: Callable[[], bool]) -> Compiled:
+        if runtime == "tensorrt":
+            cudart.set_device(device)
+        return compiler.compile_graph(
+            source, profiles, options, precision=info.precision, products=products, runtime=runtime, targets=targets,
+            timings=_writable(timing_file(machine)) if runtime == "tensorrt" else None,
+            on_progress=on_progress or (lambda phase, step, steps: None), cancelled=cancelled,
+        )  # fmt: skip
 
     with tempfile.TemporaryDirectory() as folder:
+        source = graph
+        if record is not None and record.kind == "sampler" and not record.fixed_rows:
+            source = Path(folder) / graph.name
+            whole_windows(graph, source)
+        products = low_products(source, info.precision)
+        plan, layers = _cancellable(compile_graph)
         trial = Path(folder) / graph.with_suffix(".plan").name
         trial.write_bytes(plan)
         if options.stripped:
             shutil.copy(graph, folder)
-        stage("reading its layers back")
-        layers, memory = _read_back(plan, graph, info, profiles, options)
         sidecar = Sidecar(
+            runtime=runtime,
+            targets=tuple(targets),
+            graph="denoiser" if record is None else record.kind,
             tensorrt=str(machine.tensorrt),
-            compute_capability=machine.compute_capability or (0, 0),
-            device=machine.device,
-            driver=machine.driver,
+            compute_capability=machine.compute_capability if for_this else None,
+            device=machine.device if for_this else "",
+            driver=machine.driver if for_this else "",
             platform=machine.platform,
             plan_sha256=digest(trial),
             plan_bytes=len(plan),
@@ -122,11 +151,18 @@ def build_engine(
             profiles=tuple(profiles),
             options=options,
             layers=layers,
-            device_memory=memory,
+            device_memory=0,
             command=command,
         )
-        write_sidecar(trial, sidecar)
-        sidecar = _try(trial, graph, sidecar, device, verify, stage)
+        if runs_here:
+            cudart.set_device(device)
+            stage("reading its layers back")
+            layers, memory = _read_back(plan, graph, sidecar, products)
+            sidecar = replace(sidecar, layers=layers, device_memory=memory)
+            write_sidecar(trial, sidecar)
+            if runtime == "rtx":
+                sidecar = replace(sidecar, first_call=_first_calls(trial, sidecar, device))
+            sidecar = _try(trial, graph, sidecar, device, verify, stage)
         write_sidecar(trial, sidecar)
         with contextlib.suppress(OSError, FileError):
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -134,18 +170,50 @@ def build_engine(
         return Built(path=target, sidecar=_place(trial, target, command), reused=False)
 
 
-def _cancellable(build: Callable[[Callable[[], bool]], Plan], device: int) -> Plan:
+def _check_sampler(onnx: str | os.PathLike[str], record: GraphRecord, options: BuildOptions) -> None:
+    """Raise InputError for a graph with a sampler in it that no engine is built of."""
+    if record.plan_input:
+        raise InputError(
+            f"{onnx}: takes its plan as input, of any length; for an engine, export it with its plan inside"
+        )
+    if options.stripped:
+        raise InputError("stripped: the weights of an engine with a sampler in it cannot come from its graph")
+
+
+def _check_options(options: BuildOptions, machine: Machine, targets: Sequence[tuple[int, int]]) -> None:
+    """Raise InputError for what one of both runtimes does not have."""
+    runtime = machine.runtime
+    if runtime == "rtx" and options.stripped and machine.compute_capability is None:
+        raise InputError("stripped: TensorRT for RTX builds engines without weights only on a machine with a GPU")
+    if runtime == "tensorrt" and targets:
+        raise InputError("target: TensorRT builds for the GPU of this machine; targets are of TensorRT for RTX (rtx)")
+    if runtime == "rtx" and (options.version_compatible or options.hardware_compatible != "none"):
+        raise InputError(
+            "version_compatible, hardware_compatible: are options of TensorRT; an engine of TensorRT for RTX runs on "
+            "the cards of its targets, and with the version that built it"
+        )
+
+
+def _writable(file: Path) -> Path | None:
+    """The file, None if its folder cannot be written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return file if os.access(file.parent, os.W_OK) else None
+
+
+def _cancellable(build: Callable[[Callable[[], bool]], Compiled]) -> Compiled:
     """build(cancelled) in a thread of its own, since Python sees no Ctrl-C while TensorRT has the main one.
 
     KeyboardInterrupt goes on when TensorRT has stopped, which it is asked to.
     """
     stop, ended = threading.Event(), threading.Event()
-    results: list[Plan] = []
+    results: list[Compiled] = []
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            cudart.set_device(device)
             results.append(build(stop.is_set))
         except BaseException as e:  # raised again below
             failures.append(e)
@@ -177,12 +245,19 @@ def low_products(graph: Path, precision: str) -> list[str]:
         import onnx
     except ImportError as e:
         raise DependencyError("to check an engine's precision: pip install onnx") from e
-    model = onnx.load(graph)
     low = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
-    typed = onnx.shape_inference.infer_shapes(model).graph
-    types = {v.name: v.type.tensor_type.elem_type for v in [*typed.value_info, *typed.output]}
     operators = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
-    return [node.name for node in typed.node if node.op_type in operators and types.get(node.output[0]) == low]
+
+    def products(graph: onnx.GraphProto) -> Iterator[str]:
+        types = {v.name: v.type.tensor_type.elem_type for v in [*graph.value_info, *graph.output]}
+        for node in graph.node:
+            if node.op_type in operators and types.get(node.output[0]) == low:
+                yield str(node.name)
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    yield from products(attribute.g)
+
+    return list(products(onnx.shape_inference.infer_shapes(onnx.load(graph)).graph))
 
 
 def row_shapes(info: ModelInfo) -> dict[str, tuple[int, ...]]:
@@ -190,12 +265,11 @@ def row_shapes(info: ModelInfo) -> dict[str, tuple[int, ...]]:
     return {port.name: info.shape if port.name == "x" else () for port in info.inputs}
 
 
-def _read_back(
-    plan: bytes, graph: Path, info: ModelInfo, profiles: Sequence[Profile], options: BuildOptions
-) -> tuple[dict[str, int], int]:
+def _read_back(plan: bytes, graph: Path, sidecar: Sidecar, products: Sequence[str]) -> tuple[dict[str, int], int]:
     """Matrix products by type, and bytes of one context. Raises BackendError unless the precision is there."""
+    options, info, profiles = sidecar.options, sidecar.model, sidecar.profiles
     weights = graph if options.stripped else None
-    engine = adapter.Engine(plan, host_code=options.version_compatible, weights=weights)
+    engine = adapter.Engine(plan, runtime=sidecar.runtime, host_code=options.version_compatible, weights=weights)
     stream = cudart.new_stream()
     try:
         context = engine.context()
@@ -205,7 +279,7 @@ def _read_back(
         inspected = engine.inspect(context)
         cudart.synchronize(stream)
         context.close()
-        return check_layers(inspected, info.precision, low_products(graph, info.precision)), engine.memory
+        return check_layers(inspected, info.precision, products), engine.memory
     finally:
         engine.close()
         cudart.destroy_stream(stream)
@@ -233,6 +307,22 @@ def _try(
         return replace(sidecar, latency=tuple(zip(curve.rows, curve.seconds, strict=True)))
     finally:
         engine.close()
+
+
+def _first_calls(trial: Path, sidecar: Sidecar, device: int) -> tuple[float, float]:
+    """Seconds of an engine's first call: of one that compiles its kernels, and of one that finds them compiled."""
+    from ncdeploy.backends.tensorrt.backend import TensorRTBackend
+
+    info, rows = sidecar.model, sidecar.profiles[0].best
+    given = [np.zeros((rows, *info.shape), np.float32), np.ones(rows, np.float32)]
+    given += [np.full(rows, info.labels[0])] if info.num_classes else []
+    seconds = []
+    for _ in range(2):
+        with contextlib.closing(TensorRTBackend(trial, device=f"cuda:{device}")) as engine:
+            start = time.perf_counter()
+            engine(*given)
+            seconds.append(time.perf_counter() - start)
+    return seconds[0], seconds[1]
 
 
 def _reference(graph: Path, folder: Path, info: ModelInfo) -> "OnnxRuntimeBackend":

@@ -133,7 +133,12 @@ def engine_info(engine: str | os.PathLike[str], info: ModelInfo | None = None) -
         case Kind.TENSORRT:
             if info is not None:
                 raise InputError(f"{engine} describes itself; leave out the options that describe the model")
-            return read_sidecar(engine).model
+            record = read_sidecar(engine)
+            if record.graph != "denoiser":
+                raise FileError(
+                    f"{engine}: is the engine of a {record.graph} graph; the engine of a bundle is a denoiser"
+                )
+            return record.model
         case unknown:
             assert_never(unknown)
 

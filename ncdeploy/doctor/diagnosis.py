@@ -2,11 +2,11 @@
 
 import platform
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 from ncdeploy.backends.tensorrt.cudart import Gpu
-from ncdeploy.backends.tensorrt.preflight import NEWEST, OLDEST, parse_version
+from ncdeploy.backends.tensorrt.preflight import INSTALL, PIN, SUPPORTED, VERSIONS, is_rtx, parse_version
 from ncdeploy.doctor.machine import Machine
 from ncdeploy.errors import install
 
@@ -19,6 +19,7 @@ REMEDIES = {
     "onnxruntime": f"to run model.onnx: {install('cpu')}",
 }
 TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-lean-cu13", "tensorrt-lean-cu12")
+RTX = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
 # The wheel that brings a shared library of a certain version.
 WHEELS = {
     "libcudart.so.12": "nvidia-cuda-runtime-cu12",
@@ -109,7 +110,7 @@ def diagnose(probe: Probe | None = None) -> Diagnosis:
     findings += [runtime, *clash]
     works = _providers(probe) if runtime.status == "ok" else []
     tensorrt = _tensorrt(probe)
-    findings += [*works, tensorrt, *_cuda(probe), _gpus(probe, torch, works, tensorrt)]
+    findings += [*works, tensorrt, _rtx(probe), *_cuda(probe), _gpus(probe, torch, works, tensorrt)]
     usable = torch.status == "ok" or any(finding.status == "ok" for finding in works)
     return Diagnosis(findings=tuple(findings), usable=usable)
 
@@ -173,18 +174,43 @@ def _providers(probe: Probe) -> list[Finding]:
 def _tensorrt(probe: Probe) -> Finding:
     installed = {name: version for name in TENSORRT if (version := probe.version(name)) is not None}
     if not installed:
-        remedy = "to build and run .plan files: pip install tensorrt-cu13 (tensorrt-cu12 for a driver older than 580)"
+        remedy = f"to build and run .plan files: {INSTALL['tensorrt']}"
         return Finding(name="tensorrt", status="absent", detail="not installed", remedy=remedy)
-    name, found = next(iter(installed.items()))
-    failure = probe.failure("tensorrt_lean" if all("lean" in each for each in installed) else "tensorrt")
+    module = "tensorrt_lean" if all("lean" in each for each in installed) else "tensorrt"
+    return _engine_builder(probe, "tensorrt", *next(iter(installed.items())), module)
+
+
+def _rtx(probe: Probe) -> Finding:
+    installed = {name: version for name in RTX if (version := probe.version(name)) is not None}
+    if not installed:
+        remedy = f"to build .plan files for RTX cards on any machine: {INSTALL['rtx']}"
+        return Finding(name="tensorrt for rtx", status="absent", detail="not installed", remedy=remedy)
+    found = _engine_builder(probe, "rtx", *next(iter(installed.items())), "tensorrt_rtx_bindings")
+    here = probe.cuda().compute_capability
+    if found.status == "ok" and here is not None and not is_rtx(here):
+        sm = ".".join(map(str, here))
+        return replace(
+            found, detail=f"{found.detail}; builds engines that this GPU of compute capability {sm} cannot run"
+        )
+    return found
+
+
+def _engine_builder(probe: Probe, runtime: str, name: str, version: str, module: str) -> Finding:
+    label = "tensorrt" if runtime == "tensorrt" else "tensorrt for rtx"
+    failure = probe.failure(module)
     if failure is not None:
-        remedy = cure(failure, f"install it again: pip install --force-reinstall {name}=={found}")
-        detail = f"{found} cannot be imported: {failure}"
-        return Finding(name="tensorrt", status="problem", detail=detail, remedy=remedy)
-    if not OLDEST <= parse_version(found)[:2] < NEWEST:
-        remedy = f"pip install '{name}>=10.12,<12'"
-        return Finding(name="tensorrt", status="problem", detail=f"{found} is not 10.12 to 11", remedy=remedy)
-    return Finding(name="tensorrt", status="ok", detail=found)
+        remedy = cure(failure, f"install it again: pip install --force-reinstall {name}=={version}")
+        return Finding(
+            name=label, status="problem", detail=f"{version} cannot be imported: {failure}", remedy=remedy
+        )  # fmt: skip
+    oldest, newest = VERSIONS[runtime]
+    if not oldest <= parse_version(version)[:2] < newest:
+        remedy = PIN[runtime].replace("'tensorrt>", f"'{name}>")
+        return Finding(
+            name=label, status="problem", detail=f"{version} is not {SUPPORTED[runtime]}", remedy=remedy
+        )  # fmt: skip
+    builds = "" if probe.version("polygraphy") is not None else "; runs engines; to build them: pip install polygraphy"
+    return Finding(name=label, status="ok", detail=version + builds)
 
 
 def _cuda(probe: Probe) -> list[Finding]:

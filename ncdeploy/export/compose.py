@@ -104,7 +104,6 @@ def choose_record(
     window: int | None = None,
     sweeps: int = SWEEPS,
     plan_input: bool = False,
-    fixed_rows: bool = False,
 ) -> GraphRecord:
     """What a graph is to be.
 
@@ -112,7 +111,6 @@ def choose_record(
     plan:       goes into the graph, or, with plan_input, only serves to verify it
     window:     evaluated nodes in a window; None = 32, or all there are
     sweeps:     of one call of a sweep graph
-    fixed_rows: of a sampler graph: evaluate whole windows, for TensorRT
 
     Raises InputError for values that do not fit, and for a model with conditions.
     """
@@ -128,7 +126,7 @@ def choose_record(
     return GraphRecord(
         kind=kind, plan=plan, plan_input=plan_input, window=window, span=span,
         reach=max(INPUT_REACH, plan.reach) if plan_input else plan.reach,
-        sweeps=sweeps if kind == "sweep" else 0, fixed_rows=fixed_rows, error_floor=ERROR_FLOOR,
+        sweeps=sweeps if kind == "sweep" else 0, error_floor=ERROR_FLOOR,
     )  # fmt: skip
 
 

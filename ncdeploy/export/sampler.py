@@ -13,7 +13,7 @@
              evaluations int64 [batch]                   rows that D was evaluated at
 
 It is `sampling.parallel` with every sample in a lane of its own. Samples that are done stay in the batch, but only
-rows that need it go through the network, unless the record says fixed_rows.
+rows that need it go through the network.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def sampler_graph(denoiser: GraphProto, info: ModelInfo, record: GraphRecord, ta
     lane = first_slots(g, "noise", t)
     start = _start(g, t, noise, batch)
     names = [value.name for value in conditions]
-    body = _body(t, Embedded(denoiser), names, noise, lane, final, fixed_rows=record.fixed_rows)
+    body = _body(t, Embedded(denoiser), names, noise, lane, final)
     outputs = [f"{name}_end" for name in _FIELDS]
     inside = ["max_sweeps", g.name(np.array(True)), *vars(start).values()]
     g.nodes.append(helper.make_node("Loop", inside, outputs, name="Loop", body=body))
@@ -100,20 +100,14 @@ def _start(g: Builder, t: Layout, noise: str, batch: str) -> _State:
     return _State(x, D, zero, zero, nothing, stop, g("Expand", np.float32(0), batch), zero, zero)
 
 
-def _body(
-    t: Layout, network: Embedded, conditions: list[str], noise: str, lane: str, final: str, *, fixed_rows: bool
-) -> GraphProto:
+def _body(t: Layout, network: Embedded, conditions: list[str], noise: str, lane: str, final: str) -> GraphProto:
     """One sweep of every sample, and where its window goes."""
     g, now = Builder("body/"), _State(*(f"{name}_now" for name in _FIELDS))
     step = Step(g, t)
     working = g("Cast", g("Less", now.base, final), to=INT64)
     step.move(now.x, now.D, now.before, now.base, now.known, lane)
     step.place(now.stop, now.known, _window_noise(g, t, noise, now.base) if t.stochastic else None)
-    if fixed_rows:
-        step.evaluate_all(network, conditions)
-        rows = g("Mul", working, np.int64(t.places))
-    else:
-        rows = step.evaluate_due(network, conditions, lane)
+    rows = step.evaluate_due(network, conditions, lane)
     residual = step.solve()
 
     holds = g("And", g("LessOrEqual", residual, "tolerance"), g("Less", step.node, step.stop))

@@ -116,16 +116,18 @@ class Step:
         """D at the nodes that need it and no others; returns how many, int64 [B].
 
         conditions: [B] each, labels and weights of guidance. The number of rows is only known when the graph runs
-        (NonZero), which a runtime must allow inside a loop; `evaluate_all` needs no such thing.
+        (NonZero), which TensorRT does not allow inside a loop: `build.whole_windows` finds both by their names.
         """
         g, t = self.g, self.t
-        sample, place = (g.shape(part, -1) for part in g.split(g("NonZero", self.due), [1, 1], 0))
+        due = g.cut(self.due, 0, t.places, 1)
+        rows = g("NonZero", due, out=f"{g.prefix}due_rows")
+        sample, place = (g.shape(part, -1) for part in g.split(rows, [1, 1], 0))
         slot = g("Add", g("Add", g("Gather", g.shape(lane, -1), sample), place), np.int64(t.reach - 1))
         x = g("Reshape", g("Gather", self._flat(self.x), slot), np.array([-1, *t.info.shape]))
         at = g("Add", g("Mul", sample, np.int64(t.span + 1)), place)
         sigma = g("Gather", g.shape(self.sigma, -1), at)
         D = self._flat(network.call(g, x, sigma, *(g("Gather", c, sample) for c in conditions)))
-        D = g("ScatterND", self._flat(self.D), self._column(slot), D)
+        D = g("ScatterND", self._flat(self.D), self._column(slot), D, out=f"{g.prefix}due_outputs")
         self.D = g.shape(D, -1, t.slots, t.info.dim)
         return g("ReduceSum", g("Cast", self.due, to=7), np.array([1]), keepdims=0)  # 7: int64
 

@@ -59,8 +59,7 @@ class GraphRecord:
         default=False,
         metadata=about(
             FLAG,
-            "of a sampler: whether a sweep evaluates whole windows, also where nothing needs it, so that all shapes in "
-            "the loop are known before it runs, as TensorRT's loops ask for; a sweep graph always does",
+            "of a sampler of earlier versions: whether a sweep evaluates whole windows, also where nothing needs it",
         ),
     )
     error_floor: float = field(

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import atomic_write, read_file, regular_file
+from ncdeploy.formats.graphrecord import KINDS
 from ncdeploy.formats.onnxfile import external_data
 from ncdeploy.formats.profiles import Profile
 from ncdeploy.modelinfo import MODEL, ModelInfo
@@ -31,6 +33,9 @@ from ncdeploy.records.kinds import (
 FORMAT = 1
 MOST_BYTES = 1 << 26
 HARDWARE = ("none", "same_compute_capability", "ampere_plus")
+RUNTIMES = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
+RTX_TARGETS = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))  # that an engine of TensorRT for RTX can be built for
+EVERY_RTX = ((8, 0), (8, 6), (8, 9), (12, 0))  # where one without targets runs, and on later ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,16 @@ LATENCY = Kind(
     read=lambda v: tuple((rows, float(seconds)) for rows, seconds in v),
 )
 CAPABILITY = list_of(integer(0), "two integers such as [9, 0]", 2, 2)
+TARGETS = Kind(
+    words="a list of compute capabilities such as [[8, 6], [12, 0]]",
+    fits=lambda v: isinstance(v, list | tuple) and all(map(CAPABILITY.fits, v)),
+    read=lambda v: tuple((major, minor) for major, minor in v),
+)
+FIRST_CALL = Kind(
+    words="[seconds, seconds]",
+    fits=lambda v: isinstance(v, list | tuple) and len(v) == 2 and all(map(is_number, v)),
+    read=lambda v: (float(v[0]), float(v[1])),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +85,9 @@ class Sidecar:
     """The record of an engine."""
 
     tensorrt: str = field(metadata=about(TEXT, 'version that built the engine, "11.4.0.106"'))
-    compute_capability: tuple[int, int] = field(metadata=about(CAPABILITY, "of the GPU"))
+    compute_capability: tuple[int, int] | None = field(
+        metadata=about(nullable(CAPABILITY), "of the GPU, null where it was built without one")
+    )
     device: str = field(metadata=about(TEXT, "name of the GPU"))
     driver: str = field(metadata=about(TEXT, 'CUDA version of its driver, "13.0"'))
     platform: str = field(metadata=about(TEXT, '"linux-x86_64"'))
@@ -82,19 +99,69 @@ class Sidecar:
     profiles: tuple[Profile, ...] = field(metadata=about(PROFILES, "rows of a call that it is tuned for"))
     options: BuildOptions = field(metadata=about(object_of(BuildOptions, "options of the build"), "how it was built"))
     layers: dict[str, int] = field(
-        metadata=about(COUNTS, 'matrix products by type, read back from the engine: {"fp16": 30}')
+        metadata=about(
+            COUNTS,
+            "matrix products by type, read back from the engine, or without a GPU from what the compiler read of the "
+            'graph: {"fp16": 30}',
+        )
     )
-    device_memory: int = field(metadata=about(BYTES, "bytes that one execution context takes"))
+    device_memory: int = field(
+        metadata=about(BYTES, "bytes that one execution context takes, 0 if built without a GPU")
+    )
     command: str = field(metadata=about(TEXT, "that builds it again"))
     parity: dict[str, Any] | None = field(
         default=None, metadata=about(nullable(OBJECT), "how it compared with the graph")
     )
     latency: tuple[tuple[int, float], ...] = field(default=(), metadata=about(LATENCY, "seconds of one call by rows"))
+    graph: str = field(default="denoiser", metadata=about(one_of(*KINDS), "what kind of graph it was built from"))
+    runtime: str = field(
+        default="tensorrt", metadata=about(one_of(*RUNTIMES), '"tensorrt", or "rtx", which is TensorRT for RTX')
+    )
+    targets: tuple[tuple[int, int], ...] = field(
+        default=(), metadata=about(TARGETS, "of TensorRT for RTX, compute capabilities; none is every RTX card")
+    )
+    first_call: tuple[float, float] | None = field(
+        default=None,
+        metadata=about(
+            nullable(FIRST_CALL), "of TensorRT for RTX, seconds without and with the kernels compiled before"
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if not self.profiles:
+            raise InputError("profiles: got none, expected at least one")
+        if Path(self.onnx).name != self.onnx:
+            raise InputError(f"onnx: got {self.onnx!r}, expected the name of a file in the same folder")
+
+    @property
+    def engine(self) -> str:
+        """What runs it, "TensorRT for RTX 1.7.1.116"."""
+        return f"{RUNTIMES[self.runtime]} {self.tensorrt}"
+
+    @property
+    def cards(self) -> str:
+        """The GPUs it is for, in words."""
+        if self.runtime == "rtx":
+            return describe_targets(self.targets)
+        major, minor = self.compute_capability or (0, 0)
+        return f"compute capability {major}.{minor} ({self.device})"
 
     def to_json(self) -> str:
-        """Indented JSON, for people and programs."""
+        """Indented JSON, for people and programs. What only some engines have is left out of the others' records."""
         record = {"format": FORMAT, **asdict(self), "model": self.model.to_record()}
         record["profiles"] = [[p.least, p.best, p.most] for p in self.profiles]
+        requires = []
+        if self.runtime == "rtx":
+            requires += ["runtime", "targets"]
+        else:
+            for name in ("runtime", "targets", "first_call"):
+                del record[name]
+        if self.graph != "denoiser":
+            requires += ["graph"]
+        else:
+            del record["graph"]
+        if requires:
+            record["requires"] = requires
         return json.dumps(record, indent=1) + "\n"
 
     @classmethod
@@ -114,6 +181,26 @@ def _is_triple(v: Any) -> bool:
 
 def _is_timing(v: Any) -> bool:
     return isinstance(v, list | tuple) and len(v) == 2 and is_integer(v[0]) and is_number(v[1])
+
+
+def parse_targets(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Compute capabilities of "sm86", "sm120" ...; () for "any" or no name, which is every RTX card.
+
+    Raises InputError for one that TensorRT for RTX does not build for.
+    """
+    known = {f"sm{major}{minor}": (major, minor) for major, minor in RTX_TARGETS}
+    wrong = [name for name in names if name not in known and (name != "any" or len(names) > 1)]
+    if wrong:
+        raise InputError(f"target: got {wrong[0]}, expected any alone, or some of {', '.join(known)}")
+    return tuple(sorted({known[name] for name in names if name != "any"}))
+
+
+def describe_targets(targets: Sequence[tuple[int, int]]) -> str:
+    """The cards that an engine of TensorRT for RTX is for, in words."""
+    names = [f"{major}.{minor}" for major, minor in targets or EVERY_RTX]
+    if targets:
+        return f"cards of compute capability {', '.join(names)}"
+    return f"RTX cards of compute capability {', '.join(names)} and later"
 
 
 def sidecar_path(plan: str | os.PathLike[str]) -> Path:

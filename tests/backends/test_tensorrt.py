@@ -15,6 +15,7 @@ import simulated_gpu
 from ncdeploy.backends import open_engine
 from ncdeploy.backends.tensorrt import adapter
 from ncdeploy.backends.tensorrt.backend import TensorRTBackend
+from ncdeploy.build import compiler
 from ncdeploy.build.engine import build_engine
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, OutOfMemoryError, ParityError
 from ncdeploy.export.precision import lower
@@ -52,6 +53,10 @@ def plan(device, graph):
     made = make(graph)
     device.log.clear()
     return made.path
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def inputs(rows, seed=0):
@@ -217,7 +222,7 @@ def test_ctrl_c_ends_a_build_and_writes_nothing(device, graph, monkeypatch):
     """TensorRT has the thread that builds; the main one sees Ctrl-C, asks it to stop, and waits until it has."""
     seen = []
 
-    def build(onnx, profiles, options, timing, on_progress, cancelled):
+    def build(*graph, cancelled, **options):
         time.sleep(0.3)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         deadline = time.monotonic() + 20
@@ -226,12 +231,12 @@ def test_ctrl_c_ends_a_build_and_writes_nothing(device, graph, monkeypatch):
         seen.append(cancelled())
         raise BackendError("TensorRT did not build an engine")
 
-    monkeypatch.setattr(adapter, "build", build)
-    before = sorted(graph.parent.iterdir())
+    monkeypatch.setattr(compiler, "compile_graph", build)
+    before = files(graph.parent)
     with pytest.raises(KeyboardInterrupt):
         make(graph)
     assert seen == [True]
-    assert sorted(graph.parent.iterdir()) == before
+    assert files(graph.parent) == before
     assert device.held == 0
 
 
@@ -268,7 +273,7 @@ def test_the_same_inputs_are_not_built_again(device, graph):
     make(graph)
     assert make(graph).reused
     assert not make(graph, reuse=False).reused
-    assert [line for line in device.log if "build" in line] == ["build 0", "build 7"]  # with the timings of the first
+    assert [line for line in device.log if "build" in line] == ["build tensorrt"] * 2
     assert not make(graph, options=BuildOptions(version_compatible=True)).reused
     assert not make(graph, verify=True).reused  # that one was never compared
     assert make(graph, verify=True).reused
@@ -287,8 +292,8 @@ def test_a_cache_that_cannot_be_written_is_no_error(device, graph, monkeypatch, 
 
 def test_an_engine_that_computes_something_else_is_not_written(device, graph, monkeypatch):
     other = write_mixture(graph.parent / "other.onnx", IMAGES, MEANS * 1.1)
-    honest = adapter.build
-    monkeypatch.setattr(adapter, "build", lambda onnx, *rest: honest(other, *rest))
+    honest = compiler.compile_graph
+    monkeypatch.setattr(compiler, "compile_graph", lambda onnx, *rest, **options: honest(other, *rest, **options))
     with pytest.raises(ParityError, match="no engine was written, it disagrees"):
         make(graph, verify=True)
     assert not graph.with_suffix(".plan").exists()
@@ -374,3 +379,52 @@ def test_without_tensorrt_and_gpu_one_line(graph, plan, monkeypatch):
         open_engine(plan)
     assert "\n" not in str(e.value)
     assert json.loads(sidecar_path(plan).read_text())["onnx"] == "model.onnx"
+
+
+def test_tensorrt_for_rtx_where_a_card_is(monkeypatch, graph):
+    """It is compared and timed, makes its own CUDA graphs, and finds the kernels that an earlier run compiled."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(graph.parent / "cache"))
+    device = simulated_gpu.install(monkeypatch, capability=(8, 9))
+    made = make(graph, verify=True, runtime="rtx")
+    record = read_sidecar(made.path)
+    assert (record.engine, record.layers, record.parity["ok"]) == ("TensorRT for RTX 1.7.1.116", {"fp32": 2}, True)
+    assert len(record.first_call) == 2
+    assert len(record.latency) > 1
+    shutil.rmtree(graph.parent / "cache" / "ncdeploy" / "kernels")
+    device.log.clear()
+    engine = open_engine(made.path)
+    assert "TensorRT for RTX 1.7.1.116 (Simulated GPU)" in engine.name
+    for seed in range(5):
+        np.testing.assert_allclose(engine(*inputs(3, seed)), EXACT(*inputs(3, seed)), atol=2e-4)
+    assert device.log == ["own graphs", "profile 0", "compile 3", *["enqueue"] * 5]
+    engine.close()
+    device.log.clear()
+    for mode, first in (("graphs", ["own graphs"]), ("eager", [])):
+        engine = open_engine(made.path, mode=mode)
+        engine(*inputs(3))
+        engine.close()
+        assert device.log == [*first, "profile 0", "enqueue"]  # nothing is compiled again
+        device.log.clear()
+    assert device.held == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "targets", "said"),
+    [
+        ((9, 0), (), r"RTX cards of compute capability 8\.0, 8\.6, 8\.9, 12\.0 and later, this GPU has 9\.0, where .* "
+                     r"does not run; what runs there: ncdeploy sample --engine model\.onnx"),
+        ((8, 9), ((8, 6),), r"cards of compute capability 8\.6, this GPU has 8\.9; build it on this machine: ncdeploy"),
+        ((7, 5), (), r"this GPU has 7\.5; build it on this machine"),
+    ],
+)  # fmt: skip
+def test_a_card_that_an_engine_is_not_for_is_refused(monkeypatch, graph, capability, targets, said):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(graph.parent / "cache"))
+    device = simulated_gpu.install(monkeypatch, capability=capability)
+    made = make(graph, runtime="rtx", targets=targets)
+    assert device.log == ["build rtx"]  # and nothing else: it does not run here
+    with pytest.raises(BackendError, match=said) as e:
+        open_engine(made.path)
+    assert "\n" not in str(e.value)
+    write_sidecar(made.path, replace(read_sidecar(made.path), tensorrt="1.6.0.9"))
+    with pytest.raises(BackendError, match=r"was built with TensorRT for RTX 1\.6\.0\.9 and runs on no other"):
+        open_engine(made.path)

@@ -98,13 +98,13 @@ def test_the_layers_of_an_engine(run, device, monkeypatch, tmp_path):
 
 
 def test_ctrl_c_is_one_line_and_writes_nothing(run, device, monkeypatch, tmp_path):
-    def interrupted(*given):
+    def interrupted(*given, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simulated_gpu.adapter, "build", interrupted)
+    monkeypatch.setattr(simulated_gpu.compiler, "compile_graph", interrupted)
     done = run("build", "model.onnx", *SMALL, code=130)
     assert done.stderr == "error: cancelled\n"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx"]
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["model.onnx"]
 
 
 def test_too_little_memory_halves_the_window_and_says_so(run, device):
@@ -142,8 +142,16 @@ def test_the_precision_asked_for_is_not_there(run, device):
 @pytest.mark.parametrize(
     ("command", "missing", "instead"),
     [
-        ("build model.onnx --force", "TensorRT is not installed", "ncdeploy sample --engine model.onnx"),
-        ("build model.pt --force", "TensorRT is not installed", "ncdeploy export model.pt && ncdeploy sample"),
+        (
+            "build model.onnx --force --runtime tensorrt",
+            "TensorRT is not installed",
+            "ncdeploy sample --engine model.onnx",
+        ),
+        (
+            "build model.pt --force --runtime tensorrt",
+            "TensorRT is not installed",
+            "ncdeploy export model.pt && ncdeploy sample",
+        ),
         ("sample --engine model.plan", "TensorRT is not installed", "ncdeploy sample --engine model.onnx"),
         ("sample --engine lost.plan", "lost.plan.json is missing", "ncdeploy build model.onnx -o lost.plan"),
     ],

@@ -1,6 +1,7 @@
 """The doctor on machines that are well, and on machines that are ill in known ways."""
 
 import json
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -141,11 +142,30 @@ def test_every_library_that_is_missing_is_named_with_its_pip_line():
     assert cure("libsomething.so.4: cannot", "x") == cure("no reason", "x") == "x"
 
 
+def test_tensorrt_for_rtx():
+    """It builds without a GPU; what its engines do not run on is said."""
+    there = {"tensorrt-rtx-cu13-bindings": "1.7.1.116", "polygraphy": "0.53.6"}
+    ada = Gpu(compute_capability=(8, 9), name="NVIDIA L4", driver="13.1", runtime="13.0")
+    for cuda, detail in [
+        (NONE, "1.7.1.116"), (ada, "1.7.1.116"), (replace(ada, compute_capability=(7, 5)), "1.7.1.116"),
+        (WELL, "1.7.1.116; builds engines that this GPU of compute capability 9.0 cannot run"),
+    ]:  # fmt: skip
+        found = finding(diagnose(Imagined(installed=there, cuda=cuda)), "tensorrt for rtx")
+        assert (found.status, found.detail) == ("ok", detail)
+    absent = finding(diagnose(Imagined()), "tensorrt for rtx")
+    assert (absent.status, absent.remedy.endswith("pip install 'ncdeploy[rtx]'")) == ("absent", True)
+    old = finding(diagnose(Imagined(installed={**there, "tensorrt-rtx-cu13-bindings": "1.6.0.1"})), "tensorrt for rtx")
+    assert (old.status, old.detail) == ("problem", "1.6.0.1 is not 1.7")
+    alone = Imagined(installed={"tensorrt-rtx-cu13-bindings": "1.7.1.116"}, cuda=ada)
+    alone = finding(diagnose(alone), "tensorrt for rtx")
+    assert alone.detail.endswith("to build them: pip install polygraphy")
+
+
 def test_tensorrt():
     absent = finding(diagnose(Imagined()), "tensorrt")
     assert (absent.status, "pip install tensorrt-cu13" in absent.remedy) == ("absent", True)
     board = ["NVIDIA H200, 580.1"]
-    well = diagnose(Imagined(installed={"tensorrt-cu13": "11.4.0.106"}, gpus=board))
+    well = diagnose(Imagined(installed={"tensorrt-cu13": "11.4.0.106", "polygraphy": "0.53.6"}, gpus=board))
     assert finding(well, "tensorrt").detail == "11.4.0.106"
     assert finding(well, "cuda").detail == "the driver supports CUDA 13.1, the runtime is 13.0"
     assert "used by tensorrt" in finding(well, "gpu").detail

@@ -112,7 +112,6 @@ def test_inspect_shows_kind_plan_and_inputs(files):
         (["export", "{f}/image.pt", "-o", "x.onnx", "--solver", "ddim"], "--graph sampler"),
         (["export", "{f}/image.pt", "-o", "x.onnx", "--plan-input"], "--graph sampler"),
         (["export", "{f}/image.pt", "-o", "x.onnx", "--graph", "sampler", "--sweeps", "2"], "--graph sweep"),
-        (["export", "{f}/image.pt", "-o", "x.onnx", "--graph", "sweep", "--fixed-rows"], "--graph sampler"),
         (["export", "{f}/image.pt", "-o", "x.onnx", "--graph", "sweep", "--sweeps", "26"], "1 to the window's 25"),
         (["export", "{f}/image.pt", "-o", "x.onnx", "--graph", "sampler", "--window", "99"], "25 evaluations"),
         (["export", "{f}/image.pt", "-o", "x.onnx", "--graph", "sampler", "--solver", "rk4"], "unknown solver"),

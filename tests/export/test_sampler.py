@@ -13,6 +13,7 @@ from export_graphs import MEANS, Bench, rms
 from ncdeploy import SampleOptions, make_plan, open_engine, sample
 from ncdeploy.backends.graphs.run import GraphEngine, is_graph
 from ncdeploy.backends.graphs.tables import draw, draws_of, plan_tables, widest_window
+from ncdeploy.build.whole_windows import whole_windows
 from ncdeploy.denoisers import EDM, UNet, UNetConfig
 from ncdeploy.errors import BackendError, FileError, InputError, NumericalError, ParityError
 from ncdeploy.export import export_onnx
@@ -42,7 +43,7 @@ def bench(tmp_path_factory):
     return Bench(tmp_path_factory.mktemp("sampler"))
 
 
-@pytest.mark.parametrize("options", [{}, {"plan_input": True}, {"fixed_rows": True}], ids=["inside", "input", "fixed"])
+@pytest.mark.parametrize("options", [{}, {"plan_input": True}, {"whole": True}], ids=["inside", "input", "whole"])
 @pytest.mark.parametrize("name", PLANS)
 def test_samples_sweeps_and_residuals_are_those_of_the_host_loop(bench, name, options):
     plan = PLANS[name]
@@ -53,8 +54,7 @@ def test_samples_sweeps_and_residuals_are_those_of_the_host_loop(bench, name, op
     assert np.abs(got.sweeps - wanted.sweeps).max() <= 1
     np.testing.assert_allclose(got.residual, wanted.residual, rtol=0.02)
     assert got.depth < plan.evaluations
-    if not options.get("fixed_rows"):
-        assert got.nfe == pytest.approx(wanted.nfe, rel=0.05)
+    assert got.nfe == pytest.approx(wanted.nfe, rel=0.05)
     assert rms(got.samples, np.roll(wanted.samples, 1, axis=0)).min() > 0.1, "samples must differ from one another"
 
 
@@ -152,10 +152,11 @@ def test_classes_reach_every_row(tmp_path):
     zero.CopyFrom(onnx.numpy_helper.from_array(np.array(0.05, np.float32), "zero"))
     onnx.save(model, path)
     labels = [2, 0, 3, 1]
-    for options in ({}, {"fixed_rows": True}):
-        record = choose_record(PLANS["ddpm-60"], info, kind="sampler", window=10, **options)
-        export_graph(path, tmp_path / "s.onnx", record, threads=1)
-        got = GraphEngine(tmp_path / "s.onnx", threads=1).sample(SEEDS, labels=labels)
+    record = choose_record(PLANS["ddpm-60"], info, kind="sampler", window=10)
+    export_graph(path, tmp_path / "s.onnx", record, threads=1)
+    whole_windows(tmp_path / "s.onnx", tmp_path / "whole.onnx")
+    for name in ("s.onnx", "whole.onnx"):
+        got = GraphEngine(tmp_path / name, threads=1).sample(SEEDS, labels=labels)
         host = open_engine(path, threads=1)
         wanted = sample(host, PLANS["ddpm-60"], seeds=SEEDS, conditions={"labels": labels}, window=10)
         other = sample(host, PLANS["ddpm-60"], seeds=SEEDS, conditions={"labels": labels[::-1]}, window=10)
@@ -235,14 +236,17 @@ def test_the_file_is_pinned_checked_and_says_what_it_is(bench):
         GraphEngine(bench.denoiser)
 
 
-def test_fixed_rows_leave_no_shape_to_the_data(bench):
+def test_the_form_for_tensorrt_leaves_no_shape_to_the_data(bench, tmp_path):
     def operators(**options):
         graph = onnx.load(bench.file(PLANS["ddim-40"], kind="sampler", window=10, **options)).graph
         loop = next(node for node in graph.node if node.op_type == "Loop")
         return {node.op_type for node in loop.attribute[0].g.node}
 
     assert "NonZero" in operators()
-    assert not {"NonZero", "ScatterND", "Compress"} & operators(fixed_rows=True)
+    assert not {"NonZero", "Compress"} & operators(whole=True)
+    whole = bench.file(PLANS["ddim-40"], kind="sampler", window=10, whole=True)
+    with pytest.raises(FileError, match="of an earlier version; export it again"):
+        whole_windows(whole, tmp_path / "twice.onnx")
 
 
 def test_nan_ends_with_the_seed(tmp_path):

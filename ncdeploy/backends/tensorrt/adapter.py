@@ -1,31 +1,36 @@
-"""The only module, with `callbacks`, that speaks to TensorRT, from 10.12 up to, but without, 12.
+"""What runs engines of TensorRT, from 10.12 up to, but without, 12, and of TensorRT for RTX 1.7: one API.
 
-Precision is that of the graph: networks are strongly typed, which 10.12 must be told and 11 always does. TF32 is on
-unless it is switched off, so it is set either way. TensorRT answers failures with None or false and explains itself in
-its log; here each becomes one BackendError with what the log said last.
+What only TensorRT for RTX has, a cache of the kernels that it compiles on the card and CUDA graphs of its own, is in
+`_Rtx`. Only `callbacks` and `build.compiler` speak to TensorRT beside this module.
+
+TensorRT answers failures with None or false and explains itself in its log; here each becomes one BackendError with
+what the log said last.
 
 Names under `api` are annotations; a test reads them to know of which class each attribute is.
 """
 
+import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ncdeploy.backends.tensorrt.callbacks import new_log, new_monitor, new_profiler
+from ncdeploy.backends.tensorrt.callbacks import new_log, new_profiler
+from ncdeploy.backends.tensorrt.preflight import INSTALL
 from ncdeploy.errors import BackendError, DependencyError, OutOfMemoryError
-from ncdeploy.formats.profiles import Profile
-from ncdeploy.formats.sidecar import BuildOptions
+from ncdeploy.formats.sidecar import RUNTIMES
 
 if TYPE_CHECKING:
     import tensorrt as api  # type: ignore[import-not-found]
 
-FULL, LEAN = "tensorrt", "tensorrt_lean"
+MODULES = {"tensorrt": ("tensorrt",), "rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}  # the second is that of PyPI
+LEAN = "tensorrt_lean"
+NO_DRIVER = "is there an NVIDIA driver?"
 
 
-def installed() -> tuple[str | None, str]:
-    """The version of TensorRT, None if it cannot be imported; and why, "" if it simply is not there."""
-    for name in (FULL, LEAN):
+def installed(runtime: str = "tensorrt") -> tuple[str | None, str]:
+    """The version of a runtime, None if it cannot be imported; and why, "" if it simply is not there."""
+    for name in (*MODULES[runtime], *([LEAN] if runtime == "tensorrt" else [])):
         try:
             return str(importlib.import_module(name).__version__), ""
         except ModuleNotFoundError as e:
@@ -36,107 +41,44 @@ def installed() -> tuple[str | None, str]:
     return None, ""
 
 
-def module(*, lean: bool = False) -> Any:
-    """TensorRT, or its lean runtime where that is enough and alone is there. Raises DependencyError without it."""
-    for name in (FULL, LEAN) if lean else (FULL,):
+def module(runtime: str = "tensorrt", *, lean: bool = False) -> Any:
+    """A runtime, or TensorRT's lean one where that is enough and alone is there. Raises DependencyError without it."""
+    for name in (*MODULES[runtime], *([LEAN] if lean else [])):
         try:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise DependencyError("TensorRT is not installed: pip install tensorrt-cu13, or tensorrt-cu12")
+    raise DependencyError(f"{RUNTIMES[runtime]} is not installed: {INSTALL[runtime]}")
 
 
-def build(
-    onnx: Path,
-    profiles: Sequence[Profile],
-    options: BuildOptions,
-    timing: bytes,
-    on_progress: Callable[[str, int, int], None],
-    cancelled: Callable[[], bool] = lambda: False,
-) -> tuple[bytes, bytes]:
-    """Build an engine: the plan, and the timing cache with what was learnt.
-
-    timing:    an earlier cache, b"" for none; one of another GPU or version, or damaged, is left unused
-    cancelled: asked after every step; once it says so, TensorRT gives up, which is a BackendError
-
-    Raises BackendError with TensorRT's reason.
-    """
-    trt = module()
-    log = new_log(trt)
-    builder: api.Builder = _started(lambda: trt.Builder(log), log)
-    network: api.INetworkDefinition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser: api.OnnxParser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx)):
-        errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        raise BackendError(f"{onnx}: TensorRT cannot read the graph: {_why(errors, log)}")
-    config: api.IBuilderConfig = builder.create_builder_config()
-    _configure(trt, config, options)
-    for rows in profiles:
-        _add_profile(builder, network, config, rows)
-    cache: api.ITimingCache = config.create_timing_cache(timing)
-    if cache is None or not config.set_timing_cache(cache, False):
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
-    # TensorRT keeps no reference to it, and it must outlive the build.
-    monitor = new_monitor(trt, on_progress, cancelled)
-    config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BackendError(f"{onnx}: TensorRT did not build an engine: {log.said or 'it gave no reason'}")
-    learnt: api.ITimingCache = config.get_timing_cache()
-    return bytes(plan), bytes(learnt.serialize())
-
-
-def _configure(trt: Any, config: "api.IBuilderConfig", options: BuildOptions) -> None:
-    flag = trt.BuilderFlag
-    wanted = {
-        flag.TF32: options.tf32,
-        flag.VERSION_COMPATIBLE: options.version_compatible,
-        flag.STRIP_PLAN: options.stripped,
-        flag.REFIT_IDENTICAL: options.stripped and not options.refittable,  # or there is nothing that may be stripped
-        flag.REFIT: options.refittable,
-        flag.WEIGHT_STREAMING: options.weight_streaming,
-    }
-    for name, on in wanted.items():
-        (config.set_flag if on else config.clear_flag)(name)
-    levels = {
-        "none": trt.HardwareCompatibilityLevel.NONE,
-        "same_compute_capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
-        "ampere_plus": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
-    }
-    config.hardware_compatibility_level = levels[options.hardware_compatible]
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the types cannot be read back
-    config.builder_optimization_level = options.level
-    if options.workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
-
-
-def _add_profile(
-    builder: "api.Builder", network: "api.INetworkDefinition", config: "api.IBuilderConfig", rows: Profile
-) -> None:
-    profile: api.IOptimizationProfile = builder.create_optimization_profile()
-    for i in range(network.num_inputs):
-        tensor: api.ITensor = network.get_input(i)
-        rest = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, (rows.least, *rest), (rows.best, *rest), (rows.most, *rest))
-    if config.add_optimization_profile(profile) < 0:
-        raise BackendError(f"TensorRT refuses a profile of {rows.least} to {rows.most} rows")
+@functools.cache
+def log_of(trt: Any) -> Any:
+    """The log of a module: TensorRT goes on with the first that it was given in a process."""
+    return new_log(trt)
 
 
 class Engine:
     """A loaded plan.
 
+    runtime:   that built it, "tensorrt" or "rtx"
     host_code: allow code of its own, which version-compatible plans bring; only for a plan whose digest matched
     weights:   the graph that a stripped plan takes its weights from
+    kernels:   what `kernels` returned of an earlier engine, for TensorRT for RTX; of another GPU it is left unused
 
     Raises BackendError with TensorRT's reason.
     """
 
-    def __init__(self, plan: bytes, *, host_code: bool = False, weights: Path | None = None) -> None:
-        self.trt = trt = module(lean=host_code and weights is None)  # the lean runtime reads no graphs
-        self.log = log = new_log(trt)
-        self.runtime: api.Runtime = _started(lambda: trt.Runtime(log), log)
+    def __init__(
+        self, plan: bytes, *, runtime: str = "tensorrt", host_code: bool = False, weights: Path | None = None,
+        kernels: bytes = b"",
+    ) -> None:  # fmt: skip
+        self.trt = trt = module(runtime, lean=host_code and weights is None)  # the lean runtime reads no graphs
+        self.log = log = log_of(trt)
+        log.said = ""
+        self.runtime: api.Runtime = started(lambda: trt.Runtime(log), log)
         self.runtime.engine_host_code_allowed = host_code
+        if runtime == "rtx":
+            _check_validity(self.trt, self.runtime, plan)
         self.cuda_engine: api.ICudaEngine = self.runtime.deserialize_cuda_engine(plan)
         if self.cuda_engine is None:
             raise BackendError(f"TensorRT cannot load the engine: {log.said or 'it gave no reason'}")
@@ -148,6 +90,7 @@ class Engine:
             budget = self.cuda_engine.get_weight_streaming_automatic_budget()
             self.cuda_engine.weight_streaming_budget_v2 = budget
             self.streaming = budget < streamable
+        self.rtx = _Rtx(self, kernels) if runtime == "rtx" else None
 
     @property
     def memory(self) -> int:
@@ -165,13 +108,25 @@ class Engine:
         inspector.execution_context = context.execution
         return str(inspector.get_engine_information(self.trt.LayerInformationFormat.JSON))
 
-    def context(self) -> "Context":
-        """A new execution context, for one call at a time. Raises OutOfMemoryError."""
-        return Context(self)
+    @property
+    def captures(self) -> bool:
+        """Whether its contexts make CUDA graphs of repeated calls themselves."""
+        return self.rtx is not None
+
+    def kernels(self) -> bytes:
+        """The kernels compiled for this GPU so far, to be given to a later engine of the same plan."""
+        return b"" if self.rtx is None else self.rtx.compiled()
+
+    def context(self, *, graphs: bool = False) -> "Context":
+        """A new execution context, for one call at a time. Raises OutOfMemoryError.
+
+        graphs: where `captures`, make CUDA graphs of repeated calls
+        """
+        return Context(self, graphs=graphs)
 
     def close(self) -> None:
         """Release it; contexts must be gone by then."""
-        self.cuda_engine = self.runtime = None
+        self.rtx = self.cuda_engine = self.runtime = None
 
     def _refit(self, graph: Path) -> None:
         refitter: api.Refitter = self.trt.Refitter(self.cuda_engine, self.log)
@@ -180,13 +135,56 @@ class Engine:
             raise BackendError(f"{graph}: its weights do not fit the engine: {self.log.said or 'no reason given'}")
 
 
+def _check_validity(trt: Any, runtime: "api.Runtime", plan: bytes) -> None:
+    """TensorRT for RTX says what is wrong with a plan before it is loaded. Raises BackendError."""
+    validity, reasons = runtime.get_engine_validity(plan)
+    if validity == trt.EngineValidity.INVALID:
+        known = trt.EngineInvalidityDiagnostics.__members__.items()
+        said = ", ".join(name.lower().replace("_", " ") for name, bit in known if int(bit) & int(reasons))
+        raise BackendError(f"{RUNTIMES['rtx']} refuses the engine: {said or NO_DRIVER}")
+
+
+class _Rtx:
+    """What all contexts of an engine of TensorRT for RTX are made with.
+
+    Its kernels are compiled on the card: for each size of a call when it first comes, rather than later beside slower
+    ones, so that what is timed is what will run. All contexts share the cache of them.
+    """
+
+    def __init__(self, engine: Engine, kernels: bytes) -> None:
+        self.engine = engine
+        self._cache: api.IRuntimeCache = self._new().create_runtime_cache()
+        if kernels:
+            self._cache.deserialize(kernels)  # false for those of another GPU, driver or version: then there are none
+
+    def compiled(self) -> bytes:
+        return bytes(self._cache.serialize())
+
+    def new_context(self, *, graphs: bool) -> Any:
+        trt, config = self.engine.trt, self._new()
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        strategy = trt.CudaGraphStrategy
+        config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if graphs else strategy.DISABLED
+        config.set_runtime_cache(self._cache)
+        return self.engine.cuda_engine.create_execution_context(config)
+
+    def _new(self) -> "api.IRuntimeConfig":
+        config: api.IRuntimeConfig = self.engine.cuda_engine.create_runtime_config()
+        return config
+
+
 class Context:
     """What runs one call at a time. Its scratch memory is the caller's, so that smaller calls take less of it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, graphs: bool) -> None:
         self.trt, self.log, self._most = engine.trt, engine.log, engine.memory
         managed = engine.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        self.execution: api.IExecutionContext = engine.cuda_engine.create_execution_context(managed)
+        self.execution: api.IExecutionContext = (
+            engine.cuda_engine.create_execution_context(managed)
+            if engine.rtx is None
+            else engine.rtx.new_context(graphs=graphs)
+        )
         if self.execution is None:
             raise OutOfMemoryError(f"TensorRT has no memory for a context: {engine.log.said}")
 
@@ -232,17 +230,9 @@ class Context:
             raise BackendError(f"TensorRT could not {what}: {self.log.said or 'it gave no reason'}")
 
 
-def _started(make: Callable[[], Any], log: Any) -> Any:
+def started(make: Callable[[], Any], log: Any) -> Any:
     """TensorRT's first object. Without a driver its factory returns nothing, which Python sees as a TypeError."""
     try:
         return make()
     except (TypeError, RuntimeError) as e:
-        raise BackendError(f"TensorRT does not start: {log.said or 'is there an NVIDIA driver?'}") from e
-
-
-def _why(errors: Sequence["api.ParserError"], log: Any) -> str:
-    if not errors:
-        return str(log.said or "it gave no reason")
-    error: api.ParserError = errors[0]
-    where = f" at {error.node_operator()} {error.node_name()}" if error.node_name() else ""
-    return f"{error.desc()}{where}"
+        raise BackendError(f"TensorRT does not start: {log.said or NO_DRIVER}") from e

@@ -5,6 +5,7 @@ memory. There are as many as there were calls at once.
 """
 
 import contextlib
+import hashlib
 import os
 import sys
 import threading
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 from ncdeploy.backends.base import Closing, Opening, check_inputs, tensor_on
 from ncdeploy.backends.tensorrt import adapter, cudart
 from ncdeploy.backends.tensorrt.layers import Layer, list_layers
-from ncdeploy.backends.tensorrt.preflight import check_engine, this_machine
+from ncdeploy.backends.tensorrt.preflight import Machine, check_engine, this_machine
 from ncdeploy.backends.tensorrt.runner import Runner
 from ncdeploy.errors import BackendError, FileError, InputError
+from ncdeploy.files import atomic_write, cache_folder
 from ncdeploy.formats.sidecar import Sidecar, digest, graph_digest, read_sidecar
 from ncdeploy.modelinfo import ModelInfo
 
@@ -43,19 +45,28 @@ class TensorRTBackend(Closing):
         self._index = int(index or 0)
         file = Path(path).expanduser()
         self.sidecar: Sidecar = read_sidecar(path)
-        machine = this_machine(self._index)
+        if self.sidecar.graph != "denoiser":
+            raise FileError(
+                f"{path}: is the engine of a {self.sidecar.graph} graph, which other programs run; here ONNX Runtime "
+                f"runs such a graph: ncdeploy sample --engine {self.sidecar.onnx}"
+            )
+        machine = this_machine(self._index, self.sidecar.runtime)
         check_engine(str(path), self.sidecar, digest(file), machine)
         options = self.sidecar.options
         weights = _weights(file, self.sidecar) if options.stripped else None
+        kernels = kernels_file(self.sidecar, machine)
         with cudart.on_device(self._index):
-            engine = adapter.Engine(file.read_bytes(), host_code=options.version_compatible, weights=weights)
+            engine = adapter.Engine(
+                file.read_bytes(), runtime=self.sidecar.runtime, host_code=options.version_compatible, weights=weights,
+                kernels=kernels.read_bytes() if kernels.is_file() else b"",
+            )  # fmt: skip
         self._graphs = graphs
         self._engines, self._runners = [engine], list[Runner]()
         self._idle: list[Runner] = []
         self._lock = threading.Lock()
-        self._name = f"TensorRT {machine.tensorrt} ({machine.device})"
+        self._name = f"{self.sidecar.engine} ({machine.device})"
         # Also at the end of the process, while CUDA is still there.
-        self._finalizer = weakref.finalize(self, _release, self._runners, self._engines, self._index)
+        self._finalizer = weakref.finalize(self, _release, self._runners, self._engines, self._index, kernels)
 
     @property
     def info(self) -> ModelInfo:
@@ -180,14 +191,32 @@ def _run_on_arrays(runner: Runner, given: dict[str, Any]) -> NDArray[Any]:
     return out
 
 
-def _release(runners: list[Runner], engines: list[adapter.Engine], index: int) -> None:
+def kernels_file(sidecar: Sidecar, machine: Machine) -> Path:
+    """Where the kernels are kept that TensorRT for RTX compiles for the GPU. In the user's cache folder and not beside
+    the plan: they are code, and what lies beside a plan may have come with it."""
+    key = f"{sidecar.plan_sha256} {machine.tensorrt} {machine.device} {machine.driver}"
+    return cache_folder() / "kernels" / f"{hashlib.sha256(key.encode()).hexdigest()}.cache"
+
+
+def _keep(kernels: bytes, file: Path) -> None:
+    """Write kernels for the next process; a cache folder that cannot be written is no error."""
+    with contextlib.suppress(OSError, FileError):
+        if kernels and (not file.is_file() or file.read_bytes() != kernels):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(file) as temporary:
+                temporary.write_bytes(kernels)
+
+
+def _release(runners: list[Runner], engines: list[adapter.Engine], index: int, kernels: Path) -> None:
     """Contexts go before their engine. Where CUDA cannot release them any more, there is nothing left to release."""
     with contextlib.suppress(BackendError), cudart.on_device(index):
         while runners:
             with contextlib.suppress(BackendError):
                 runners.pop().close()
     while engines:
-        engines.pop().close()
+        engine = engines.pop()
+        _keep(engine.kernels(), kernels)
+        engine.close()
 
 
 def _weights(plan: Path, sidecar: Sidecar) -> Path:

@@ -73,6 +73,27 @@ def check_layers(inspected: str, precision: str, products: Collection[str]) -> d
     return dict(sorted(found.items()))
 
 
+def check_parsed(layers: Collection[tuple[str, str]], precision: str, products: Collection[str]) -> dict[str, int]:
+    """The same before the engine is built: how many there are of each type in what the compiler read of a graph.
+
+    layers:   (operator, type) of each convolution and matrix product that it read
+    products: names of the graph's operators that are of the precision asked for, all of which must be there
+
+    Raises BackendError naming the first that is of another type than in the graph.
+    """
+    low = precision if precision in ("fp16", "bf16") else "fp32"
+    for name, found in layers:
+        expected = low if name in products else "fp32"
+        if found != expected:
+            raise BackendError(f"the compiler took {name} as {found}, in the graph it is {expected}; nothing was built")
+    lost = sorted(set(products) - {name for name, _ in layers})
+    if lost:
+        raise BackendError(f"the compiler shows no layer for {lost[0]}, which is {low} in the graph; nothing was built")
+    if low != "fp32" and not products:
+        raise BackendError(f"the graph is not {precision}: none of its convolutions and matrix products computes in it")
+    return dict(sorted(Counter(found for _, found in layers).items()))
+
+
 def list_layers(inspected: str, milliseconds: Mapping[str, float]) -> tuple[Layer, ...]:
     """The layers in the order of the engine; milliseconds: of one call, by name.
 

@@ -2,7 +2,8 @@
 
 Inputs are copied into buffers that stay where they are. A call of the same number of rows as the two before it is
 replayed as a CUDA graph, which costs the host one launch; another number of rows drops the graph, and two more calls
-make the next. All work is in the order of the runner's stream, which the caller orders with others.
+make the next. TensorRT for RTX does this itself. All work is in the order of the runner's stream, which the caller
+orders with others.
 """
 
 import contextlib
@@ -22,9 +23,9 @@ class Runner:
     """
 
     def __init__(self, engine: adapter.Engine, sidecar: Sidecar, *, graphs: bool) -> None:
-        self.context = engine.context()
+        self.context = engine.context(graphs=graphs)
         self.stream = self.event = self.rows = 0
-        self._sidecar, self._graphs = sidecar, graphs and not engine.streaming
+        self._sidecar, self._graphs = sidecar, graphs and not (engine.streaming or engine.captures)
         self._graph = self._repeats = self._capacity = 0
         self._buffers: dict[str, int] = {}
         self._scratch, self._scratch_size = 0, 0

@@ -1,6 +1,7 @@
-"""Every name of TensorRT that the adapter uses is in the real bindings of 10.12, 10.16 and 11.4."""
+"""Every name of TensorRT that is used is in the real bindings of 10.12, 10.16 and 11.4, and of TensorRT for RTX 1.7."""
 
 import ctypes
+import functools
 import json
 import re
 from pathlib import Path
@@ -8,13 +9,18 @@ from pathlib import Path
 import pytest
 
 from ncdeploy.backends.tensorrt import adapter, callbacks, cudart
+from ncdeploy.build import compiler
 from ncdeploy.errors import BackendError
+from ncdeploy.formats.sidecar import RTX_TARGETS
 from tensorrt_bindings_stub import CUDART, LEAN, WHEELS, run_with, unpacked
 from tensorrt_names import used_names
 
 ADAPTER = Path(adapter.__file__).read_text()
 CALLBACKS = Path(callbacks.__file__).read_text()
-NAMES = used_names(ADAPTER) | used_names(CALLBACKS)
+COMPILER = Path(compiler.__file__).read_text()
+RTX_ALONE = ADAPTER[ADAPTER.index("def _check_validity") : ADAPTER.index("class Context:")]
+SHARED = ADAPTER.replace(RTX_ALONE, "")
+NAMES = used_names(SHARED) | used_names(CALLBACKS) | used_names(COMPILER)
 MISSING = """
 import json, sys
 import tensorrt
@@ -42,11 +48,29 @@ def test_every_name_is_there(version, tmp_path):
     assert missing(version, NAMES, tmp_path) == []
 
 
+def there(module, name):
+    return functools.reduce(lambda at, part: getattr(at, part, None), name.split("."), module) is not None
+
+
+def test_every_name_is_in_tensorrt_for_rtx():
+    trt = adapter.module("rtx")
+    unused = {"CreateConfig", "HardwareCompatibilityLevel"}  # of the branch for TensorRT
+    names = {name for name in NAMES | used_names(RTX_ALONE) if name.partition(".")[0] not in unused}
+    assert {"IRuntimeConfig.cuda_graph_strategy", "Runtime.get_engine_validity", "IRuntimeCache.serialize"} <= names
+    assert [name for name in sorted(names) if not there(trt, name)] == []
+    assert not there(trt, "IRuntimeConfig.cuda_graphs")
+    assert {f"SM{major}{minor}" for major, minor in RTX_TARGETS} == {
+        name for name in trt.ComputeCapability.__members__ if name.startswith("SM")
+    }
+    assert adapter.installed("rtx") == (trt.__version__, "")
+
+
 def test_the_collector_sees_what_the_adapter_uses():
     names = NAMES
-    assert len(names) > 70
+    assert len(names) > 60
     assert {
-        "BuilderFlag.TF32", "IBuilderConfig.clear_flag", "IExecutionContext.execute_async_v3", "ITensor.shape",
+        "BuilderFlag.TF32", "IBuilderConfig.clear_flag", "INetworkDefinition.get_layer",
+        "IExecutionContext.execute_async_v3", "ITensor.shape",
         "ICudaEngine.create_execution_context", "ICudaEngine.device_memory_size_v2", "Runtime.engine_host_code_allowed",
         "NetworkDefinitionCreationFlag.STRONGLY_TYPED", "ILogger.INTERNAL_ERROR", "OnnxParserRefitter",
         "LayerInformationFormat.JSON", "Refitter.refit_cuda_engine", "ParserError.node_operator",
@@ -56,15 +80,15 @@ def test_the_collector_sees_what_the_adapter_uses():
 @pytest.mark.parametrize(
     ("right", "wrong", "name"),
     [
-        ("flag.TF32", "flag.FP16", "BuilderFlag.FP16"),  # gone since 11
+        ("BuilderFlag.TF32", "BuilderFlag.FP16", "BuilderFlag.FP16"),  # gone since 11
         ("config.set_flag", "config.set_flags", "IBuilderConfig.set_flags"),
         ("cuda_engine.device_memory_size_v2", "cuda_engine.device_memory_size", "ICudaEngine.device_memory_size"),
         ("trt.OnnxParserRefitter", "trt.OnnxRefitter", "OnnxRefitter"),
     ],
 )
 def test_a_wrong_name_is_found(right, wrong, name, tmp_path):
-    assert right in ADAPTER
-    planted = used_names(ADAPTER.replace(right, wrong)) | used_names(CALLBACKS)
+    assert right in SHARED + COMPILER
+    planted = used_names(SHARED.replace(right, wrong)) | used_names(COMPILER.replace(right, wrong))
     assert missing("11.4", planted, tmp_path) == [name]
 
 
@@ -80,10 +104,13 @@ from pathlib import Path
 import tensorrt
 from ncdeploy.errors import BackendError
 from ncdeploy.backends.tensorrt import adapter
-from ncdeploy.backends.tensorrt.preflight import NEWEST, OLDEST, parse_version
+from ncdeploy.backends.tensorrt.callbacks import new_monitor
+from ncdeploy.backends.tensorrt.preflight import VERSIONS, parse_version
+from ncdeploy.build.compiler import compile_graph
 from ncdeploy.formats.sidecar import BuildOptions
 found, failure = adapter.installed()
-assert failure == "" and OLDEST <= parse_version(found)[:2] < NEWEST, found
+oldest, newest = VERSIONS["tensorrt"]
+assert failure == "" and oldest <= parse_version(found)[:2] < newest, found
 log = adapter.new_log(tensorrt)
 log.log(tensorrt.ILogger.WARNING, "fine")
 assert log.said == ""
@@ -91,7 +118,7 @@ log.log(tensorrt.ILogger.ERROR, "a\\n b")
 assert log.said == "a b"
 seen = []
 stop = []
-monitor = adapter.new_monitor(tensorrt, lambda *step: seen.append(step), lambda: bool(stop))
+monitor = new_monitor(tensorrt, lambda *step: seen.append(step), lambda: bool(stop))
 monitor.phase_start("building", None, 3)
 monitor.phase_start("inner", "building", 9)
 assert monitor.step_complete("inner", 4) and monitor.step_complete("building", 0)
@@ -107,7 +134,7 @@ assert isinstance(profiler, tensorrt.IProfiler)
 profiler.report_layer_time("gemm", 0.5)
 assert times == [("gemm", 0.5)]
 for use in (
-    lambda: adapter.build(Path("m.onnx"), [], BuildOptions(), b"", lambda *step: None),
+    lambda: compile_graph(Path("m.onnx"), [], BuildOptions(), precision="fp32", products=[]),
     lambda: adapter.Engine(b"ftrt"),
 ):
     try:
@@ -146,7 +173,7 @@ for host_code in (True, False):
 
 @pytest.mark.parametrize("version", LEAN)
 def test_the_lean_runtime_runs_version_compatible_plans_and_no_others(version, tmp_path):
-    running = ADAPTER[ADAPTER.index("class Engine:") : ADAPTER.index("def _why")]
+    running = SHARED[SHARED.index("class Engine:") :]
     profiler = CALLBACKS[CALLBACKS.index("def new_profiler") :]
     names = used_names(running) | used_names(profiler)
     assert {"Runtime.deserialize_cuda_engine", "IExecutionContext.execute_async_v3", "IProfiler.__init__"} <= names
