@@ -172,7 +172,8 @@ def build(
 
         built = build_engine(
             exported, written, profiles, settings, runtime=chosen, targets=targets,
-            command=_command(model, written, sizes, chosen, target or ()), device=gpu, verify=verify, reuse=not rebuild, on_stage=bar.stage,
+            command=_command(model, written, sizes, chosen, target or ()),
+            device=gpu, verify=verify, reuse=not rebuild, on_stage=bar.stage,
             on_progress=lambda phase, step, steps: bar.update(step, what=phase, total=steps),
         )  # fmt: skip
     if as_json:
