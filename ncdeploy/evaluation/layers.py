@@ -67,10 +67,8 @@ def compare_layers(
     with contextlib.closing(_Pair([Path(reference).expanduser(), Path(candidate).expanduser()])) as pair:
         worst = {name: [0.0, 1.0, np.inf] for name in pair.operators}
         for start in range(0, len(pool), ROWS):
-            rows = slice(start, start + ROWS)
-            feed = {"x": pool.x[rows], "sigma": pool.sigma[rows]}
-            names = ["labels"] * bool(info.num_classes) + ["guidance"] * info.guidance
-            feed |= {name: values[rows] for name, values in zip(names, pool.condition, strict=True)}
+            rows = np.arange(start, start + ROWS)
+            feed = {"x": pool.x[rows], "sigma": pool.sigma[rows], **pool.condition(rows)}
             for name, (rms, cosine, psnr) in pair(feed).items():
                 seen = worst[name]
                 worst[name] = [max(seen[0], rms), min(seen[1], cosine), min(seen[2], psnr)]
