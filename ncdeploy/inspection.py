@@ -160,7 +160,7 @@ def _plan(path: str | os.PathLike[str], file: Path) -> Inspection:
         "device_memory": record.device_memory,
         "options": {name: value for name, value in asdict(record.options).items() if value not in (False, None)},
         "built from": record.onnx,
-        "agreed with it": None if record.parity is None else record.parity["summary"],
+        "agreed with it": None if record.parity is None else record.parity.get("summary"),
         "seconds of the first call": record.first_call and "{:.2f}, then {:.2f}".format(*record.first_call),
         "seconds of a call": {str(n): seconds for n, seconds in record.latency},
         "digest": "as built" if digest(file) == record.plan_sha256 else "CHANGED since it was built: it will not load",

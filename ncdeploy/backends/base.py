@@ -11,6 +11,7 @@ for every number of rows says so by `sizes`, see `sampling.callsizes`; it takes 
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -72,12 +73,12 @@ class Opening:
     mode: str | None = None
 
 
-class Closing:
+class Closing(ABC):
     """`with open_engine(...) as engine:` closes it at the end."""
 
+    @abstractmethod
     def close(self) -> None:
         """Release what is held."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

@@ -27,7 +27,7 @@ def whole_windows(source: Path, target: Path) -> None:
     model = onnx.load(source)
     bodies = [a.g for node in model.graph.node if node.op_type == "Loop" for a in node.attribute if a.name == "body"]
     nodes = [node for body in bodies for node in body.node]
-    rows = next((node for node in nodes if node.name == ROWS), None)
+    rows = next((node for node in nodes if node.name == ROWS and node.op_type == "NonZero"), None)
     outputs = next((node for node in nodes if node.name == OUTPUTS), None)
     if rows is None or outputs is None:
         raise FileError(f"{source}: its loop is that of an earlier version; export it again")

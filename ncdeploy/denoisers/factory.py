@@ -232,4 +232,9 @@ def _read(kind: type[Any], settings: Mapping[str, Any]) -> Any:
     for name, f in known.items():
         if name not in settings and f.default is MISSING and f.default_factory is MISSING:
             raise InputError(f"network: the setting {name!r} is missing")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+    try:
+        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+    except InputError:
+        raise
+    except (TypeError, ValueError, IndexError, OverflowError) as e:
+        raise InputError(f"network: a setting is of another type or length than it should be ({str(e)[:200]})") from e

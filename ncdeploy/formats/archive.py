@@ -47,6 +47,6 @@ def check_archive(file: Path, *, compressed: bool = False) -> list[str]:
                         pass  # at its end the checksum is compared
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError) as e:
         raise FileError(
-            f"truncated or damaged, cannot be read ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
+            f"truncated or damaged, cannot be read ({(str(e) or type(e).__name__).splitlines()[0][:200]})"
         ) from e
     return names

@@ -108,6 +108,8 @@ def load(
     elif schedule is not None:
         raise InputError("predicts: say what the network predicts, beside --schedule: --predicts eps, v or x0")
     embeddings = settings.get("num_class_embeds") or 0
+    if type(embeddings) is not int or embeddings < 0:
+        raise FileError(f"{path}: num_class_embeds is {embeddings!r:.60} in its config, expected a number of classes")
     if null_class and embeddings < 2:
         raise InputError(f"null-class: the model has {embeddings} classes, so none can stand for no class")
     channels, returned = settings.get("in_channels", 3), settings.get("out_channels", 3)

@@ -86,8 +86,8 @@ def test_verify_of_files_that_do_not_describe_themselves(run, files):
     [
         (["export", "missing.pt"], "no such file"),
         (["export", "{files}/model.pt", "-o", "no/model.onnx"], "does not exist"),
-        (["export", "{files}/model.pt", "-o", "."], "is a folder"),
-        (["export", "{files}/model.pt", "-o", "{files}/model.pt"], "model itself"),
+        (["export", "{files}/model.pt", "-o", "."], "expected a name that ends in .onnx"),
+        (["export", "{files}/model.pt", "-o", "{files}/model.pt"], "expected a name that ends in .onnx"),
         (["export", "{files}/model.pt", "-o", "x.onnx", "--opset", "23"], "18, 19, 20"),
         (["export", "{files}/model.pt", "-o", "x.onnx", "--no-verify", "--tolerance", "1"], "--no-verify"),
         (["export", "{files}/model.pt", "-o", "x.onnx", "--tolerance", "-1"], "tolerance"),

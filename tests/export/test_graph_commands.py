@@ -77,7 +77,7 @@ def test_a_plan_as_input_is_chosen_when_sampling(files, tmp_path, monkeypatch):
         "sample", "-e", folder / "sweep.onnx", "-n", 2, "--solver", "heun", "--steps", 6, "-o", "a.npz", "--json"
     )
     assert json.loads(done.stdout)["solver"] == "heun"
-    summary = call("sample", "-e", folder / "sweep.onnx", "-n", 2, "-o", "a.npz").stdout
+    summary = call("sample", "-e", folder / "sweep.onnx", "-n", 2, "-o", "a.npz", "--force").stdout
     assert "ddim-20, parallel, window 8" in summary
     assert "wrote a.npz" in summary
 

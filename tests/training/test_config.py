@@ -97,6 +97,8 @@ def test_help_tells_the_real_defaults() -> None:
     told |= {"contrastive_range": f"{ContrastiveConfig.s_min},{ContrastiveConfig.s_max}"}
     named = {name: str(p.show_default) for name, p in options.items() if isinstance(p.show_default, str)}
     assert named.pop("threads") == "all cores"
+    assert named.pop("network") == "by the data"
+    named["steps"] = named.pop("updates")
     assert {"steps", "batch", "lr", "ema", "contrastive_weight", "contrastive_terms"} <= set(named)
     for name, text in named.items():
         assert text.partition(";")[0] == str(told[name])
