@@ -57,7 +57,7 @@ def test_help_imports_nothing_heavy():
 def test_help_comes_at_once():
     """At most 0.15 s of processor time over the help of an empty typer application, which itself takes about 0.2 s.
 
-    Processor time and the best of three, because the machine may be busy with something else.
+    Processor time and the best of eight, because the machine may be busy with something else.
     """
 
     def best(code: str) -> float:
@@ -66,7 +66,7 @@ def test_help_comes_at_once():
             "atexit.register(lambda: print('SECONDS', time.process_time()))\n"
             "sys.argv = ['ncdeploy', '--help']\n"
         )
-        runs = [_python(told + code) for _ in range(3)]
+        runs = [_python(told + code) for _ in range(8)]
         return min(float(run.stdout.rpartition("SECONDS")[2]) for run in runs)
 
     ours = best("from ncdeploy_cli.main import main; main()")
