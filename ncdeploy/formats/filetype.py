@@ -17,7 +17,7 @@ class Kind(Enum):
 
     TORCH = ("torch",)
     ONNX = ("onnx",)
-    TENSORRT = ("tensorrt", b"ftrt", b"ptrt", b"trtf", b"trtp")
+    TENSORRT = ("tensorrt", b"ftrt", b"vtrt", b"ptrt", b"trtf", b"trtp")
 
     def __init__(self, name: str, *magics: bytes) -> None:
         self.magics = magics

@@ -26,6 +26,7 @@ MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (4, b"TFL3", "a TensorFlow Lite model; TensorFlow's models are not supported"),
     (0, b"version https://git-lfs", "a pointer of Git LFS, not the file itself; fetch that with: git lfs pull"),
     (0, b"ftrt", "an engine of TensorRT, which runs as it is: ncdeploy sample -e"),
+    (0, b"vtrt", "an engine of TensorRT, which runs as it is: ncdeploy sample -e"),
     (0, b"\x1f\x8b", "compressed with gzip; unpack it first"),
     (257, b"ustar", "a tar archive; unpack it first"),
     (0, b"7z\xbc\xaf", "a 7z archive; unpack it first"),

@@ -98,7 +98,7 @@ def compiled(graph: Path, precision: str, **given: object) -> tuple[bytes, dict[
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_builds(network, precision, graph_of):
     plan, found = compiled(graph_of(network, precision), precision)
-    assert plan.startswith(b"ftrt")
+    assert plan.startswith((b"ftrt", b"vtrt"))  # which of the two differs with what the process has loaded
     assert found.get(precision, 0) >= 2
 
 
