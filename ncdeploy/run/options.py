@@ -35,7 +35,8 @@ class SampleOptions:
     acceptance:  of the parallel driver: "pathwise" iterates to the sequential sample of the seed, to the tolerance;
                  "law" draws a sample from exactly the sampler's distribution, in fewer calls and without a tolerance,
                  but not that of sequential sampling from the seed: for plans whose rows all add noise (ddpm, ddim with
-                 eta > 0, dpmpp_2m_sde), on NumPy arrays (see `ncdeploy.sampling.law`)
+                 eta > 0, dpmpp_2m_sde), on NumPy arrays (see `ncdeploy.sampling.law`). With window="auto",
+                 which follows the clock, a seed does not give the same sample twice
     theta:       of acceptance in law: most probable rejection of a draft that is put to the test, above 0 to 1. The law
                  is exact for each; it changes the speed a little
 
