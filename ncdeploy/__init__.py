@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ncdeploy.denoisers import Denoiser, load_model, save_model
     from ncdeploy.export import Export, export_onnx
     from ncdeploy.export.compose import export_graph
+    from ncdeploy.export.part import export_part
     from ncdeploy.formats.describe import info_from_flags
     from ncdeploy.formats.profiles import Profile
     from ncdeploy.formats.sidecar import BuildOptions
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from ncdeploy.inspection import Inspection, inspect_file
     from ncdeploy.modelinfo import ModelInfo
     from ncdeploy.parity import ParityReport, compare
-    from ncdeploy.ports import Condition
+    from ncdeploy.ports import Condition, Value
     from ncdeploy.result import Result
     from ncdeploy.run import SampleOptions, Sampling, iterate, sample
     from ncdeploy.sampling import schedules, solvers
@@ -79,10 +80,12 @@ _HOME = {
     "Sweep": "ncdeploy.sampling.result",
     "TrainConfig": "ncdeploy.training",
     "Training": "ncdeploy.training",
+    "Value": "ncdeploy.ports",
     "build_engine": "ncdeploy.build.engine",
     "compare": "ncdeploy.parity",
     "export_graph": "ncdeploy.export.compose",
     "export_onnx": "ncdeploy.export",
+    "export_part": "ncdeploy.export.part",
     "import_model": "ncdeploy.importers",
     "info_from_flags": "ncdeploy.formats.describe",
     "inspect_file": "ncdeploy.inspection",
@@ -140,11 +143,13 @@ __all__ = [
     "Sweep",
     "TrainConfig",
     "Training",
+    "Value",
     "__version__",
     "build_engine",
     "compare",
     "export_graph",
     "export_onnx",
+    "export_part",
     "import_model",
     "info_from_flags",
     "inspect_file",

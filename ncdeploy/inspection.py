@@ -15,6 +15,7 @@ from ncdeploy.formats.arrays import read_arrays
 from ncdeploy.formats.filetype import Kind, detect, is_bundle, read_head
 from ncdeploy.formats.graphrecord import GRAPH_KEY, record_of
 from ncdeploy.formats.onnxfile import read_onnx
+from ncdeploy.formats.parts import PART_OF
 from ncdeploy.formats.sidecar import digest, read_sidecar
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
 from ncdeploy.ports import Port
@@ -25,8 +26,8 @@ from ncdeploy.sampling.errorcurve import ErrorCurve
 class Inspection:
     """What a file says of itself.
 
-    kind:       "model.pt", "model.safetensors", "model.onnx", "sampler.onnx", "sweep.onnx", "model.plan", "samples" or
-                "bundle"
+    kind:       "model.pt", "model.safetensors", "model.onnx", "sampler.onnx", "sweep.onnx", "encoder.onnx",
+                "decoder.onnx", "model.plan", "samples" or "bundle"
     size:       bytes, of a bundle those of all its files
     info:       the model's record; None for samples and for ONNX files of other origin
     parameters: number of floating-point weights and tables
@@ -104,6 +105,9 @@ def _bundle(path: str | os.PathLike[str]) -> Inspection:
         for name, p in bundle.plans.items()
     }
     details = {"engine": bundle.engine.name, "plans": plans, "graphs": list(bundle.graphs), "parity": bundle.parity}
+    for role, part in bundle.parts.items():
+        takes, gives = (", ".join(value.describe() for value in each) for each in (part.inputs, part.outputs))
+        details[role] = f"{takes} -> {gives}"
     parameters = read_onnx(bundle.engine).parameters if bundle.engine.suffix == ".onnx" else None
     return Inspection(
         kind="bundle", size=bundle.size, info=bundle.info, parameters=parameters,
@@ -136,13 +140,17 @@ def _onnx(path: str | os.PathLike[str], file: Path) -> Inspection:
         "inputs": [_port(port) for port in onnx.inputs],
         "outputs": [_port(port) for port in onnx.outputs],
         "operators": onnx.operators,
-        "other_metadata": sorted(set(onnx.metadata) - {METADATA_KEY, GRAPH_KEY}),
+        "other_metadata": sorted(set(onnx.metadata) - {METADATA_KEY, GRAPH_KEY, PART_OF}),
     }
     graph = record_of(path, onnx.metadata)
     if graph is not None:
         details = {"graph": graph.describe(), **details}
+    kind = "model" if graph is None else graph.kind
+    if PART_OF in onnx.metadata:
+        kind = "decoder" if [port.name for port in onnx.inputs] == ["x"] else "encoder"
+        details = {"of the model with the weights": onnx.metadata[PART_OF], **details}
     return Inspection(
-        kind="model.onnx" if graph is None else f"{graph.kind}.onnx", size=file.stat().st_size, info=info,
+        kind=f"{kind}.onnx", size=file.stat().st_size, info=info,
         parameters=onnx.parameters, details=details,
     )  # fmt: skip
 

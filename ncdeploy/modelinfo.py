@@ -6,7 +6,7 @@ check inputs, choose a plan and label its output.
 
 import json
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,10 @@ class ModelInfo:
     def dim(self) -> int:
         """Number of values in one sample."""
         return int(np.prod(self.shape))
+
+    def decoded(self, shape: tuple[int, ...]) -> "ModelInfo":
+        """The same for what a decoder makes of the samples: of this shape, and in the units of the data."""
+        return replace(self, shape=shape, offset=0.0, scale=1.0, mean=None)
 
     @property
     def null_label(self) -> int | None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from ncdeploy.records.kinds import is_number, is_numbers, is_shape, matching, nu
 RESERVED = ("x", "sigma", "labels", "guidance", "sample", "denoised", "noise")
 MAX_CONDITIONS = 64
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
+_DOTTED = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}")
 
 SIZES = Kind(words="a list of positive integers, empty for a single value", fits=is_shape, read=tuple)
 NULL = Kind(
@@ -35,43 +36,24 @@ class Port:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition:
-    """An input that all rows of a sample share: an observation, the tokens of a prompt, a picture.
+class Value:
+    """What an encoder or a decoder takes or gives for a sample: an observation, a picture, an action."""
 
-    Raises InputError for a name that a model's other inputs have, and for a null value of another size.
-    """
-
-    name: str = field(metadata=about(matching(_NAME, "a name of letters, digits and _"), "of the graph's input"))
+    name: str = field(metadata=about(matching(_DOTTED, "a name of letters, digits, _ and ."), "of the graph's port"))
     dtype: str = field(metadata=about(one_of("float32", "int64"), "of its values"))
     shape: tuple[int, ...] = field(metadata=about(SIZES, "of one sample"))
-    null: float | tuple[float, ...] | None = field(
-        default=None,
-        metadata=about(nullable(NULL), 'what means "none" for guidance: one number, or all values in a row'),
-    )
 
     def __post_init__(self) -> None:
         check(self)
-        if self.name in RESERVED:
-            raise InputError(f"condition {self.name}: the name is taken, choose another than {', '.join(RESERVED)}")
-        if isinstance(self.null, tuple) and len(self.null) != math.prod(self.shape):
-            raise InputError(f"condition {self.name}: its null has {len(self.null)} values, expected {self.shape}")
-        if self.dtype == "int64" and self.null is not None and np.any(np.mod(self.null, 1)):
-            raise InputError(f"condition {self.name}: its null is no integer, expected int64")
 
     def describe(self) -> str:
         """For people: "obs float32 (2, 5)"."""
         return f"{self.name} {self.dtype} {self.shape}"
 
-    def none(self) -> NDArray[Any]:
-        """The null value [*shape], zeros for a condition that has none."""
-        null = 0 if self.null is None else self.null
-        sizes = self.shape if isinstance(null, tuple) else ()
-        return np.broadcast_to(np.asarray(null, self.dtype).reshape(sizes), self.shape)
-
     def take(self, given: Any, n: int) -> NDArray[Any]:
         """Values of n samples as an array of the right dtype [n, *shape].
 
-        Raises InputError, naming the condition, for another shape or type and for NaN and infinity.
+        Raises InputError, naming the value, for another shape or type and for NaN and infinity.
         """
         try:
             values = np.asarray(given)
@@ -89,10 +71,39 @@ class Condition:
         return values
 
 
-def take_all(conditions: tuple[Condition, ...], given: Mapping[str, Any], n: int) -> dict[str, NDArray[Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Condition(Value):
+    """An input that all rows of a sample share: an observation, the tokens of a prompt, a picture.
+
+    Raises InputError for a name that a model's other inputs have, and for a null value of another size.
+    """
+
+    name: str = field(metadata=about(matching(_NAME, "a name of letters, digits and _"), "of the graph's input"))
+    null: float | tuple[float, ...] | None = field(
+        default=None,
+        metadata=about(nullable(NULL), 'what means "none" for guidance: one number, or all values in a row'),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name in RESERVED:
+            raise InputError(f"condition {self.name}: the name is taken, choose another than {', '.join(RESERVED)}")
+        if isinstance(self.null, tuple) and len(self.null) != math.prod(self.shape):
+            raise InputError(f"condition {self.name}: its null has {len(self.null)} values, expected {self.shape}")
+        if self.dtype == "int64" and self.null is not None and np.any(np.mod(self.null, 1)):
+            raise InputError(f"condition {self.name}: its null is no integer, expected int64")
+
+    def none(self) -> NDArray[Any]:
+        """The null value [*shape], zeros for a condition that has none."""
+        null = 0 if self.null is None else self.null
+        sizes = self.shape if isinstance(null, tuple) else ()
+        return np.broadcast_to(np.asarray(null, self.dtype).reshape(sizes), self.shape)
+
+
+def take_all(conditions: Sequence[Value], given: Mapping[str, Any], n: int) -> dict[str, NDArray[Any]]:
     """Every condition of a model for n samples, in the model's order.
 
-    Raises InputError for one that is missing or unknown, and as `Condition.take` does.
+    Raises InputError for one that is missing or unknown, and as `Value.take` does.
     """
     takes = ", ".join(condition.describe() for condition in conditions)
     for name in given:

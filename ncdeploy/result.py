@@ -18,6 +18,7 @@ class Result:
     """A finished run of n samples.
 
     samples:  [n, *shape], array kind and dtype of the run, in model units
+    decoded:  [n, ...] NumPy array, what the decoder of the bundle made of the samples; None without one
     depth:    network calls made one after another
     nfe:      rows the network evaluated per sample, on average; guidance takes two for each D
     sweeps:   int64 [n], network calls each sample took part in
@@ -43,9 +44,13 @@ class Result:
     rejection_odds: NDArray[np.float64] | None = None
     info: ModelInfo | None = None
     labels: NDArray[np.int64] | None = None
+    decoded: NDArray[Any] | None = None
 
     def to_data(self) -> NDArray[np.float32]:
-        """The samples as a NumPy array in the units of the training data. Raises InputError without an info."""
+        """The samples as a NumPy array in the units of the training data, which is what a decoder gives where there is
+        one. Raises InputError without an info."""
+        if self.decoded is not None:
+            return self.decoded
         info = self._known()
         return np.asarray(info.to_data_units(to_host(self.samples).astype(np.float64)), np.float32)
 
@@ -58,7 +63,10 @@ class Result:
         """
         from ncdeploy.report.samples import save_samples
 
-        save_samples(os.fspath(path), to_host(self.samples), self._known(), labels=self.labels)
+        info, samples = self._known(), self.samples
+        if self.decoded is not None:
+            info, samples = info.decoded(self.decoded.shape[1:]), self.decoded
+        save_samples(os.fspath(path), to_host(samples), info, labels=self.labels)
 
     def _known(self) -> ModelInfo:
         if self.info is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ncdeploy_cli import console, options
-from ncdeploy_cli.choices import BATCH_VALUES, choose_classes, choose_plans
+from ncdeploy_cli.choices import BATCH_VALUES, choose_classes, choose_conditions, choose_plans
 from ncdeploy_cli.outputs import Force, claim
 from ncdeploy_cli.tune import tuned
 
@@ -115,7 +115,6 @@ def bench(
     from ncdeploy.evaluation.bench import bench as measure
     from ncdeploy.evaluation.bench_chart import SUFFIXES, check_output, write_chart
     from ncdeploy.evaluation.recommend import check_targets, recommend
-    from ncdeploy.formats.conditions import read_conditions
     from ncdeploy.sampling.parallel import TOLERANCE
 
     budget_s = None if budget is None else _seconds(budget)
@@ -139,7 +138,7 @@ def bench(
     if judged is None:
         judged = JUDGED if data is None else JUDGED_BY_DATA
     classes = choose_classes(labels, max(n, judged), info)
-    conditions = read_conditions(condition or [], info, max(n, judged))
+    conditions = choose_conditions(condition, backend, max(n, judged))
     real = None if data is None else _real(data, info.shape)
 
     most = max(BATCH_VALUES // info.dim, 1) if rows is None else rows

@@ -62,6 +62,14 @@ def bundle(
         list[Path] | None,
         typer.Option(help="A further ONNX graph of the model to ship, such as sampler.onnx.", show_default="none"),
     ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(help="An ONNX graph that makes the model's conditions, once a sample.", show_default="none"),
+    ] = None,
+    decoder: Annotated[
+        Path | None,
+        typer.Option(help="An ONNX graph that makes of a sample what a host wants.", show_default="none"),
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -114,6 +122,8 @@ def bundle(
             tolerance=TOLERANCE if tolerance is None else tolerance,
             info=described,
             graphs=graph or (),
+            encoder=encoder,
+            decoder=decoder,
             verify=verify,
             reference=reference,
             threads=threads,

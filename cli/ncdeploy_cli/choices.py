@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ncdeploy.backends import Backend
     from ncdeploy.bundle import Bundle
     from ncdeploy.modelinfo import ModelInfo
     from ncdeploy.run import Window
@@ -40,6 +41,14 @@ def describe(
         path, shape=sizes, sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data, num_classes=num_classes
     )
     return None if info is None else replace(info, default_plan={"sigma_min": sigma_min, "sigma_max": sigma_max})
+
+
+def choose_conditions(texts: Sequence[str] | None, backend: "Backend", n: int) -> "dict[str, NDArray[Any]]":
+    """The values of --condition for n samples, for the model or the encoder that stands before it."""
+    from ncdeploy.formats.conditions import read_conditions
+
+    part = None if backend.encoder is None else backend.encoder.part
+    return read_conditions(texts or [], backend.info, n, part)
 
 
 def choose_plans(info: "ModelInfo", pairs: Sequence[tuple[str, int]], **given: Any) -> "list[Plan]":

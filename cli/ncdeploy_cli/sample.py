@@ -10,6 +10,7 @@ from ncdeploy_cli.choices import (
     Execution,
     check_guidance,
     choose_classes,
+    choose_conditions,
     choose_run,
     describe,
     parse_window,
@@ -150,12 +151,10 @@ def sample(
     from ncdeploy.backends.memory import halve_until_it_fits
     from ncdeploy.bundle import open_bundle
     from ncdeploy.errors import InputError
-    from ncdeploy.formats.conditions import read_conditions
     from ncdeploy.formats.filetype import is_bundle
-    from ncdeploy.report.samples import check_output, default_output, save_samples
+    from ncdeploy.report.samples import check_output, default_output
     from ncdeploy.run import SampleOptions
     from ncdeploy.run import sample as run_plan
-    from ncdeploy.sampling.arrays import to_host
     from ncdeploy.sampling.law import check_law
     from ncdeploy.sampling.parallel import TOLERANCE
 
@@ -195,12 +194,13 @@ def sample(
     backend = open_engine(bundle or path, device=device, threads=threads, info=described, allow_module=trust, mode=mode)
     info = backend.info
     rows = getattr(backend, "max_rows", None) if rows is None else rows  # an engine's own limit
+    shown = info if backend.decoder is None else info.decoded(backend.decoder.part.outputs[0].shape)
     if output is None:
-        output = claim_samples(default_output(info), force=force)
-    check_output(output, info)
+        output = claim_samples(default_output(shown), force=force)
+    check_output(output, shown)
     check_guidance(guidance, labels, info)
     classes = choose_classes(labels, n, info)
-    conditions = {"labels": classes, **read_conditions(condition or [], info, n)}
+    conditions = {"labels": classes, **choose_conditions(condition, backend, n)}
     plan, width, tolerance = choose_run(
         bundle, info, plan_name, parallel=parallel, window=parse_window(window), tolerance=tolerance, **of_plan
     )  # fmt: skip
@@ -234,7 +234,7 @@ def sample(
             attempt, window=how.window, samples=n, rows=how.rows, per_node=how.per_node, say=console.warn
         )
     backend.close()
-    save_samples(output, to_host(result.samples), info, labels=classes)
+    result.save(output)
     _report(result, plan, how, n, output, guidance, as_json)
 
 

@@ -3,17 +3,14 @@
 import os
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ncdeploy.backends.base import Backend, Opening
+from ncdeploy.backends.parts import PartEngine
 from ncdeploy.errors import InputError
+from ncdeploy.formats.bundle import Bundle, open_bundle
 from ncdeploy.formats.describe import describes_itself
 from ncdeploy.formats.filetype import Kind, detect, is_bundle
 from ncdeploy.modelinfo import ModelInfo
-
-if TYPE_CHECKING:
-    from ncdeploy.formats.bundle import Bundle
 
 __all__ = ["Backend", "open_engine"]
 
@@ -26,7 +23,7 @@ OPENERS = {
 
 
 def open_engine(
-    path: "str | os.PathLike[str] | Bundle",
+    path: str | os.PathLike[str] | Bundle,
     *,
     device: str = "cpu",
     threads: int | None = None,
@@ -37,7 +34,8 @@ def open_engine(
 ) -> Backend:
     """Load a model.pt, .safetensors, .onnx or .plan, whatever its name, as a callable denoiser D(x, sigma[, labels]).
 
-    A bundle or its folder opens its engine; of a folder, every file is checked first.
+    A bundle or its folder opens its engine; of a folder, every file is checked first. Its encoder and decoder, which
+    ONNX Runtime runs, are `.encoder` and `.decoder` of the engine, and `sample` uses them.
 
     device:    "cpu", "cuda" or "cuda:N"; there is no fallback from one to the other. A .plan runs on CUDA alone, which
                "cpu", the default, then means. For an .onnx also "tensorrt" or "tensorrt:N", the TensorRT inside ONNX
@@ -54,23 +52,19 @@ def open_engine(
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads: got {threads}, expected at least 1, or none for the runtime's default")
-    if not isinstance(path, str | os.PathLike) or is_bundle(path):
-        path, info = _bundle_engine(path, info)
+    if not isinstance(path, Bundle) and is_bundle(path):
+        path = open_bundle(path)
+    file = path.engine if isinstance(path, Bundle) else path
+    if isinstance(path, Bundle):
+        if info is not None:
+            raise InputError(f"{path.path} describes itself; leave out the options that describe the model")
+        info = None if describes_itself(path.engine) else path.info
     opening = Opening(
         device=device, threads=threads, providers=providers, info=info, allow_module=allow_module, mode=mode
     )
-    opened: Backend = import_module(f"{__name__}.{OPENERS[detect(path)]}").open_file(path, opening)
+    opened: Backend = import_module(f"{__name__}.{OPENERS[detect(file)]}").open_file(file, opening)
+    if isinstance(path, Bundle):
+        for role, part in path.parts.items():
+            graph = PartEngine(path.path / part.file, part, path.info, device=device, threads=threads)
+            setattr(opened, role, graph)
     return opened
-
-
-def _bundle_engine(
-    bundle: "str | os.PathLike[str] | Bundle", info: ModelInfo | None
-) -> tuple[Path, ModelInfo | None]:  # fmt: skip
-    """The engine of a bundle, and its description where the file has none."""
-    from ncdeploy.formats.bundle import open_bundle
-
-    if isinstance(bundle, str | os.PathLike):
-        bundle = open_bundle(bundle)
-    if info is not None:
-        raise InputError(f"{bundle.path} describes itself; leave out the options that describe the model")
-    return bundle.engine, None if describes_itself(bundle.engine) else bundle.info

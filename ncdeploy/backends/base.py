@@ -15,16 +15,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
 from ncdeploy.errors import BackendError, InputError
 from ncdeploy.modelinfo import ModelInfo
 
+if TYPE_CHECKING:
+    from ncdeploy.backends.parts import PartEngine
+
 
 class Backend(Protocol):
-    """A loaded model. `name` says what runs it and where, for reports."""
+    """A loaded model. `name` says what runs it and where, for reports.
+
+    encoder, decoder: of an engine that came out of a bundle with them, see `ncdeploy.backends.parts`
+    """
+
+    encoder: "PartEngine | None"
+    decoder: "PartEngine | None"
 
     @property
     def info(self) -> ModelInfo: ...
@@ -75,6 +84,9 @@ class Opening:
 
 class Closing(ABC):
     """`with open_engine(...) as engine:` closes it at the end."""
+
+    encoder: "PartEngine | None" = None
+    decoder: "PartEngine | None" = None
 
     @abstractmethod
     def close(self) -> None:

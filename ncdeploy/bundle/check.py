@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from ncdeploy.backends.base import Backend
-from ncdeploy.errors import ParityError
+from ncdeploy.backends.parts import PartEngine
+from ncdeploy.errors import NumericalError, ParityError
 from ncdeploy.formats.bundle import BundledPlan
 from ncdeploy.parity import compare
-from ncdeploy.parity.inputs import draw_samples
+from ncdeploy.parity.inputs import draw_condition, draw_samples
 from ncdeploy.run import SampleOptions, sample
 
 SAMPLES = 4
 LARGEST_MEDIAN = 1e-2
+LARGEST_OF_PART = 1e-4
 BATCH_VALUES = 1 << 18  # inputs of one network call; a network's activations take some hundred times that
 
 
@@ -75,3 +77,28 @@ def check_reference(
     if not report.ok:
         raise ParityError(f"{reference}: the engine disagrees with it: {report.summary}")
     return report.to_dict()
+
+
+def check_samples(graph: PartEngine) -> dict[str, Any]:
+    """Run an encoder or a decoder on 4 samples at once and one by one.
+
+    Returns largest_difference, over the rms of an output. Raises ParityError if it is above 1e-4: then what comes out
+    for a sample depends on its neighbours. NumericalError for NaN or infinity.
+    """
+    rng = np.random.default_rng(0)
+    values = {value.name: draw_condition(value, SAMPLES, rng) for value in graph.part.inputs}
+    together = graph(values)
+    alone = [graph({name: v[i : i + 1] for name, v in values.items()}) for i in range(SAMPLES)]
+    largest = 0.0
+    for name, found in together.items():
+        one = np.concatenate([outputs[name] for outputs in alone]).astype(np.float64)
+        if not np.isfinite(one).all() or not np.isfinite(found).all():
+            raise NumericalError(f"{graph.path.name}: {name} holds NaN or infinity; check the graph, or its weights")
+        rms = max(float(np.sqrt(np.mean(one**2))), 1e-6)
+        largest = max(largest, float(np.abs(found - one).max()) / rms)
+    if largest > LARGEST_OF_PART:
+        raise ParityError(
+            f"{graph.path.name}: the outputs of a sample differ by {largest:.1e} of their rms when others stand beside "
+            "it; export it so that each is computed by itself"
+        )
+    return {"largest_difference": largest}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ncdeploy.errors import install
 from ncdeploy.formats.bundle import BundledPlan
+from ncdeploy.formats.parts import Part, Role
 from ncdeploy.modelinfo import ModelInfo
 
 _TEXT = """# {title}
@@ -12,7 +13,7 @@ A diffusion model and its plans, made by `ncdeploy bundle`.
 
 - samples: {shape}, in data units after `offset + scale * sample` (offset {offset:g}, scale {scale:g})
 - classes: {classes}
-{conditions}- engine: `{engine}`{others}
+{conditions}{parts}- engine: `{engine}`{others}
 
 | plan | network calls, one after another | parallel: window | tolerance |
 | --- | --- | --- | --- |
@@ -66,32 +67,47 @@ target_link_libraries(app PRIVATE ncdeploy::{backend})
 """
 
 
-def readme(engine: str, info: ModelInfo, plans: Mapping[str, BundledPlan], others: Sequence[str]) -> str:
-    """The text for a bundle with this engine, model, plans and further files."""
+def readme(
+    engine: str,
+    info: ModelInfo,
+    plans: Mapping[str, BundledPlan],
+    others: Sequence[str],
+    parts: Mapping[Role, Part],
+) -> str:
+    """The text for a bundle with this engine, model, plans, further files, and encoder and decoder among them."""
+    encoder, decoder = parts.get("encoder"), parts.get("decoder")
+    made = () if encoder is None else tuple(value.name for value in encoder.outputs)
+    takes = [*(encoder.inputs if encoder else ()), *(c for c in info.conditions if c.name not in made)]
     onnx = engine == "model.onnx"
     classes = [i % max(1, info.num_classes) for i in range(4)]
     listed = ", ".join(map(str, classes))
     given = [f'"labels": {classes}'] if info.num_classes else []
-    given += [f'"{c.name}": {c.name}' for c in info.conditions]
+    given += [f'"{value.name}": {value.name.replace(".", "_")}' for value in takes]
     return _TEXT.format(
         title=info.data or "Diffusion model",
         shape=" x ".join(map(str, info.shape)),
-        sizes=", ".join(map(str, info.shape)),
+        sizes=", ".join(map(str, decoder.outputs[0].shape if decoder else info.shape)),
         offset=info.offset,
         scale=info.scale,
         classes=info.describe_labels() if info.num_classes else "none",
         conditions="".join(f"- condition {c.describe()} of every sample\n" for c in info.conditions),
+        parts="".join(f"- {role}, run once a sample: {_flow(part)}\n" for role, part in parts.items()),
         engine=engine,
         others="".join(f", `{name}`" for name in others),
         rows="\n".join(f"| {n} | {p.plan.evaluations} | {p.window} | {p.tolerance:g} |" for n, p in plans.items()),
         plan=next(iter(plans)),
-        suffix="png" if len(info.shape) == 3 or info.shape == (2,) else "npz",
+        suffix="png" if not decoder and (len(info.shape) == 3 or info.shape == (2,)) else "npz",
         and_runtime=" and ONNX Runtime" if onnx else " and TensorRT",
         packages=install("cpu" if onnx else "tensorrt"),
         device="" if onnx else ', device="cuda"',
         backend="onnxruntime" if onnx else "tensorrt",
         cli_labels=(" --labels all" if info.num_classes else "")
-        + "".join(f" --condition {c.name}={c.name}.npy" for c in info.conditions),
+        + "".join(f" --condition {value.name}={value.name}.npy" for value in takes),
         python_labels=f" conditions={{{', '.join(given)}}}," if given else "",
         cpp_labels=f', {{{{"labels", std::vector<std::int64_t>{{{listed}}}}}}}' if info.num_classes else "",
     )
+
+
+def _flow(part: Part) -> str:
+    takes, gives = (", ".join(v.describe() for v in values) for values in (part.inputs, part.outputs))
+    return f"{takes} to {gives}"

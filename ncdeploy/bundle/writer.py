@@ -12,7 +12,8 @@ from typing import Any, Literal, assert_never
 import numpy as np
 
 from ncdeploy.backends import Backend, open_engine
-from ncdeploy.bundle.check import check_plans, check_reference
+from ncdeploy.backends.parts import PartEngine
+from ncdeploy.bundle.check import check_plans, check_reference, check_samples
 from ncdeploy.bundle.folder import atomic_folder, check_folder
 from ncdeploy.bundle.readme import readme
 from ncdeploy.errors import FileError, InputError
@@ -21,6 +22,7 @@ from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.filetype import MANIFEST, Kind, detect
 from ncdeploy.formats.manifest import DIGEST, README, SIDECAR, Manifest, PlanEntry
 from ncdeploy.formats.onnxfile import external_data, read_onnx
+from ncdeploy.formats.parts import ROLES, Part, Role, read_part
 from ncdeploy.formats.planfile import encode
 from ncdeploy.formats.sidecar import read_sidecar, sidecar_path
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
@@ -41,6 +43,8 @@ def make_bundle(
     tolerance: float = TOLERANCE,
     info: ModelInfo | None = None,
     graphs: Sequence[str | os.PathLike[str]] = (),
+    encoder: str | os.PathLike[str] | None = None,
+    decoder: str | os.PathLike[str] | None = None,
     verify: bool = True,
     reference: str | os.PathLike[str] | None = None,
     threads: int | None = None,
@@ -56,7 +60,9 @@ def make_bundle(
     tolerance: of parallel sampling, see `ncdeploy.sample`
     info:      what the model is, for an ONNX file that does not say so itself
     graphs:    further ONNX graphs of the model, copied under their names
-    verify:    run each plan in sequence and in parallel before the bundle is put in place, and record how they compare
+    encoder, decoder: ONNX graphs that run once a sample before and after it, see `ncdeploy.formats.parts`
+    verify:    run each plan in sequence and in parallel, and encoder and decoder on samples together and one by one,
+               before the bundle is put in place, and record how they compare
     reference: a model that the engine must agree with, see `ncdeploy.parity.compare`; threads and allow_module are
                those of `ncdeploy.open_engine`
     force:     replace a bundle that is there; a folder with other things in it never is
@@ -77,6 +83,13 @@ def make_bundle(
     stored = _suited(plans, model, window, tolerance)
     copies = _copies(engine, kind, graphs, model)
     name = next(iter(copies))
+    parts: dict[Role, Part] = {}
+    for role, path in zip(ROLES, (encoder, decoder), strict=True):
+        if path is not None:
+            parts[role] = read_part(path, role, model)
+            if parts[role].file in copies:
+                raise InputError(f"graph {parts[role].file}: there is a file of this name in the bundle; rename it")
+            copies[parts[role].file] = Path(path)
 
     with atomic_folder(output, mark=MANIFEST, force=force) as folder:
         stage("copying")
@@ -87,13 +100,17 @@ def make_bundle(
             backend = open_engine(folder / name, threads=threads, info=info)
             try:
                 parity = _verify(backend, stored, reference, threads, allow_module, stage)
+                for role, part in parts.items():
+                    stage(f"running the {role}")
+                    with PartEngine(folder / part.file, part, model, threads=threads) as graph:
+                        parity[role] = check_samples(graph)
             finally:
                 backend.close()
         stage("writing")
         (folder / "plans").mkdir()
         for plan in stored.values():
             (folder / _file(plan.plan)).write_bytes(encode(plan.plan, plan.jacobian))
-        (folder / README).write_text(readme(name, model, stored, list(copies)[1:]), encoding="utf-8")
+        (folder / README).write_text(readme(name, model, stored, list(copies)[1:], parts), encoding="utf-8")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest = Manifest(
             engine=name,
@@ -105,6 +122,8 @@ def make_bundle(
             files={path.relative_to(folder).as_posix(): file_entry(path) for path in files},
             parity=parity,
             versions=_versions(),
+            encoder=parts.get("encoder"),
+            decoder=parts.get("decoder"),
         ).to_bytes()
         (folder / MANIFEST).write_bytes(manifest)
         (folder / DIGEST).write_bytes(digest_line(manifest))

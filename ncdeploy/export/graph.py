@@ -35,23 +35,40 @@ def trace(denoiser: Denoiser, *, opset: int = DEFAULT_OPSET) -> "onnx.ModelProto
     Raises InputError for an opset that is not supported, DependencyError without onnx and onnxscript, BackendError
     when the network cannot be exported.
     """
-    check_opset(opset)
     example = _example(denoiser)
     names = [condition.name for condition in denoiser.info.conditions]
     axes = _in_groups({port.name: {0: port.shape[0]} for port in denoiser.info.inputs}, names)
     rest = _in_groups(example, names)
     first = tuple(rest.pop(name) for name in ("x", "sigma", "labels") if name in example)
+    return trace_module(
+        denoiser, first, rest, axes, inputs=list(example), outputs=["denoised"],
+        ports=[*denoiser.info.inputs, *denoiser.info.outputs], opset=opset,
+    )  # fmt: skip
+
+
+def trace_module(
+    module: torch.nn.Module, first: tuple[torch.Tensor, ...], rest: dict[str, Any], axes: Any, *,
+    inputs: list[str], outputs: list[str], ports: list[Port], opset: int,
+) -> "onnx.ModelProto":  # fmt: skip
+    """The graph of a module in float32 on the CPU.
+
+    first, rest: example arguments, positional and by name; axes: their dynamic axes, as torch.onnx.export takes them
+    ports:       whose first axes must be dynamic in the graph, those of the same name alike
+
+    Raises as `trace` does.
+    """
+    check_opset(opset)
     with _silence():
         require_onnx()
         try:
             program = torch.onnx.export(
-                denoiser,
+                module,
                 first,
                 kwargs=rest,
                 dynamo=True,
                 opset_version=opset,
-                input_names=list(example),
-                output_names=["denoised"],
+                input_names=inputs,
+                output_names=outputs,
                 dynamic_shapes=axes,
                 verbose=False,
             )
@@ -62,7 +79,7 @@ def trace(denoiser: Denoiser, *, opset: int = DEFAULT_OPSET) -> "onnx.ModelProto
         model: onnx.ModelProto = program.model_proto
     model.ir_version = IR_VERSION
     _strip(model)
-    _check_axes(model, [*denoiser.info.inputs, *denoiser.info.outputs])
+    _check_axes(model, ports)
     return model
 
 

@@ -15,6 +15,7 @@ from ncdeploy.formats.describe import check_graph
 from ncdeploy.formats.filetype import MANIFEST, is_bundle
 from ncdeploy.formats.manifest import DIGEST, MAX_MANIFEST, FileEntry, Manifest, PlanEntry, read_manifest
 from ncdeploy.formats.onnxfile import external_data, read_onnx
+from ncdeploy.formats.parts import Part, Role, read_part
 from ncdeploy.formats.planfile import MAX_SIZE, decode
 from ncdeploy.formats.sidecar import read_sidecar
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
@@ -47,6 +48,7 @@ class Bundle:
     info:     what the model is
     plans:    by name; the first is the one to use if none is asked for
     graphs:   further ONNX graphs of the model, by name of the file
+    parts:    its encoder and decoder, by these words
     parity:   what was compared when the bundle was made, or None
     versions: of the packages that made it
     size:     bytes of all files together
@@ -57,6 +59,7 @@ class Bundle:
     info: ModelInfo
     plans: dict[str, BundledPlan]
     graphs: dict[str, Path]
+    parts: dict[Role, Part]
     parity: dict[str, Any] | None
     versions: dict[str, str]
     size: int
@@ -111,13 +114,18 @@ def _open(path: str | os.PathLike[str], folder: Path) -> Bundle:
         if name.endswith(".onnx"):
             _check_external(folder, name, manifest)
     _check_engine(folder, manifest)
-    tops = [name for name in manifest.files if name.endswith(".onnx") and "/" not in name and name != manifest.engine]
+    for role, part in manifest.parts.items():
+        if read_part(folder / part.file, role, manifest.model) != part:
+            raise FileError(f"{folder / MANIFEST}: describes another {role} than {part.file} is; {AGAIN}")
+    known = {manifest.engine, *(part.file for part in manifest.parts.values())}
+    tops = [name for name in manifest.files if name.endswith(".onnx") and "/" not in name and name not in known]
     return Bundle(
         path=folder,
         engine=folder / manifest.engine,
         info=manifest.model,
         plans={entry.name: _plan(folder, entry, manifest.files[entry.file]) for entry in manifest.plans},
         graphs={name: folder / name for name in tops},
+        parts=manifest.parts,
         parity=manifest.parity,
         versions=manifest.versions,
         size=sum(entry.bytes for entry in manifest.files.values()),

@@ -8,20 +8,24 @@ from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError
 from ncdeploy.formats.arrays import read_arrays
+from ncdeploy.formats.parts import Part
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.ports import Condition, take_all
+from ncdeploy.ports import Condition, Value, take_all
 
 
-def read_conditions(given: Sequence[str], info: ModelInfo, n: int | None = None) -> dict[str, NDArray[Any]]:
+def read_conditions(
+    given: Sequence[str], info: ModelInfo, n: int | None = None, encoder: Part | None = None
+) -> dict[str, NDArray[Any]]:
     """The conditions of a model for n samples, [n, *shape] each, from "name=file" or "name=file.npz:key".
 
     A file holds [m, *shape], repeated or cut to fill n, or one value [*shape] for every sample. Without n, all have as
-    many samples as the longest.
+    many samples as the longest. With the encoder of a bundle, what it takes may stand for what it makes.
 
     Raises InputError for text that is not so, and for names and values that do not fit the model; FileError for a file
     that cannot be read.
     """
-    known = {condition.name: condition for condition in info.conditions}
+    takes = _taken([text.partition("=")[0] for text in given], info, encoder)
+    known = {value.name: value for value in takes}
     found: dict[str, NDArray[Any]] = {}
     for text in given:
         name, equals, file = text.partition("=")
@@ -38,7 +42,14 @@ def read_conditions(given: Sequence[str], info: ModelInfo, n: int | None = None)
             raise InputError(f"--condition {name}: holds no values")
     count = n or max(lengths.values(), default=1)
     filled = {name: v[np.arange(count) % lengths[name]] if v.ndim else v for name, v in found.items()}
-    return take_all(info.conditions, filled, count)
+    return take_all(takes, filled, count)
+
+
+def _taken(names: Sequence[str], info: ModelInfo, encoder: Part | None) -> tuple[Value, ...]:
+    if encoder is None or not {value.name for value in encoder.inputs} & set(names):
+        return info.conditions
+    made = {value.name for value in encoder.outputs}
+    return *encoder.inputs, *(condition for condition in info.conditions if condition.name not in made)
 
 
 def parse_condition(text: str) -> Condition:

@@ -7,6 +7,7 @@ from ncdeploy.errors import FileError, InputError
 from ncdeploy.formats.filetype import Kind, detect, is_bundle
 from ncdeploy.formats.graphrecord import record_of
 from ncdeploy.formats.onnxfile import OnnxFile, read_onnx
+from ncdeploy.formats.parts import refuse_part
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
 from ncdeploy.ports import Port
 
@@ -23,6 +24,7 @@ def describe(path: str | os.PathLike[str], file: OnnxFile, given: ModelInfo | No
 
     Raises FileError naming the options that are needed if there is neither, InputError if there are both.
     """
+    refuse_part(path, file)
     record = file.metadata.get(METADATA_KEY)
     if record is None:
         if given is None:

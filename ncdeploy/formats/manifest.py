@@ -7,6 +7,7 @@ from typing import Any
 
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.formats.filetype import MANIFEST
+from ncdeploy.formats.parts import Part, Role
 from ncdeploy.modelinfo import MODEL, ModelInfo
 from ncdeploy.records import Kind, about, parse, read, read_format
 from ncdeploy.records.kinds import (
@@ -53,6 +54,7 @@ class FileEntry:
 
 
 _PLANS = list_of(object_of(PlanEntry, "a plan"), "a list of at least one plan", 1, MAX_FILES)
+_PART = nullable(object_of(Part, "the record of a graph"))
 _FILES = Kind(
     words=f"an object of at most {MAX_FILES} files",
     fits=lambda v: isinstance(v, dict) and len(v) <= MAX_FILES,
@@ -74,16 +76,29 @@ class Manifest:
         metadata=about(nullable(OBJECT), "what was compared when the bundle was made, or null")
     )
     versions: dict[str, str] = field(metadata=about(TEXTS, "packages that made the bundle"))
+    encoder: Part | None = field(
+        default=None, metadata=about(_PART, "makes conditions of what a host has, once a sample")
+    )
+    decoder: Part | None = field(
+        default=None, metadata=about(_PART, "makes of a sample what a host wants, once a sample")
+    )
 
     def __post_init__(self) -> None:
         needed = {self.engine, *(plan.file for plan in self.plans)}
         if self.engine == "model.plan":
             needed.add(SIDECAR)
+        needed.update(part.file for part in self.parts.values())
         for name in sorted(needed - set(self.files)):
             raise InputError(f"files: {name} is not among them")
         for what, names in (("name", [p.name for p in self.plans]), ("file", [p.file for p in self.plans])):
             if len(set(names)) < len(names):
                 raise InputError(f"plans: two have the same {what}")
+
+    @property
+    def parts(self) -> dict[Role, Part]:
+        """The encoder and the decoder, where there are any."""
+        both: dict[Role, Part | None] = {"encoder": self.encoder, "decoder": self.decoder}
+        return {role: part for role, part in both.items() if part is not None}
 
     def to_bytes(self) -> bytes:
         """The file: one line for each key."""
@@ -95,6 +110,7 @@ class Manifest:
             "files": {name: asdict(entry) for name, entry in self.files.items()},
             "parity": self.parity,
             "versions": self.versions,
+            **{str(role): asdict(part) for role, part in self.parts.items()},
             "model": self.model.to_record(),
         }
         lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record.items()]

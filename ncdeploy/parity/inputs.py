@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.ports import Condition
+from ncdeploy.ports import Condition, Value
 from ncdeploy.sampling.recipe import SCHEDULES, VARIANCE_PRESERVING
 
 LEVELS, ROWS_PER_LEVEL = 24, 3
@@ -93,12 +93,12 @@ def draw_samples(info: ModelInfo, n: int, rng: np.random.Generator) -> dict[str,
     return {**labels, **{c.name: draw_condition(c, n, rng) for c in info.conditions}}
 
 
-def draw_condition(condition: Condition, n: int, rng: np.random.Generator) -> NDArray[Any]:
+def draw_condition(condition: Value, n: int, rng: np.random.Generator) -> NDArray[Any]:
     """[n, *shape] for n samples, the last of them the null value where there is one: standard normal; of integers, 0
     or 1, for how many there are is not known."""
     shape = (n, *condition.shape)
     integers = condition.dtype == "int64"
     values = rng.integers(0, 2, shape) if integers else rng.standard_normal(shape).astype(np.float32)
-    if condition.null is not None:
+    if isinstance(condition, Condition) and condition.null is not None:
         values[-1] = condition.none()
     return values

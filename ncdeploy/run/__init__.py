@@ -12,7 +12,7 @@ from ncdeploy.result import Result
 from ncdeploy.run.options import SampleOptions, Window
 from ncdeploy.run.policy import AUTO_VALUES, decide, steered
 from ncdeploy.run.request import Conditions, Request, check
-from ncdeploy.sampling.arrays import namespace
+from ncdeploy.sampling.arrays import namespace, to_host
 from ncdeploy.sampling.evaluator import Denoise, Evaluator
 from ncdeploy.sampling.law import LawRun
 from ncdeploy.sampling.parallel import TOLERANCE, ParallelRun
@@ -64,8 +64,13 @@ class Sampling(Iterator[Sweep]):
             yield sweep
         evaluator.check()
         n = len(request.seeds)
+        samples = namespace(request.like).reshape(run.samples, (n, *request.shape))
+        decoded = None
+        if request.decoder is not None:
+            (decoded,) = request.decoder({"x": to_host(samples)}).values()
         self._result = Result(
-            samples=namespace(request.like).reshape(run.samples, (n, *request.shape)),
+            samples=samples,
+            decoded=decoded,
             depth=evaluator.calls,
             nfe=evaluator.rows / n,
             sweeps=run.sweeps,
@@ -98,7 +103,8 @@ def sample(
     plan:       what `ncdeploy.make_plan` or a solver returns
     seeds:      one integer per sample; a sample depends on its seed alone, not on batch or window
     conditions: {"labels": one class index per sample}, for a model with classes; and {name: [n, *shape]} for each of
-                the conditions that its info lists. A denoiser without info takes any, as D(..., conditions=, sample=)
+                the conditions that its info lists, or in their place what the encoder of its bundle takes. A denoiser
+                without info takes any, as D(..., conditions=, sample=)
     window:     None runs sequentially; an integer is the evaluated nodes per sample and sweep, at most the plan's
                 length; "auto" takes what is predicted to be fastest (see `tuner`), sequential included, and corrects
                 it while running

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ncdeploy.backends.parts import PartEngine, encoded
 from ncdeploy.errors import InputError
 from ncdeploy.guidance import Guided
 from ncdeploy.modelinfo import ModelInfo
@@ -30,7 +31,7 @@ class Request:
     denoise:  with guidance around it where that is asked for; per_row: rows that its network sees for one row of x
     shape:    of one sample; classes: int64 [n], or None; conditions: the others, [n, *shape] each, or None
     window:   at most the evaluations of the plan; tolerance, options: as given
-    info:     of the denoiser, or None; mean: [dim], or None
+    info:     of the denoiser, or None; mean: [dim], or None; decoder: of its bundle, or None
     """
 
     denoise: Denoise
@@ -45,6 +46,7 @@ class Request:
     info: ModelInfo | None
     mean: Floats | None
     like: Any
+    decoder: PartEngine | None
 
     @property
     def dim(self) -> int:
@@ -82,6 +84,8 @@ def check(
     like = suited_to(denoise) if options.like is None else options.like
     names = check_seeds(seeds)
     labels, others = _split(conditions, len(names))
+    others = encoded(getattr(denoise, "encoder", None), others)
+    decoder = getattr(denoise, "decoder", None)
     if options.guidance is not None:
         if labels is None and not others:
             raise InputError("guidance: needs labels, one class per sample, or other conditions to lead towards")
@@ -99,6 +103,7 @@ def check(
         denoise=denoise, plan=plan, seeds=names, shape=shape,
         classes=labels, conditions=_conditions(others, info, len(names)), window=_window(window, plan),
         tolerance=tolerance, options=options, info=info, mean=_mean(options, info, shape), like=like,
+        decoder=decoder,
     )  # fmt: skip
     _check_fit(request)
     return request

@@ -17,7 +17,7 @@ import pytest
 
 from bundle_files import INFO, PLANS, reseal
 from cpp_build import ROOT, SOURCE, alone, build, run
-from ncdeploy import SampleOptions, __version__, make_plan, open_engine, sample
+from ncdeploy import Condition, SampleOptions, __version__, make_plan, open_engine, sample
 from ncdeploy.bundle import Bundle, make_bundle
 from ncdeploy.export.compose import choose_record, export_graph
 from tiny_models import IMAGES, write_mixture
@@ -73,6 +73,48 @@ def test_a_project_elsewhere_builds_against_the_installed_package(prefix, runtim
     assert words[0] == __version__
     np.testing.assert_allclose([float(word) for word in words[1:]], wanted, atol=1e-4)
     assert run(tmp_path / "out" / "core_only").split() == [__version__, "normal"]
+    encodes_and_decodes(tmp_path / "out" / "chain", conditional(tmp_path))
+
+
+def conditional(folder: Path) -> Bundle:
+    """Of the model of `follower`, with an encoder of two numbers to its goal, and a decoder to three."""
+    text = {
+        "m": "g (float[batch, 5] x, float[batch] sigma, float[samples, 5] goal, int64[batch] sample)"
+        " => (float[batch, 5] denoised) <float one = {1}, float eighth = {0.125}, int64[1] axis = {1}>"
+        " { own = Gather<axis = 0>(goal, sample)  part = Mul(x, eighth)  sum = Add(own, part)"
+        "   noise = Add(sigma, one)  column = Unsqueeze(noise, axis)  denoised = Div(sum, column) }",
+        "e": "g (float[samples, 2] raw.state) => (float[samples, 5] goal) <float[2, 5] w ="
+        " {1, 2, 3, 4, 5, 0.1, 0.2, 0.3, 0.4, 0.5}> { goal = MatMul(raw.state, w) }",
+        "d": "g (float[samples, 5] x) => (float[samples, 3] action) <int64[3] at = {4, 0, 2}, float two = {2}>"
+        " { some = Gather<axis = 1>(x, at)  action = Mul(some, two) }",
+    }
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    for name, graph in text.items():
+        model = onnx.helper.make_model(onnx.parser.parse_graph(graph), opset_imports=opsets, ir_version=9)
+        onnx.save(model, folder / f"{name}.onnx")
+    goal = Condition(name="goal", dtype="float32", shape=(5,))
+    return make_bundle(
+        folder / "m.onnx", folder / "conditional", plans=PLANS, window=8, info=replace(INFO, conditions=(goal,)),
+        encoder=folder / "e.onnx", decoder=folder / "d.onnx", threads=1,
+    )  # fmt: skip
+
+
+def encodes_and_decodes(program: Path, bundle: Bundle) -> None:
+    raw = np.array([[0.5, -1.0], [2.0, 3.0]], np.float32)
+    with open_engine(bundle, threads=1) as engine:
+        wanted = sample(engine, PLANS[0], seeds=[7, 8], conditions={"raw.state": raw}, window=8).decoded
+    words = run(program, bundle.path, 7, *raw.ravel()).split()
+    np.testing.assert_allclose([float(word) for word in words], wanted.ravel(), atol=1e-4)
+    for given, said in (
+        ([1, 2, 3, 4, 5, 6, 7], "raw.state: got 7 values, expected 2 for each of 3 samples"),
+        ([1, "nan"], "raw.state: holds NaN or infinity"),
+        ([1, 2], "goal: got 5 values, expected 5 for each of 2 samples"),
+    ):
+        done = subprocess.run([program, bundle.path, "7", *map(str, given)], capture_output=True, text=True)
+        assert (done.returncode, done.stdout[: len(said)]) == (1, said)
+    plain = make_bundle(bundle.path / "model.onnx", program.parent / "plain", plans=PLANS, info=bundle.info)
+    done = subprocess.run([program, plain.path, "7", "1", "2"], capture_output=True, text=True)
+    assert "its bundle has no encoder; give one to ncdeploy bundle --encoder" in done.stdout
 
 
 def test_a_package_built_with_tensorrt_says_where_to_look_for_it(prefix, tmp_path) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 from ncdeploy.formats.graphrecord import GraphRecord, PlanRecord
 from ncdeploy.formats.manifest import FileEntry, Manifest, PlanEntry
+from ncdeploy.formats.parts import Part
 from ncdeploy.formats.sidecar import BuildOptions, Sidecar
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.ports import Condition
+from ncdeploy.ports import Condition, Value
 from ncdeploy.records import Field, table
 from ncdeploy.sampling.errorcurve import ErrorCurve
 
@@ -16,6 +17,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "stability.md"
 TABLES: dict[str, Any] = {
     "model": ModelInfo, "conditions": Condition, "error_curve": ErrorCurve, "sidecar": Sidecar, "options": BuildOptions,
     "graph": GraphRecord, "plan": PlanRecord, "manifest": Manifest, "plans": PlanEntry, "files": FileEntry,
+    "parts": Part, "values": Value,
 }  # fmt: skip
 
 

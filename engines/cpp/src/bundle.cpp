@@ -101,6 +101,8 @@ Bundle::Bundle(const std::string &folder) : folder_(folder) {
     const detail::Manifest manifest = detail::Manifest::parse(bytes, path);
     engine_ = manifest.engine;
     info_ = manifest.model;
+    encoder_ = manifest.encoder;
+    decoder_ = manifest.decoder;
     for (const auto &[name, entry] : manifest.files) {
         check_file(folder_, name, entry);
         if (is_graph(name)) {

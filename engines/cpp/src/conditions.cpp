@@ -10,8 +10,8 @@ namespace {
 
 const char *name_of(DType dtype) { return dtype == DType::float32 ? "float32" : "int64"; }
 
-const void *data(const Values &values) {
-    return std::visit([](const auto &list) { return static_cast<const void *>(list.data()); }, values);
+std::size_t size(const Values &values) {
+    return std::visit([](const auto &list) { return list.size(); }, values);
 }
 
 // Throws InputError unless these are values of the type for n samples.
@@ -20,9 +20,9 @@ void check(const std::string &name, const Values &values, DType dtype, std::size
     if (found != dtype) {
         throw InputError(text(name, ": got ", name_of(found), ", expected ", name_of(dtype)));
     }
-    const std::size_t count = std::visit([](const auto &list) { return list.size(); }, values);
+    const std::size_t count = size(values);
     if (count != n * dim) {
-        throw InputError(text(name, ": got ", count, " values, expected ", dim, " for each of ", n, " seeds"));
+        throw InputError(text(name, ": got ", count, " values, expected ", dim, " for each of ", n, " samples"));
     }
     if (const auto *list = std::get_if<std::vector<float>>(&values)) {
         if (!std::all_of(list->begin(), list->end(), [](float v) { return std::isfinite(v); })) {
@@ -42,6 +42,30 @@ template <class T> std::vector<T> twice(const std::vector<T> &values, const std:
 }
 
 } // namespace
+
+const void *data(const Values &values) {
+    return std::visit([](const auto &list) { return static_cast<const void *>(list.data()); }, values);
+}
+
+std::size_t check_values(const std::vector<Condition> &listed, const Conditions &values) {
+    std::string known;
+    for (const Condition &value : listed) {
+        known += (known.empty() ? "" : ", ") + value.name;
+    }
+    std::size_t n = 0;
+    for (const Condition &value : listed) {
+        const auto given = values.find(value.name);
+        if (given == values.end()) {
+            throw InputError(value.name + ": is missing; expected " + known);
+        }
+        n = n ? n : std::max<std::size_t>(1, size(given->second) / value.dim());
+        check(value.name, given->second, value.dtype, n, value.dim());
+    }
+    if (values.size() > listed.size()) {
+        throw InputError(text("got ", values.size(), " arrays; expected ", known));
+    }
+    return n;
+}
 
 Inputs::Inputs(const ModelInfo &info, const Conditions &conditions, std::size_t n, bool doubled)
     : samples(doubled ? 2 * n : n) {

@@ -9,6 +9,12 @@
 
 namespace ncdeploy::detail {
 
+// The numbers of an array.
+const void *data(const Values &values);
+
+// Throws InputError unless these are exactly the listed values, for as many samples each; returns how many.
+std::size_t check_values(const std::vector<Condition> &listed, const Conditions &values);
+
 struct Inputs {
     // n: samples; doubled: whether the samples n .. 2n - 1 shall be the same ones without their conditions.
     // Throws InputError unless the conditions are those of the model, each with finite values for n samples.

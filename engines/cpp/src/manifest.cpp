@@ -99,20 +99,28 @@ std::vector<std::int64_t> shape(const std::string &what, const Json &v) {
     return sizes;
 }
 
-Condition condition(const Json &record) {
-    require_fields("a condition", record, {"name", "dtype", "shape"}, {"null"});
+// Name, dtype and shape of what a graph takes or gives for a sample; `more`: what a name may hold beside letters and
+// digits.
+Condition value(const std::string &what, const Json &record, const char *more, std::size_t longest) {
+    require_fields(what, record, {"name", "dtype", "shape"}, {"null"});
     const Json &name = record.object.at("name"), &dtype = record.object.at("dtype");
-    static const std::set<std::string> taken{"x", "sigma", "labels", "guidance", "sample", "denoised", "noise"};
-    const bool is_plain = std::all_of(name.text.begin(), name.text.end(), [](char c) { return is_one_of(c, "_"); });
-    require(is_plain && !name.text.empty() && name.text.size() <= 60 && !(name.text[0] >= '0' && name.text[0] <= '9') &&
-                !taken.count(name.text),
-            "a condition's name is none of letters, digits and _, or taken");
-    require(dtype.text == "float32" || dtype.text == "int64", "condition ", quoted(name.text),
+    const bool is_plain = std::all_of(name.text.begin(), name.text.end(), [&](char c) { return is_one_of(c, more); });
+    require(is_plain && !name.text.empty() && name.text.size() <= longest && !(name.text[0] >= '0' && name.text[0] <= '9') &&
+                name.text[0] != '.',
+            what, ": its name is none of letters, digits and ", more);
+    require(dtype.text == "float32" || dtype.text == "int64", what, " ", quoted(name.text),
             ": dtype is neither float32 nor int64");
     Condition out;
     out.name = name.text;
     out.dtype = dtype.text == "int64" ? DType::int64 : DType::float32;
-    out.shape = shape("a condition's shape", record.object.at("shape"));
+    out.shape = shape(what + ": shape", record.object.at("shape"));
+    return out;
+}
+
+Condition condition(const Json &record) {
+    Condition out = value("a condition", record, "_", 60);
+    static const std::set<std::string> taken{"x", "sigma", "labels", "guidance", "sample", "denoised", "noise"};
+    require(!taken.count(out.name), "a condition's name is taken: ", out.name);
     const auto found = record.object.find("null");
     if (found == record.object.end() || found->second.kind == Kind::null) {
         return out;
@@ -135,6 +143,15 @@ std::vector<Condition> conditions(const Json &v) {
     for (const Json &entry : v.list) {
         all.push_back(condition(entry));
         require(names.insert(all.back().name).second, "model: two conditions have the same name");
+    }
+    return all;
+}
+
+std::vector<Condition> values(const std::string &what, const Json &v) {
+    std::vector<Condition> all;
+    require(v.kind == Kind::list && v.list.size() <= 64, what, " is no list of values");
+    for (const Json &entry : v.list) {
+        all.push_back(value(what, entry, "_.", 100));
     }
     return all;
 }
@@ -225,8 +242,24 @@ Manifest::PlanEntry plan_entry(const Json &entry) {
     return {name.text, file.text, static_cast<std::size_t>(window.number), tolerance.number};
 }
 
+std::optional<PartInfo> part(const std::string &role, const Json &record, const Manifest &manifest) {
+    const auto found = record.object.find(role);
+    if (found == record.object.end() || found->second.kind == Kind::null) {
+        return {};
+    }
+    require_fields(role, found->second, {"file", "inputs", "outputs"});
+    PartInfo out;
+    out.file = found->second.object.at("file").text;
+    require(out.file == role + ".onnx", role, ": file is not ", role, ".onnx");
+    require(manifest.files.count(out.file), "files: ", out.file, " is not among them");
+    out.inputs = values(role + ": inputs", found->second.object.at("inputs"));
+    out.outputs = values(role + ": outputs", found->second.object.at("outputs"));
+    return out;
+}
+
 Manifest manifest(const Json &record) {
-    require_fields("the manifest", record, {"engine", "model", "plans", "files", "parity", "versions"});
+    require_fields("the manifest", record, {"engine", "model", "plans", "files", "parity", "versions"},
+                   {"encoder", "decoder"});
     const auto &field = record.object;
     Manifest out;
     out.engine = field.at("engine").text;
@@ -255,6 +288,8 @@ Manifest manifest(const Json &record) {
         require(out.files.count(plan.file), "files: ", plan.file, " is not among them");
         out.plans.push_back(plan);
     }
+    out.encoder = part("encoder", record, out);
+    out.decoder = part("decoder", record, out);
     return out;
 }
 

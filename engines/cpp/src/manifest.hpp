@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct Manifest {
     ModelInfo model;
     std::vector<PlanEntry> plans;
     std::map<std::string, FileEntry> files;
+    std::optional<PartInfo> encoder, decoder;
 
     // Throws FileError, beginning with `path`, if the bytes break a rule of the format.
     static Manifest parse(const std::string &bytes, const std::string &path);

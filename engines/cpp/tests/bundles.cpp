@@ -100,6 +100,40 @@ void a_good_one_opens() {
     thrown<InputError>([&] { (void)bundle.file("../secret"); });
 }
 
+// A bundle with an encoder, whose record is as given.
+Parts with_encoder(const std::string &record) {
+    Parts parts;
+    parts.files["encoder.onnx"] = graph("unused");
+    parts.plans += text(", \"encoder\": ", record);
+    return parts;
+}
+
+void an_encoder_is_described() {
+    const std::string good = R"({"file": "encoder.onnx", "inputs": [{"name": "a.b", "dtype": "float32", "shape": [2, 3]}],
+        "outputs": [{"name": "goal", "dtype": "int64", "shape": []}]})";
+    make_bundle(with_encoder(good));
+    const Bundle bundle(folder.string());
+    CHECK(bundle.encoder() && !bundle.decoder());
+    CHECK(bundle.encoder()->inputs[0].name == "a.b" && bundle.encoder()->inputs[0].dim() == 6);
+    CHECK(bundle.encoder()->outputs[0].dtype == DType::int64);
+    make_bundle(with_encoder("null"));
+    CHECK(!Bundle(folder.string()).encoder());
+    for (const auto &[from, to] : std::map<std::string, std::string>{{"encoder.onnx", "decoder.onnx"},
+                                                                      {"a.b", ".b"},
+                                                                      {"a.b", "a b"},
+                                                                      {"int64", "int32"},
+                                                                      {"[2, 3]", "[2, 0]"},
+                                                                      {"\"outputs\"", "\"other\""}}) {
+        std::string bad = good;
+        make_bundle(with_encoder(bad.replace(bad.find(from), from.size(), to)));
+        CHECK(holds(refused(), "encoder"));
+    }
+    Parts missing = with_encoder(good);
+    missing.files.erase("encoder.onnx");
+    make_bundle(missing);
+    CHECK(holds(refused(), "files: encoder.onnx is not among them"));
+}
+
 void damage_is_found() {
     CHECK(holds(thrown<FileError>([] { Bundle("/nonexistent"); }), "there is no such folder"));
     make_bundle({});
@@ -221,6 +255,7 @@ void values_outside_the_graph_are_in_the_manifest() {
 
 int main() {
     a_good_one_opens();
+    an_encoder_is_described();
     damage_is_found();
     links_are_refused();
     names_stay_inside();

@@ -186,7 +186,7 @@ void conditions_belong_to_their_sample() {
     guided.guidance = 2;
     CHECK(thrown<InputError>([&] { Sampler(always, plan, guided); }) ==
           "guidance: none of this model's conditions has a null value to guide away from; leave it out");
-    CHECK(refused(with("goal", std::vector<float>{1})) == "goal: got 1 values, expected 2 for each of 1 seeds");
+    CHECK(refused(with("goal", std::vector<float>{1})) == "goal: got 1 values, expected 2 for each of 1 samples");
     CHECK(refused(with("goal", std::vector<float>{1, NAN})) == "goal: holds NaN or infinity; expected finite values");
     CHECK(refused(with("goal", std::vector<std::int64_t>{1, 2})) == "goal: got int64, expected float32");
     CHECK(refused(with("labels", std::vector<std::int64_t>{1})) ==
@@ -256,7 +256,7 @@ void wrong_values_are_named() {
     const auto labels = [](std::vector<std::int64_t> values) { return Conditions{{"labels", std::move(values)}}; };
     CHECK(refused(engine, {}, labels({0, 0, 0, 0, 0})) == "labels: this model is unconditional and takes none");
     CHECK(refused(conditional, {}).rfind("labels: got none; this model needs one per seed", 0) == 0);
-    CHECK(refused(conditional, {}, labels({0})) == "labels: got 1 values, expected 1 for each of 5 seeds");
+    CHECK(refused(conditional, {}, labels({0})) == "labels: got 1 values, expected 1 for each of 5 samples");
     CHECK(refused(conditional, {}, labels({0, 0, 0, 0, 3})) ==
           "labels: got 3; this model takes 0 to 2 (2 = unconditional)");
     CHECK(refused(conditional, {}, {{"labels", std::vector<float>(5)}}) == "labels: got float32, expected int64");

@@ -188,6 +188,29 @@ class Sampler {
 // sampler graph.
 std::vector<float> normal(std::uint64_t seed, std::size_t node, std::size_t dim);
 
+// ---------------------------------------------------------------- encoder and decoder
+
+// A graph of a bundle that runs once a sample: an encoder makes conditions of what a host has, a decoder of the samples
+// what a host wants. inputs, outputs: of one sample; null is empty.
+struct PartInfo {
+    std::string file; // in the bundle
+    std::vector<Condition> inputs, outputs;
+};
+
+// Such a graph, opened.
+//
+//     Result result = sampler.sample(seeds, encoder->run({{"observation", observation}}));
+//     Conditions action = decoder->run({{"x", result.samples}});
+class Part {
+  public:
+    virtual ~Part() = default;
+    virtual const PartInfo &info() const = 0;
+
+    // All inputs, each with one array for every sample -> the outputs likewise.
+    // Throws InputError for values that do not fit, BackendError.
+    virtual Conditions run(const Conditions &values) = 0;
+};
+
 // ---------------------------------------------------------------- the bundle
 
 // A folder that `ncdeploy bundle` wrote, every file of which was read and found whole.
@@ -202,6 +225,8 @@ class Bundle {
     const Plan &plan(const std::string &name = "") const;          // "" is the default; throws InputError
     Options options(const std::string &name = "") const;           // the window and tolerance that suit the plan
     std::string file(const std::string &name) const;               // path of any other file; throws InputError
+    const std::optional<PartInfo> &encoder() const { return encoder_; }
+    const std::optional<PartInfo> &decoder() const { return decoder_; }
 
   private:
     struct Entry {
@@ -214,6 +239,7 @@ class Bundle {
     ModelInfo info_;
     std::vector<Entry> plans_;
     std::vector<std::string> files_;
+    std::optional<PartInfo> encoder_, decoder_;
 };
 
 // ---------------------------------------------------------------- backends
@@ -235,6 +261,11 @@ struct EngineOptions {
 
 // Link ncdeploy::onnxruntime. Throws FileError for a graph that does not fit its description, BackendError.
 std::unique_ptr<Engine> open_onnxruntime(const Bundle &bundle, const EngineOptions &options = {});
+
+// The encoder and the decoder of a bundle, whatever runs its engine. Link ncdeploy::onnxruntime. Throw InputError for a
+// bundle without one, and as above.
+std::unique_ptr<Part> open_encoder(const Bundle &bundle, const EngineOptions &options = {});
+std::unique_ptr<Part> open_decoder(const Bundle &bundle, const EngineOptions &options = {});
 
 // Link ncdeploy::tensorrt. Throws FileError for an engine that does not fit its description, BackendError.
 std::unique_ptr<Engine> open_tensorrt(const Bundle &bundle, const EngineOptions &options = {});
