@@ -83,14 +83,16 @@ def conditional(folder: Path) -> Bundle:
         " => (float[batch, 5] denoised) <float one = {1}, float eighth = {0.125}, int64[1] axis = {1}>"
         " { own = Gather<axis = 0>(goal, sample)  part = Mul(x, eighth)  sum = Add(own, part)"
         "   noise = Add(sigma, one)  column = Unsqueeze(noise, axis)  denoised = Div(sum, column) }",
-        "e": "g (float[samples, 2] raw.state) => (float[samples, 5] goal) <float[2, 5] w ="
-        " {1, 2, 3, 4, 5, 0.1, 0.2, 0.3, 0.4, 0.5}> { goal = MatMul(raw.state, w) }",
+        "e": "g (float[samples, 2] raw) => (float[samples, 5] goal) <float[2, 5] w ="
+        " {1, 2, 3, 4, 5, 0.1, 0.2, 0.3, 0.4, 0.5}> { goal = MatMul(raw, w) }",
         "d": "g (float[samples, 5] x) => (float[samples, 3] action) <int64[3] at = {4, 0, 2}, float two = {2}>"
         " { some = Gather<axis = 1>(x, at)  action = Mul(some, two) }",
     }
     opsets = [onnx.helper.make_opsetid("", 17)]
     for name, graph in text.items():
         model = onnx.helper.make_model(onnx.parser.parse_graph(graph), opset_imports=opsets, ir_version=9)
+        if name == "e":  # a name as LeRobot's observations have it
+            model.graph.input[0].name = model.graph.node[0].input[0] = "raw.state"
         onnx.save(model, folder / f"{name}.onnx")
     goal = Condition(name="goal", dtype="float32", shape=(5,))
     return make_bundle(
@@ -163,7 +165,7 @@ def test_the_library_exports_what_its_header_declares_and_needs_no_runtime(relea
     library = release / "libncdeploy_c.so"
     exported = [line.split() for line in run("nm", "-D", "--defined-only", library).splitlines()]
     assert {name.split("@")[0] for _, kind, name in exported if kind != "A"} == declared
-    assert len(declared) == 7
+    assert len(declared) == 9
     assert "Ort" not in run("nm", "-D", "--undefined-only", library)
     assert "[libncdeploy_c.so.0]" in run("readelf", "-d", library)
 
@@ -174,7 +176,8 @@ class _Options(ctypes.Structure):
         ("tolerance", ctypes.c_double), ("max_rows", ctypes.c_size_t), ("guidance", ctypes.c_double),
         ("library", ctypes.c_char_p), ("provider", ctypes.c_char_p), ("provider_options", ctypes.c_void_p),
         ("provider_option_count", ctypes.c_size_t), ("threads", ctypes.c_int), ("spinning", ctypes.c_int),
-        ("arena", ctypes.c_int), ("shared_threads", ctypes.c_int),
+        ("arena", ctypes.c_int), ("shared_threads", ctypes.c_int), ("acceptance", ctypes.c_int),
+        ("theta", ctypes.c_double),
     )  # fmt: skip
 
 
@@ -205,7 +208,8 @@ class _Request(ctypes.Structure):
 class _Report(ctypes.Structure):
     _fields_ = (
         ("size", ctypes.c_size_t), ("depth", ctypes.c_size_t), ("nfe", ctypes.c_double), ("residual", ctypes.c_double),
-        ("wall_s", ctypes.c_double), ("engine_s", ctypes.c_double),
+        ("wall_s", ctypes.c_double), ("engine_s", ctypes.c_double), ("rejections", ctypes.c_double),
+        ("rejection_odds", ctypes.c_double),
     )  # fmt: skip
 
 
@@ -216,7 +220,8 @@ class Native:
         self.lib = lib = ctypes.CDLL(str(file))
         lib.ncdeploy_version.restype = lib.ncdeploy_last_error.restype = ctypes.c_char_p
         lib.ncdeploy_shape.restype = ctypes.c_size_t
-        for name in ("ncdeploy_close", "ncdeploy_shape"):
+        lib.ncdeploy_decoded_shape.restype = ctypes.c_size_t
+        for name in ("ncdeploy_close", "ncdeploy_shape", "ncdeploy_decoded_shape"):
             getattr(lib, name).argtypes = [ctypes.c_void_p]
 
     def options(self, **given: Any) -> _Options:
@@ -342,6 +347,75 @@ def test_each_sample_follows_its_condition(native: Native, bundle: Bundle, tmp_p
     assert native.sample(sampler, samples, seeds) == 1
     assert native.error == "goal: is missing; this model takes goal"
     native.lib.ncdeploy_close(sampler)
+
+
+def test_c_hosts_encode_and_decode(native: Native, bundle: Bundle, tmp_path: Path) -> None:
+    chain = conditional(tmp_path)
+    raw, seeds = np.array([[0.5, -1.0], [2.0, 3.0]], np.float32), [7, 8]
+    with open_engine(chain, threads=1) as engine:
+        wanted = sample(engine, PLANS[0], seeds=seeds, conditions={"raw.state": raw}, window=8)
+    code, sampler = native.open(chain.path, native.options(threads=1))
+    assert code == 0, native.error
+    assert native.lib.ncdeploy_decoded_shape(sampler, None, ctypes.c_size_t(0)) == 1
+    samples, decoded = np.zeros((2, 5), np.float32), np.zeros((2, 3), np.float32)
+    given = (_Condition * 1)(_Condition(name=b"raw.state", dtype=1, values=raw.ctypes.data, count=raw.size))
+    assert native.sample(sampler, samples, seeds, conditions=given, condition_count=1) == 0, native.error
+    np.testing.assert_allclose(samples, wanted.samples, atol=1e-4)
+
+    def decode(of: Any, values: int) -> int:
+        return native.lib.ncdeploy_decode(
+            of, ctypes.c_void_p(samples.ctypes.data), ctypes.c_size_t(2), ctypes.c_void_p(decoded.ctypes.data),
+            ctypes.c_size_t(values),
+        )  # fmt: skip
+
+    assert decode(sampler, 6) == 0, native.error
+    np.testing.assert_allclose(decoded, wanted.decoded, atol=1e-4)
+    assert (decode(sampler, 5), native.error) == (1, "action: got room for 5 values, expected 2 * 3")
+    both = (_Condition * 2)(given[0], _Condition(name=b"goal", dtype=1, values=samples.ctypes.data, count=10))
+    assert native.sample(sampler, samples, seeds, conditions=both, condition_count=2) == 1
+    assert native.error.startswith("goal: is what the encoder makes of others")
+    native.lib.ncdeploy_close(sampler)
+    _, plain = native.open(bundle.path, native.options(threads=1))
+    assert decode(plain, 6) == 1
+    assert native.error.startswith("ncdeploy_decode: the bundle has no decoder")
+    assert native.lib.ncdeploy_decoded_shape(plain, None, ctypes.c_size_t(0)) == 0
+    native.lib.ncdeploy_close(plain)
+
+
+def test_acceptance_in_law_is_that_of_python(native: Native, tmp_path: Path) -> None:
+    """The same decisions, so the same samples, calls and rejections: 16 samples of DDPM-100, over 2,000 tests."""
+    plan = make_plan("ddpm", 100)
+    law = make_bundle(write_mixture(tmp_path / "m.onnx", INFO, np.eye(5)), tmp_path / "b", plans=[plan], window=16)
+    code, sampler = native.open(law.path, native.options(threads=1, acceptance=1, theta=0.4))
+    assert code == 0, native.error
+    seeds, samples, report = list(range(16)), np.zeros((16, 5), np.float32), _Report(size=ctypes.sizeof(_Report))
+    assert native.sample(sampler, samples, seeds, ctypes.byref(report)) == 0, native.error
+    with open_engine(law, threads=1) as engine:
+        options = SampleOptions(acceptance="law", theta=0.4)
+        wanted = sample(engine, plan, seeds=seeds, window=16, options=options)
+    same = np.abs(samples - wanted.samples).max(axis=1) < 1e-3
+    assert same.mean() >= 15 / 16  # one decision may fall otherwise by the last digit
+    assert abs(report.depth - wanted.depth) <= 1
+    assert abs(report.rejections - wanted.rejections.mean()) < 0.2
+    assert abs(report.rejection_odds - wanted.rejection_odds.mean()) < 0.2
+    assert report.depth < 30
+    native.lib.ncdeploy_close(sampler)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"plan": b"ddim-20"}, "acceptance: ddim-20 has rows without noise"),
+        ({"window": 0}, "acceptance: law is of parallel sampling"),
+        ({"theta": 0.0}, "theta: got 0; expected a probability"),
+        ({"acceptance": 2}, "acceptance: got 2, expected NCDEPLOY_PATHWISE or NCDEPLOY_LAW"),
+    ],
+)
+def test_a_run_that_has_no_law_is_refused(native: Native, bundle: Bundle, tmp_path: Path, given, said) -> None:
+    plans = [make_plan("ddpm", 20), *PLANS]
+    both = make_bundle(bundle.engine, tmp_path / "b", plans=plans, window=8, verify=False)
+    code, _ = native.open(both.path, native.options(**{"acceptance": 1, "threads": 1, **given}))
+    assert (code, native.error[: len(said)]) == (1, said)
 
 
 def test_a_program_of_a_newer_header_runs_if_it_uses_nothing_new(native: Native, bundle: Bundle) -> None:

@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "ncdeploy/ncdeploy.hpp"
 #include "text.hpp"
 
 struct ncdeploy_sampler {
     std::unique_ptr<ncdeploy::Engine> engine;
+    std::unique_ptr<ncdeploy::Part> encoder, decoder; // where the bundle has them
     std::optional<ncdeploy::Sampler> sampler;
     const ncdeploy_request *request = nullptr; // of the run that goes on
 };
@@ -74,6 +76,7 @@ ncdeploy_options defaults() {
     options.tolerance = -1;
     options.guidance = std::nan("");
     options.spinning = options.arena = 1;
+    options.theta = ncdeploy::Options().theta;
     return options;
 }
 
@@ -134,6 +137,22 @@ ncdeploy::Conditions conditions_of(const ncdeploy_request &request) {
     return conditions;
 }
 
+// What the encoder takes goes through it, the rest stays.
+ncdeploy::Conditions encoded(ncdeploy::Part *encoder, ncdeploy::Conditions given) {
+    ncdeploy::Conditions raw;
+    for (const ncdeploy::Condition &value : encoder ? encoder->info().inputs : std::vector<ncdeploy::Condition>()) {
+        if (auto held = given.extract(value.name)) {
+            raw.insert(std::move(held));
+        }
+    }
+    for (const auto &[name, values] : raw.empty() ? raw : encoder->run(raw)) {
+        if (!given.emplace(name, values).second) {
+            throw ncdeploy::InputError(name + ": is what the encoder makes of others; give one or the other");
+        }
+    }
+    return given;
+}
+
 std::unique_ptr<ncdeploy::Engine> open_engine(const ncdeploy::Bundle &bundle,
                                               [[maybe_unused]] const ncdeploy::EngineOptions &options) {
     const std::string path = bundle.engine();
@@ -149,6 +168,11 @@ std::unique_ptr<ncdeploy::Engine> open_engine(const ncdeploy::Bundle &bundle,
     }
 #endif
     throw ncdeploy::BackendError(path + ": this library was built without a backend that runs it; build it with both");
+}
+
+size_t copy_sizes(const std::vector<std::int64_t> &shape, int64_t *sizes, size_t capacity) {
+    std::copy_n(shape.begin(), sizes ? std::min(capacity, shape.size()) : 0, sizes);
+    return shape.size();
 }
 
 } // namespace
@@ -188,22 +212,32 @@ ncdeploy_status ncdeploy_open(const char *bundle, const ncdeploy_options *option
         if (!std::isnan(given.guidance)) {
             chosen.guidance = given.guidance;
         }
+        if (given.acceptance != NCDEPLOY_PATHWISE && given.acceptance != NCDEPLOY_LAW) {
+            throw ncdeploy::InputError(
+                text("acceptance: got ", given.acceptance, ", expected NCDEPLOY_PATHWISE or NCDEPLOY_LAW"));
+        }
+        chosen.acceptance =
+            given.acceptance == NCDEPLOY_LAW ? ncdeploy::Acceptance::law : ncdeploy::Acceptance::pathwise;
+        chosen.theta = given.theta;
         std::unique_ptr<ncdeploy::Engine> engine = open_engine(opened, engine_options(given));
         auto sampler = std::make_unique<ncdeploy_sampler>();
         chosen.on_sweep = [of = sampler.get()](const ncdeploy::Sweep &sweep) { tell(*of->request, sweep); };
         sampler->sampler.emplace(*engine, opened.plan(plan), chosen);
         sampler->engine = std::move(engine);
+#ifdef NCDEPLOY_HAS_ONNXRUNTIME
+        sampler->encoder = opened.encoder() ? ncdeploy::open_encoder(opened, engine_options(given)) : nullptr;
+        sampler->decoder = opened.decoder() ? ncdeploy::open_decoder(opened, engine_options(given)) : nullptr;
+#endif
         *out = sampler.release();
     });
 }
 
 size_t ncdeploy_shape(const ncdeploy_sampler *sampler, int64_t *sizes, size_t capacity) {
-    if (!sampler) {
-        return 0;
-    }
-    const std::vector<std::int64_t> &shape = sampler->engine->info().shape;
-    std::copy_n(shape.begin(), sizes ? std::min(capacity, shape.size()) : 0, sizes);
-    return shape.size();
+    return sampler ? copy_sizes(sampler->engine->info().shape, sizes, capacity) : 0;
+}
+
+size_t ncdeploy_decoded_shape(const ncdeploy_sampler *sampler, int64_t *sizes, size_t capacity) {
+    return sampler && sampler->decoder ? copy_sizes(sampler->decoder->info().outputs.at(0).shape, sizes, capacity) : 0;
 }
 
 ncdeploy_status ncdeploy_sample(ncdeploy_sampler *sampler, const ncdeploy_request *request, float *samples,
@@ -227,14 +261,44 @@ ncdeploy_status ncdeploy_sample(ncdeploy_sampler *sampler, const ncdeploy_reques
         }
         sampler->request = &given;
         const ncdeploy::Result result =
-            sampler->sampler->sample({given.seeds, given.seeds + given.n}, conditions_of(given));
+            sampler->sampler->sample({given.seeds, given.seeds + given.n},
+                                     encoded(sampler->encoder.get(), conditions_of(given)));
         std::copy(result.samples.begin(), result.samples.end(), samples);
         if (report) {
             const double residual = *std::max_element(result.residual.begin(), result.residual.end());
-            const ncdeploy_report figures{room, result.depth, result.nfe, residual, result.wall_s, result.engine_s};
+            const auto mean = [&](const auto &list) {
+                return std::accumulate(list.begin(), list.end(), 0.0) / static_cast<double>(list.size());
+            };
+            const ncdeploy_report figures{room,          result.depth,    result.nfe,
+                                          residual,      result.wall_s,   result.engine_s,
+                                          mean(result.rejections), mean(result.rejection_odds)};
             std::memset(report, 0, room);
             std::memcpy(report, &figures, std::min(room, sizeof figures));
         }
+    });
+}
+
+ncdeploy_status ncdeploy_decode(ncdeploy_sampler *sampler, const float *samples, size_t n, float *decoded,
+                                size_t values) {
+    return guarded([&] {
+        if (!sampler || !samples || !decoded) {
+            throw ncdeploy::InputError("ncdeploy_decode: got NULL, expected a sampler, samples and room for values");
+        }
+        if (!sampler->decoder) {
+            throw ncdeploy::InputError("ncdeploy_decode: the bundle has no decoder; samples are in model units");
+        }
+        const ncdeploy::Condition &output = sampler->decoder->info().outputs.at(0);
+        if (n == 0 || values % output.dim() || values / output.dim() != n) {
+            throw ncdeploy::InputError(
+                text(output.name, ": got room for ", values, " values, expected ", n, " * ", output.dim()));
+        }
+        const ncdeploy::Values x = std::vector(samples, samples + n * sampler->engine->info().dim());
+        const ncdeploy::Conditions made = sampler->decoder->run({{"x", x}});
+        std::visit(
+            [&](const auto &list) {
+                std::transform(list.begin(), list.end(), decoded, [](auto v) { return static_cast<float>(v); });
+            },
+            made.at(output.name));
     });
 }
 

@@ -11,18 +11,13 @@
 // A node new to a window has no output yet. Along the trajectory of an ODE plan D hardly changes, so it starts from the
 // last D before it; in an SDE plan D is a martingale driven by the injected noise, so it also moves by g times that
 // noise. The first window of all starts from the data mean.
-#include <algorithm>
 #include <cmath>
-#include <limits>
 #include <list>
 #include <optional>
 
 #include "ahead.hpp"
-#include "drivers.hpp"
 #include "jacobian.hpp"
-#include "noise.hpp"
-#include "track.hpp"
-#include "window.hpp"
+#include "lane.hpp"
 
 namespace ncdeploy::detail {
 namespace {
@@ -31,33 +26,14 @@ constexpr double jump = 0.3; // a node that moved by more than this part of its 
 constexpr std::size_t worth_a_thread = 2048; // values of a sample from which on noise is drawn while the network runs
 constexpr std::size_t keep = 16;             // but this many nodes behind the accepted ones always are
 
-// One sample at work. Nodes up to `base` are accepted; base .. stop - 1 are the window.
-class Lane {
+class PathwiseLane final : public Lane {
   public:
-    Lane(const Run &run, const Window &window, std::size_t sample)
-        : sample(sample), stop_(window.stop[0]), stochastic_(run.plan.stochastic()), run_(run), window_(window),
-          track_(window.slots(), run.dim), noise_(stochastic_ ? noise_slots() : 1, run.dim), frozen_(run.dim),
-          jacobian_(run.plan, window.slots(), run.dim) {
-        std::copy(run.mean.begin(), run.mean.end(), frozen_.begin());
-        std::copy(frozen_.begin(), frozen_.end(), track_.D[0]);
-        normal(run.seeds[sample], 0, run.dim, run.plan.noise[0], track_.x[0]);
+    PathwiseLane(const Run &run, const Window &window, std::size_t sample)
+        : Lane(run, window, sample), jacobian_(run.plan, window.slots(), run.dim) {
         extend(0, 0.0F);
     }
 
-    bool done() const { return base_ == window_.last; }
-    std::size_t accepted() const { return done() ? base_ + 1 : base_; }
-    const float *state() { return track_.x[base_]; }
-
-    void submit(Evaluator &evaluator) {
-        for (std::size_t k = base_; k < stop_; ++k) {
-            if (run_.plan.evaluated[k]) {
-                evaluator.add(track_.x[k], k, sample, track_.D[k]);
-            }
-        }
-    }
-
-    // After D was evaluated: new states, and the window moves on. Returns the largest residual that was accepted.
-    double sweep() {
+    void sweep() override {
         for (std::size_t k = base_; k < stop_; ++k) {
             if (run_.plan.evaluated[k]) {
                 jacobian_.update(k, track_.x[k], track_.D[k]);
@@ -81,31 +57,11 @@ class Lane {
             }
         }
         slide(accepted, steady);
-        return worst;
+        double &residual = run_.result.residual[sample];
+        residual = std::max(residual, worst);
     }
-
-    // Nodes from the first of the window on whose noise is there; as many as can be when all of it is.
-    std::size_t spare() const { return drawn_ < drawable() ? drawn_ - base_ : std::numeric_limits<std::size_t>::max(); }
-
-    // Draws the noise of one more node, of this window or the next one; false when all of it is there. Touches nothing
-    // that the evaluation of the window reads.
-    bool draw() {
-        if (drawn_ >= drawable()) {
-            return false;
-        }
-        ++drawn_;
-        normal(run_.seeds[sample], drawn_, run_.dim, run_.plan.noise[drawn_], noise_[drawn_]);
-        return true;
-    }
-
-    const std::size_t sample;
 
   private:
-    std::size_t noise_slots() const { return 2 * window_.span; }
-
-    // The last node whose noise has a place.
-    std::size_t drawable() const { return stochastic_ ? std::min(window_.last, base_ + noise_slots()) : 0; }
-
     // The new state of node k from its row; its output follows. Returns the size of the change over the noise level.
     double solve(std::size_t k) {
         const auto g = static_cast<float>(run_.plan.evaluated[k] && k < stop_ ? jacobian_.at(k) : 0.0);
@@ -138,35 +94,16 @@ class Lane {
 
     // Outputs and states of the nodes from `first` on, which are new: the frozen output, rolled out through the rows.
     void extend(std::size_t first, float g_known) {
-        while (drawn_ < stop_ && draw()) {
-        }
+        draw_window();
         for (std::size_t k = std::max(first, base_); k <= stop_; ++k) {
             jacobian_.reset(k, g_known);
             if (k > base_) {
-                const auto g = static_cast<float>(jacobian_.at(k));
-                track_.step(run_.plan, k, [&](std::size_t at, const double *row, std::size_t count) {
-                    const float *noise = draws(k, at);
-                    float *x = track_.x[k] + at, *D = frozen_.data() + at;
-                    for (std::size_t i = 0; i < count; ++i) {
-                        x[i] = static_cast<float>(row[i] + static_cast<double>(noise[i]));
-                        D[i] += g * noise[i];
-                    }
-                });
+                roll(k, static_cast<float>(jacobian_.at(k)));
             }
             std::copy(frozen_.begin(), frozen_.end(), track_.D[k]);
         }
     }
 
-    // The noise of values first, first + 1, ... at a node.
-    const float *draws(std::size_t k, std::size_t first) { return stochastic_ ? noise_[k] + first : noise_[0]; }
-
-    std::size_t base_ = 0, stop_, drawn_ = 0; // drawn_: noise is there up to this node
-    const bool stochastic_;
-    const Run &run_;
-    const Window &window_;
-    Track track_;
-    Ring noise_;
-    std::vector<float> frozen_;
     Jacobian jacobian_;
 };
 
@@ -175,37 +112,40 @@ class Lane {
 void run_parallel(const Run &run) {
     const Window window(run.plan, run.options.window, run.options.error_floor, run.dim);
     std::vector<std::size_t> accepted(run.seeds.size(), 0);
-    std::list<Lane> lanes;
+    std::list<std::unique_ptr<Lane>> lanes;
     std::size_t waiting = 0; // the next sample without a lane
     std::optional<Ahead> ahead;
     if (run.plan.stochastic() && run.dim >= worth_a_thread) {
         ahead.emplace([&lanes] {
             return std::min_element(lanes.begin(), lanes.end(),
-                                    [](const Lane &a, const Lane &b) { return a.spare() < b.spare(); })
+                                    [](const auto &a, const auto &b) { return a->spare() < b->spare(); })
+                ->get()
                 ->draw();
         });
     }
     while (true) {
         while (lanes.size() < run.lanes && waiting < run.seeds.size()) {
-            lanes.emplace_back(run, window, waiting++);
+            lanes.push_back(run.options.acceptance == Acceptance::law
+                                ? law_lane(run, window, waiting)
+                                : std::make_unique<PathwiseLane>(run, window, waiting));
+            ++waiting;
         }
         if (lanes.empty()) {
             return;
         }
-        for (Lane &lane : lanes) {
-            lane.submit(run.evaluator);
+        for (const auto &lane : lanes) {
+            lane->submit(run.evaluator);
         }
         const std::size_t rows = run.evaluator.run(ahead ? &*ahead : nullptr);
-        for (Lane &lane : lanes) {
-            double &residual = run.result.residual[lane.sample];
-            residual = std::max(residual, lane.sweep());
-            ++run.result.sweeps[lane.sample];
-            accepted[lane.sample] = lane.accepted();
-            if (lane.done()) {
-                std::copy_n(lane.state(), run.dim, run.result.samples.data() + lane.sample * run.dim);
+        for (const auto &lane : lanes) {
+            lane->sweep();
+            ++run.result.sweeps[lane->sample];
+            accepted[lane->sample] = lane->accepted();
+            if (lane->done()) {
+                std::copy_n(lane->state(), run.dim, run.result.samples.data() + lane->sample * run.dim);
             }
         }
-        lanes.remove_if([](const Lane &lane) { return lane.done(); });
+        lanes.remove_if([](const auto &lane) { return lane->done(); });
         if (run.options.on_sweep) {
             run.options.on_sweep({run.evaluator.calls, rows, run.plan.size(), accepted});
         }

@@ -11,6 +11,27 @@ namespace ncdeploy {
 
 using detail::text;
 
+namespace {
+
+// Throws InputError unless every row of the plan but the last adds noise, in a parallel run.
+void check_law(const Plan &plan, const Options &options) {
+    for (std::size_t k = 0; k + 1 < plan.size(); ++k) {
+        if (!(plan.noise[k] > 0) || !plan.evaluated[k]) {
+            throw InputError(text("acceptance: ", plan.name,
+                                  " has rows without noise, so that there is no law to be exact in; take pathwise "
+                                  "acceptance, or a plan of ddpm, ddim with eta > 0, or dpmpp_2m_sde"));
+        }
+    }
+    if (options.window == 0) {
+        throw InputError("acceptance: law is of parallel sampling; give a window");
+    }
+    if (!(options.theta > 0 && options.theta <= 1)) {
+        throw InputError(text("theta: got ", options.theta, "; expected a probability, above 0 and at most 1"));
+    }
+}
+
+} // namespace
+
 Sampler::Sampler(Engine &engine, Plan plan, Options options)
     : engine_(engine), plan_(std::move(plan)), options_(std::move(options)) {
     plan_.check();
@@ -22,6 +43,9 @@ Sampler::Sampler(Engine &engine, Plan plan, Options options)
     }
     if (!(options_.error_floor > 0)) {
         throw InputError(text("error_floor: got ", options_.error_floor, "; expected a positive number"));
+    }
+    if (options_.acceptance == Acceptance::law) {
+        check_law(plan_, options_);
     }
     if (options_.guidance) {
         if (!std::isfinite(*options_.guidance)) {
@@ -61,6 +85,8 @@ Result Sampler::sample(const std::vector<std::uint64_t> &seeds, const Conditions
         result.samples.resize(seeds.size() * info.dim());
         result.sweeps.resize(seeds.size());
         result.residual.resize(seeds.size());
+        result.rejections.resize(seeds.size());
+        result.rejection_odds.resize(seeds.size());
         detail::Evaluator evaluator(engine_, plan_, inputs, options_.guidance);
         const detail::Run run{evaluator, plan_, options_, seeds, info.mean, info.dim(), lanes, result};
         (options_.window ? detail::run_parallel : detail::run_sequential)(run);

@@ -68,11 +68,19 @@ typedef struct ncdeploy_options {
     int spinning;       /* 1: threads wait busily, which is faster; 0: they sleep, which saves power */
     int arena;          /* 1: memory is kept from call to call; 0: given back */
     int shared_threads; /* 1: one pool for all engines of the process that say so */
+
+    int acceptance; /* NCDEPLOY_PATHWISE or NCDEPLOY_LAW */
+    double theta;   /* in law: most probable rejection that a node is still tested at; speed alone depends on it */
 } ncdeploy_options;
+
+/* When a node of a parallel run is final: when it stands still, which gives the samples of a sequential run to the
+ * tolerance; or by a test that keeps the distribution exact, in fewer calls, for plans that add noise. */
+enum { NCDEPLOY_PATHWISE = 0, NCDEPLOY_LAW = 1 };
 
 enum { NCDEPLOY_FLOAT32 = 1, NCDEPLOY_INT64 = 2 };
 
-/* What every sample is conditioned on, under the name that the model's record gives it; "labels" are classes. */
+/* What every sample is conditioned on, under the name that the model's record gives it; "labels" are classes. With an
+ * encoder in the bundle, what that takes may stand for what it makes. */
 typedef struct ncdeploy_condition {
     const char *name;
     int dtype;          /* NCDEPLOY_FLOAT32 or NCDEPLOY_INT64 */
@@ -108,6 +116,8 @@ typedef struct ncdeploy_report {
     double nfe;              /* rows the network evaluated per sample, on average */
     double residual;         /* largest that was accepted, relative to sigma */
     double wall_s, engine_s; /* seconds of the run, and those inside the network */
+    double rejections;       /* in law: drafts that were rejected, per sample; and the summed probabilities of that, */
+    double rejection_odds;   /* which they equal in the mean */
 } ncdeploy_report;
 
 /* "major.minor.patch" */
@@ -129,6 +139,14 @@ NCDEPLOY_API size_t ncdeploy_shape(const ncdeploy_sampler *sampler, int64_t *siz
  * samples: room for `values` = n * prod(shape) numbers. report: NULL, or where to put figures of the run. */
 NCDEPLOY_API ncdeploy_status ncdeploy_sample(ncdeploy_sampler *sampler, const ncdeploy_request *request, float *samples,
                                              size_t values, ncdeploy_report *report);
+
+/* What the bundle's decoder makes of one sample, as ncdeploy_shape; 0 for a bundle without one. */
+NCDEPLOY_API size_t ncdeploy_decoded_shape(const ncdeploy_sampler *sampler, int64_t *sizes, size_t capacity);
+
+/* What the decoder makes of n samples, [n, *decoded shape]; of whole numbers, as float.
+ * decoded: room for `values` = n * prod(decoded shape) numbers. */
+NCDEPLOY_API ncdeploy_status ncdeploy_decode(ncdeploy_sampler *sampler, const float *samples, size_t n, float *decoded,
+                                             size_t values);
 
 /* Frees a sampler; NULL is allowed. */
 NCDEPLOY_API void ncdeploy_close(ncdeploy_sampler *sampler);

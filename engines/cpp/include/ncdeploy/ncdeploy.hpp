@@ -114,11 +114,19 @@ struct Sweep {
     const std::vector<std::size_t> &accepted; // [n], nodes of each sample that are final
 };
 
+// When a node of a parallel run is final.
+enum class Acceptance {
+    pathwise, // when it stands still: the samples that a sequential run draws from the same seeds, to the tolerance
+    law,      // by a test that keeps the distribution exact, in fewer calls: other samples, for plans that add noise
+};
+
 struct Options {
     std::size_t window = 0;   // 0: sequential; otherwise the evaluated nodes per sample and sweep, at most the plan's
     double tolerance = 1e-3;  // a node holds when the rms of its change is <= tolerance * hypot(sigma, error_floor)
     double error_floor = 0.1; // in model units: below this noise level the tolerance is absolute
     std::size_t max_rows = 0; // most rows the network sees in one call; 0: no limit
+    Acceptance acceptance = Acceptance::pathwise;
+    double theta = 0.5; // in law: most probable rejection that a node is still tested at; speed alone depends on it
     std::optional<double> guidance;              // weight of classifier-free guidance; doubles the rows
     std::function<void(const Sweep &)> on_sweep; // called after every network call; what it throws ends the run
 };
@@ -128,7 +136,9 @@ struct Result {
     std::size_t depth = 0;           // network calls made one after another
     double nfe = 0;                  // rows the network evaluated per sample, on average
     std::vector<std::size_t> sweeps; // [n], network calls each sample took part in
-    std::vector<double> residual;    // [n], largest residual that was accepted, relative to sigma
+    std::vector<double> residual;    // [n], largest residual that was accepted, relative to sigma; 0 in law
+    std::vector<std::size_t> rejections; // [n], of acceptance in law: drafts that were rejected
+    std::vector<double> rejection_odds;  // [n], and the summed probabilities of that, which they equal in the mean
     double wall_s = 0, engine_s = 0; // seconds of the run, and those inside the network
 };
 
