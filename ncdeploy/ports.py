@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,11 @@ class Port:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+
+def sizes(ports: Iterable[Port], **axes: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of ports by name, with sizes for axes that have none: sizes(info.inputs, batch=8, samples=1)."""
+    return {port.name: tuple(n if isinstance(n, int) else axes[n] for n in port.shape) for port in ports}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +103,17 @@ class Condition(Value):
         null = 0 if self.null is None else self.null
         sizes = self.shape if isinstance(null, tuple) else ()
         return np.broadcast_to(np.asarray(null, self.dtype).reshape(sizes), self.shape)
+
+
+def described(given: Mapping[str, Any]) -> tuple[Condition, ...]:
+    """What values of some samples, [n, *shape] by name, are conditions of: float32 for real numbers, else int64.
+
+    Raises InputError for names that no condition may have.
+    """
+    return tuple(
+        Condition(name=name, dtype="float32" if value.dtype.kind == "f" else "int64", shape=value.shape[1:])
+        for name, value in ((name, np.asarray(value)) for name, value in given.items())
+    )
 
 
 def take_all(conditions: Sequence[Value], given: Mapping[str, Any], n: int) -> dict[str, NDArray[Any]]:

@@ -32,7 +32,7 @@ def table(spec: str, steps: int) -> Iterator[str]:
 
     def objective(config: TrainConfig) -> Objective:
         return Objective(
-            study.data, config, null_label=None, batch=config.batch, process=0, device=torch.device("cpu")
+            study.data, config, info=model.info, batch=config.batch, process=0, device=torch.device("cpu")
         )  # fmt: skip
 
     plain = objective(TrainConfig(batch=ROWS, device="cpu"))

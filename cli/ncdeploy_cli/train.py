@@ -50,6 +50,14 @@ def train(
     conditional: Annotated[
         bool | None, typer.Option("--conditional", help="Learn the labels of the data, to sample classes at will.")
     ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What samples were seen under: NAME of an array in the .npz, NAME=FILE.npy or NAME=FILE.npz:KEY, "
+            "a row for each sample; once for each condition.",
+            show_default=False,
+        ),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Bring a folder of pictures to this many pixels a side.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of weights, of noise and of which data are held out.", show_default="0")
@@ -126,7 +134,7 @@ def train(
         "terms": contrastive_terms, "warmup": contrastive_warmup, "gap": contrastive_gap,
         "s_min": s_min, "s_max": s_max,
     }  # fmt: skip
-    fixed = {**settings, "objective": objective, "size": size, "network": network}
+    fixed = {**settings, "objective": objective, "size": size, "network": network, "condition": condition}
     given = [name for name, value in fixed.items() if value is not None]
     if init_from is not None and network is not None:
         raise InputError("--network: the model of --init-from has its own; leave one of them out")
@@ -168,11 +176,10 @@ def train(
             training = resume_training(resume, data=data, steps=updates, allow_module=trust)
         else:
             config = TrainConfig.from_choices(objective, {**settings, "steps": updates}, contrastive)
-            dataset = load_data(str(data), seed=config.seed, size=size)
-            if init_from is None:
-                training = start(dataset, config, network=network)
-            else:
-                training = start_from(load_model(init_from, allow_module=trust), dataset, config)
+            model = None if init_from is None else load_model(init_from, allow_module=trust)
+            conditions = condition or [c.name for c in ([] if model is None else model.info.conditions)]
+            dataset = load_data(str(data), seed=config.seed, size=size, conditions=conditions)
+            training = start(dataset, config, network=network) if model is None else start_from(model, dataset, config)
     _run(training, target, log, save_every, as_json)
 
 

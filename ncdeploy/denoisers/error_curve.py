@@ -1,6 +1,7 @@
 """Measuring how well a denoiser denoises: E|x0 - D(x0 + sigma n, sigma)|^2 / d over a grid of sigma."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ def measure_error_curve(
     denoiser: Denoiser,
     x: Tensor,
     labels: Tensor | None = None,
+    conditions: Mapping[str, Tensor] | None = None,
     *,
     sigmas: Sequence[float] | None = None,
     seed: int = 0,
     batch: int = 256,
 ) -> ErrorCurve:
-    """The denoising error on samples x [N, *shape] (model units) at each sigma, one draw of noise per sample.
+    """The denoising error on samples x [N, *shape] (model units) at each sigma, one draw of noise per sample; labels
+    [N] and conditions [N, ...] are theirs.
 
     The same noise serves all sigmas, so that the curve is smooth. sigmas: default 40, geometric over the trained
     range. The denoiser keeps its mode; put it in eval() first.
@@ -36,7 +39,11 @@ def measure_error_curve(
             rows = slice(start, start + batch)
             clean = x[rows]
             level = torch.full((len(clean),), sigma, dtype=x.dtype, device=x.device)
-            denoised = denoiser(clean + sigma * noise[rows], level, None if labels is None else labels[rows])
+            given: tuple[Any, ...] = (None if labels is None else labels[rows],)
+            if conditions:
+                own = {name: values[rows] for name, values in conditions.items()}
+                given += own, torch.arange(len(clean), device=x.device)
+            denoised = denoiser(clean + sigma * noise[rows], level, *given)
             total += float((clean - denoised).double().square().sum())
         curve.append(max(total / x.numel(), np.finfo(float).tiny))
     return ErrorCurve(sigmas=tuple(map(float, sigmas)), mse=tuple(curve))

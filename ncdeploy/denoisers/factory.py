@@ -4,8 +4,8 @@ import contextlib
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -35,20 +35,22 @@ class Network:
 
     config:    frozen dataclass of its settings, which the network's own .config holds beside "kind"
     construct: construct(shape, config, num_classes) -> network(x [B, *shape], noise [B], labels int64 [B] or None)
+    observes:  whether it takes conditions, as construct(..., conditions) -> network(..., conditions, sample)
     """
 
     config: type[Any]
-    construct: Callable[[tuple[int, ...], Any, int], nn.Module]
+    construct: Callable[..., nn.Module]
+    observes: bool = False
 
 
 NETWORKS: dict[str, Network] = {
-    "unet": Network(config=UNetConfig, construct=UNet),
-    "mlp": Network(config=MLPConfig, construct=MLP),
+    "unet": Network(config=UNetConfig, construct=UNet, observes=True),
+    "mlp": Network(config=MLPConfig, construct=MLP, observes=True),
     "diffusers": Network(config=DiffusersUNetConfig, construct=DiffusersUNet),
     "song": Network(config=SongConfig, construct=Song),
     "adm": Network(config=ADMConfig, construct=ADM),
     "guided": Network(config=GuidedUNetConfig, construct=GuidedUNet),
-    "module": Network(config=ForeignModuleConfig, construct=ForeignModule.make),
+    "module": Network(config=ForeignModuleConfig, construct=ForeignModule.make, observes=True),
 }
 
 
@@ -172,7 +174,11 @@ def build_network(config: Mapping[str, Any], info: ModelInfo) -> nn.Module:
     if kind not in NETWORKS:
         raise InputError(f"network: got kind {kind!r}, expected one of {', '.join(NETWORKS)}")
     network = NETWORKS[kind]
-    return network.construct(info.shape, _read(network.config, settings), info.num_classes)
+    if info.conditions and not network.observes:
+        takers = ", ".join(name for name, other in NETWORKS.items() if other.observes)
+        raise InputError(f"network: {kind} takes no conditions; choose one of {takers}")
+    conditions = (info.conditions,) if info.conditions else ()
+    return network.construct(info.shape, _read(network.config, settings), info.num_classes, *conditions)
 
 
 def default_config(
@@ -183,12 +189,15 @@ def default_config(
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     network: Mapping[str, Any] | str | None = None,
+    conditions: Sequence[Condition] = (),
 ) -> dict[str, Any]:
     """A config for `build`: an EDM denoiser with a U-Net for pictures (C, H, W), an MLP for anything else.
 
     network: one of SIZES; or settings of UNetConfig or MLPConfig to use instead of the defaults, "kind" among them if
              wanted. None: as suits the picture's size
-    sigma_data, sigma_min, sigma_max: in model units. Raises InputError for settings that cannot be built.
+    sigma_data, sigma_min, sigma_max: in model units; conditions: of real numbers, which both networks take as vectors
+
+    Raises InputError for settings that cannot be built.
     """
     size = network if isinstance(network, str) else None
     if size is not None and size not in SIZES:
@@ -204,6 +213,7 @@ def default_config(
         "sigma_max": sigma_max,
         "sigma_data": sigma_data,
         "network": {"kind": kind, **defaults, **wanted},
+        "conditions": [asdict(condition) for condition in conditions],
     }
     return build(config).config
 

@@ -1,6 +1,7 @@
 """A residual multi-layer perceptron for vectors and for small pictures laid flat."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from ncdeploy.denoisers.embedding import Conditioning
 from ncdeploy.errors import InputError
+from ncdeploy.ports import Condition
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -30,20 +32,34 @@ class MLPConfig:
 
 
 class MLP(nn.Module):
-    """x [B, *shape], noise [B], labels int64 [B] or None -> [B, *shape]. The last layer starts at zero."""
+    """x [B, *shape], noise [B], labels int64 [B] or None, conditions of real numbers -> [B, *shape]. The last layer
+    starts at zero."""
 
-    def __init__(self, shape: tuple[int, ...], config: MLPConfig, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        config: MLPConfig,
+        num_classes: int = 0,
+        conditions: tuple[Condition, ...] = (),
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.config: dict[str, Any] = {"kind": "mlp", **asdict(config), "frequencies": list(config.frequencies)}
-        self.conditioning = Conditioning(config.width, num_classes, config.frequencies)
+        self.conditioning = Conditioning(config.width, num_classes, config.frequencies, conditions)
         self.inner = nn.Linear(math.prod(shape), config.width)
         self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
         self.outer = zeroed(nn.Linear(config.width, math.prod(shape)))
 
-    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        condition = self.conditioning(noise, labels)
+    def forward(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
+        sample: Tensor | None = None,
+    ) -> Tensor:
+        condition = self.conditioning(noise, labels, conditions, sample)
         hidden = self.inner(x.flatten(1))
         for block in self.blocks:
             hidden = block(hidden, condition)

@@ -1,5 +1,6 @@
-"""A U-Net from 1x8x8 digits to 3x64x64 pictures: residual blocks, self-attention, noise and class by FiLM."""
+"""A U-Net from 1x8x8 digits to 3x64x64 pictures: residual blocks, self-attention; noise, class, conditions by FiLM."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.nn.functional import interpolate, silu
 from ncdeploy.denoisers.embedding import Conditioning
 from ncdeploy.denoisers.mlp import zeroed
 from ncdeploy.errors import InputError
+from ncdeploy.ports import Condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,16 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """x [B, C, H, W], noise [B], labels int64 [B] or None -> [B, C, H, W]. The last layer starts at zero."""
+    """x [B, C, H, W], noise [B], labels int64 [B] or None, conditions of real numbers -> [B, C, H, W]. The last layer
+    starts at zero."""
 
-    def __init__(self, shape: tuple[int, ...], config: UNetConfig, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        config: UNetConfig,
+        num_classes: int = 0,
+        conditions: tuple[Condition, ...] = (),
+    ) -> None:
         super().__init__()
         config.check(shape)
         lists = {name: list(getattr(config, name)) for name in ("multipliers", "attention", "frequencies")}
@@ -82,7 +91,7 @@ class UNet(nn.Module):
         def stage(before: int, after: int, level: int) -> Stage:
             return Stage(before, after, config, attention=attends[level])
 
-        self.conditioning = Conditioning(config.width, num_classes, config.frequencies)
+        self.conditioning = Conditioning(config.width, num_classes, config.frequencies, conditions)
         self.inner = nn.Conv2d(shape[0], config.channels, 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
@@ -105,8 +114,15 @@ class UNet(nn.Module):
         self.norm = group_norm(now)
         self.outer = zeroed(nn.Conv2d(now, shape[0], 3, padding=1))
 
-    def forward(self, x: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        condition = self.conditioning(noise, labels)
+    def forward(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
+        sample: Tensor | None = None,
+    ) -> Tensor:
+        condition = self.conditioning(noise, labels, conditions, sample)
         hidden = self.inner(x)
         skips = []
         for index, stage in enumerate(self.down):

@@ -33,7 +33,7 @@ def read_conditions(
             raise InputError(f"--condition {text}: expected NAME=FILE, such as obs=obs.npy or obs=file.npz:key")
         if name in found:
             raise InputError(f"--condition {text}: {name} is given twice")
-        found[name] = _array(file)
+        found[name] = read_array(file)
         if name in known and found[name].shape == known[name].shape:
             found[name] = found[name][None]
     lengths = {name: len(values) if values.ndim else 1 for name, values in found.items()}
@@ -68,7 +68,11 @@ def parse_condition(text: str) -> Condition:
         raise InputError(f"condition {text!a}: expected NAME:DTYPE:SHAPE:NULL, such as obs:float32:2x5:0") from e
 
 
-def _array(file: str) -> NDArray[Any]:
+def read_array(file: str) -> NDArray[Any]:
+    """The array of "file.npy", or of "file.npz:key" one of several.
+
+    Raises InputError for a key that is missing, FileError as `read_arrays` does.
+    """
     path, colon, key = file.rpartition(":")
     if not colon or not path.endswith(".npz"):
         path, key = file, ""

@@ -12,7 +12,7 @@ from ncdeploy.backends.parts import PartEngine, encoded
 from ncdeploy.errors import InputError
 from ncdeploy.guidance import Guided
 from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.ports import Condition, take_all
+from ncdeploy.ports import described, take_all
 from ncdeploy.run.options import SampleOptions, Window
 from ncdeploy.sampling.arrays import suited_to
 from ncdeploy.sampling.errorcurve import ErrorCurve
@@ -138,11 +138,7 @@ def _conditions(given: dict[str, ArrayLike], info: ModelInfo | None, n: int) -> 
     """As the model lists them; of a denoiser without info, as they are given."""
     if info is not None:
         return take_all(info.conditions, given, n) or None
-    described = (
-        Condition(name=name, dtype="float32" if value.dtype.kind == "f" else "int64", shape=value.shape[1:])
-        for name, value in ((name, np.asarray(value)) for name, value in given.items())
-    )
-    return take_all(tuple(described), given, n) or None
+    return take_all(described(given), given, n) or None
 
 
 def _labels(conditions: Conditions, n: int) -> NDArray[np.int64] | None:

@@ -5,6 +5,7 @@ over all their values together. The way back is data = offset + scale * model.
 """
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +52,17 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def read_numpy(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def read_numpy(path: Path, beside: Sequence[str] = ()) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Samples [N, ...] and labels (or None) of a .npy or .npz file.
 
-    An archive holds its samples under x, samples or images, or as its only array beside `labels`.
+    An archive holds its samples under x, samples or images, or as its only array beside `labels` and those in `beside`.
     Raises FileError as `read_arrays` does, and when there is no array to choose.
     """
     arrays = read_arrays(path)
     if "" in arrays:
         return arrays[""], None
     labels = arrays.pop("labels", None)
+    arrays = {name: values for name, values in arrays.items() if name not in beside}
     key = next((k for k in SAMPLE_KEYS if k in arrays), None)
     if key is None:
         if len(arrays) != 1:

@@ -8,6 +8,7 @@ table.csv, array.npy, arrays.npz, folder/     your own
 
 import difflib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import DependencyError, FileError, InputError, install
+from ncdeploy.formats.conditions import read_array
+from ncdeploy.ports import described, take_all
 from ncdeploy.training.arrays import check_labels, read_csv, read_numpy, to_model_units
 from ncdeploy.training.pictures import read_folder
 from ncdeploy.training.toy import TOY_SETS, generate
@@ -33,6 +36,7 @@ class Dataset:
     x, held_out:     float32 [N, *shape] and [M, *shape]
     labels, held_out_labels: int64 [N] and [M], or None
     num_classes:     0 without labels
+    conditions, held_out_conditions: what a sample was seen under, [N, ...] and [M, ...] by name
     origin:          arguments of `load_data` that make it again
     """
 
@@ -42,6 +46,8 @@ class Dataset:
     labels: NDArray[np.int64] | None = None
     held_out_labels: NDArray[np.int64] | None = None
     num_classes: int = 0
+    conditions: dict[str, NDArray[Any]] = field(default_factory=dict)
+    held_out_conditions: dict[str, NDArray[Any]] = field(default_factory=dict)
     offset: float = 0.0
     scale: float = 1.0
     origin: dict[str, Any] = field(default_factory=dict)
@@ -51,12 +57,16 @@ class Dataset:
             raise InputError(f"dataset: x {self.x.shape} and held_out {self.held_out.shape} must be rows of one shape")
         if (self.labels is None) != (self.num_classes == 0):
             raise InputError("dataset: labels and num_classes go together; give both or neither")
+        if list(self.conditions) != list(self.held_out_conditions):
+            raise InputError("dataset: conditions and held_out_conditions have different names; give both")
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the training samples and their labels, to tell whether a resumed run sees the same data."""
+        """SHA-256 of the training samples, their labels and conditions: does a resumed run see the same data?"""
         digest = hashlib.sha256(f"{self.x.shape}".encode() + self.x.tobytes())
         digest.update(b"" if self.labels is None else self.labels.tobytes())
+        for name, values in self.conditions.items():
+            digest.update(name.encode() + values.tobytes())
         return digest.hexdigest()
 
     @property
@@ -75,12 +85,16 @@ class Dataset:
         return np.asarray(self.x.mean(axis=0, dtype=np.float64))
 
 
-def load_data(spec: str, *, seed: int = 0, held_out: float = 0.2, size: int | None = None) -> Dataset:
+def load_data(
+    spec: str, *, seed: int = 0, held_out: float = 0.2, size: int | None = None, conditions: Sequence[str] = ()
+) -> Dataset:
     """Load `spec` (see the top of this file) and split it; the same seed gives the same split.
 
     seed:     of the split, and of the points of a generated set
     held_out: share kept for measuring, above 0 and below 1
     size:     side in pixels to bring a folder of pictures to
+    conditions: of every sample, in the order of the data: "obs" for an array of that name in the .npz, "obs=obs.npy" or
+              "obs=other.npz:key" for one elsewhere
 
     Raises InputError for data that cannot be trained on or a name that is not known, FileError for files
     that cannot be read, DependencyError when a reader's package is missing.
@@ -101,11 +115,12 @@ def load_data(spec: str, *, seed: int = 0, held_out: float = 0.2, size: int | No
         classes, offset, scale = 10, 8.0, 8.0
     else:
         name = path.resolve().name
-        raw, labels, classes = _read(path, size)
+        raw, labels, classes = _read(path, size, [text for text in conditions if "=" not in text])
         array, offset, scale = to_model_units(raw, spec)
     rows = len(array)
     if rows < FEWEST_ROWS:
         raise InputError(f"{spec}: has {rows} rows; training takes at least {FEWEST_ROWS}")
+    given = _conditions(conditions, spec, rows)
     order = np.random.default_rng(seed).permutation(rows)
     kept = min(max(round(held_out * rows), 1), rows - 1)
     held, train = order[:kept], order[kept:]
@@ -116,10 +131,27 @@ def load_data(spec: str, *, seed: int = 0, held_out: float = 0.2, size: int | No
         labels=None if labels is None else labels[train],
         held_out_labels=None if labels is None else labels[held],
         num_classes=classes,
+        conditions={name: values[train] for name, values in given.items()},
+        held_out_conditions={name: values[held] for name, values in given.items()},
         offset=offset,
         scale=scale,
-        origin={"spec": spec, "seed": seed, "held_out": held_out, "size": size},
-    )
+        origin={
+            "spec": spec, "seed": seed, "held_out": held_out, "size": size,
+            **({"conditions": list(conditions)} if conditions else {}),
+        },
+    )  # fmt: skip
+
+
+def _conditions(texts: Sequence[str], spec: str, rows: int) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    for text in texts:
+        name, elsewhere, file = text.partition("=")
+        if name in found:
+            raise InputError(f"--condition {text}: {name} is given twice")
+        if not elsewhere and not spec.endswith(".npz"):
+            raise InputError(f"--condition {text}: {spec} has no arrays with names; give {name}=FILE.npy")
+        found[name] = read_array(file if elsewhere else f"{spec}:{name}")
+    return take_all(described(found), found, rows)
 
 
 def _digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -131,7 +163,7 @@ def _digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return (images.reshape(-1, 1, 8, 8) / 8 - 1).astype(np.float32), labels.astype(np.int64)
 
 
-def _read(path: Path, size: int | None) -> tuple[NDArray[Any], NDArray[np.int64] | None, int]:
+def _read(path: Path, size: int | None, beside: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64] | None, int]:
     if path.is_dir():
         return read_folder(path, size=size)
     suffix = path.suffix.lower()
@@ -142,7 +174,7 @@ def _read(path: Path, size: int | None) -> tuple[NDArray[Any], NDArray[np.int64]
     if suffix == ".csv":
         return read_csv(path), None, 0
     if suffix in (".npy", ".npz"):
-        array, found = read_numpy(path)
+        array, found = read_numpy(path, beside)
         if found is None:
             return array, None, 0
         labels = check_labels(found, len(array) if array.ndim else 0, str(path))

@@ -20,7 +20,7 @@ from ncdeploy.training.alphas import LogisticAlphas, stratified
 
 DDPM_STEPS = 1000
 
-Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Denoise = Callable[..., Tensor]  # D(x, sigma, labels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,12 @@ import torch
 
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
+from ncdeploy.denoisers.embedding import Observed
 from ncdeploy.denoisers.error_curve import measure_error_curve
 from ncdeploy.denoisers.factory import build, default_config
 from ncdeploy.errors import DependencyError, InputError, NumericalError, install
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import described, take_all
 from ncdeploy.training.config import TrainConfig
 from ncdeploy.training.data import Dataset
 from ncdeploy.training.ema import EMA
@@ -81,7 +83,7 @@ class Training:
         self.objective = Objective(
             data,
             config,
-            null_label=denoiser.info.null_label,
+            info=denoiser.info,
             batch=config.batch // processes,
             process=self.accelerator.process_index,
             device=self.accelerator.device,
@@ -166,7 +168,9 @@ class Training:
     def model(self) -> Denoiser:
         """The averaged weights as a model, with what is known without measuring."""
         denoiser = self.ema.denoiser
-        known = {name: getattr(denoiser.info, name) for name in ("unconditional", "sigma_data", "error_curve")}
+        known = {
+            name: getattr(denoiser.info, name) for name in ("unconditional", "sigma_data", "error_curve", "conditions")
+        }
         plan = denoiser.info.default_plan or DEFAULT_PLAN
         denoiser.info = replace(describe(self.data, self.config), default_plan=dict(plan), **known)
         return denoiser
@@ -180,9 +184,11 @@ class Training:
         labels = None
         if self.config.conditional and self.data.held_out_labels is not None:
             labels = torch.from_numpy(self.data.held_out_labels[:count]).to(device)
+        seen = take_all(denoiser.info.conditions, self.data.held_out_conditions, len(self.data.held_out))
+        conditions = {name: torch.from_numpy(values[:count]).to(device) for name, values in seen.items()}
         low, high = math.log(self.config.sigma_min), math.log(self.config.sigma_max)
         sigmas = torch.linspace(low, high, _CURVE_SIGMAS, dtype=torch.float64).exp().tolist()
-        curve = measure_error_curve(denoiser, x, labels, sigmas=sigmas)
+        curve = measure_error_curve(denoiser, x, labels, conditions, sigmas=sigmas)
         denoiser.info = replace(denoiser.info, error_curve=curve)
         return denoiser
 
@@ -210,6 +216,8 @@ def start(data: Dataset, config: TrainConfig, *, network: dict[str, Any] | str |
 
     network: its size by name, or its settings, as `default_config` takes them; None: as suits the pictures' size, or
              small for data of fewer than `_FEW` values, which a larger one would learn by heart
+    It takes the conditions of the data, which are real numbers, as vectors, less their means and over their spreads.
+
     Raises InputError where they do not fit.
     """
     info = describe(data, config)
@@ -224,17 +232,22 @@ def start(data: Dataset, config: TrainConfig, *, network: dict[str, Any] | str |
             sigma_min=info.sigma_min,
             sigma_max=info.sigma_max,
             network=network,
+            conditions=info.conditions,
         )
         torch.manual_seed(config.seed)
         denoiser = build(settings)
+    for part in denoiser.modules():
+        if isinstance(part, Observed):
+            part.fit(torch.from_numpy(data.conditions[part.name]))
     return Training(denoiser, data, config)
 
 
 def start_from(denoiser: Denoiser, data: Dataset, config: TrainConfig) -> Training:
-    """A new run that begins with the weights of a model, native or imported; the denoiser itself is trained.
+    """A new run that begins with the weights of a model, native or imported; the denoiser itself is trained. So any
+    module is trained, with any conditions: `start_from(wrap_module(network, ...), data, config)`.
 
-    Noise levels, sigma_data, default plan and whether labels are learned come from the model, the rest of what it
-    says of itself from the data. Raises InputError where the data do not fit its shape or its classes.
+    Noise levels, sigma_data, default plan, conditions and whether labels are learned come from the model, the rest of
+    what it says of itself from the data. Raises InputError where the data do not fit its shape, classes or conditions.
     """
     info = denoiser.info
     if config.conditional and not info.num_classes:
@@ -260,6 +273,10 @@ def describe(data: Dataset, config: TrainConfig) -> ModelInfo:
         data=data.name,
         mean=tuple(data.mean.round(6).flatten().tolist()),
         default_plan=dict(DEFAULT_PLAN),
+        conditions=tuple(
+            replace(c, null=0.0 if c.dtype == "float32" and config.label_dropout else None)
+            for c in described(data.conditions)
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""The loss of one step: which rows, which noise, which labels, all from (seed, step, process)."""
+"""The loss of one step: which rows, which noise, labels and conditions, all from (seed, step, process)."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import take_all
 from ncdeploy.training.alphas import LogisticAlphas
 from ncdeploy.training.config import ContrastiveConfig, TrainConfig
 from ncdeploy.training.contrastive import contrastive_loss, draw, vp_scale
@@ -29,7 +31,9 @@ class Objective:
     All draws are made on the CPU from a generator seeded by (seed, step, process): a resumed run sees what an
     uninterrupted one would have seen, on any device.
 
-    null_label: what a dropped label becomes (ModelInfo.null_label); None drops none
+    info: of the model: what a dropped label becomes (info.null_label; None drops none), and conditions that it takes
+
+    Raises InputError for conditions that the data do not have so.
     """
 
     def __init__(
@@ -37,14 +41,17 @@ class Objective:
         data: Dataset,
         config: TrainConfig,
         *,
-        null_label: int | None,
+        info: ModelInfo,
         batch: int,
         process: int,
         device: torch.device,
     ) -> None:
         self.x = torch.from_numpy(data.x)
         self.labels = torch.from_numpy(data.labels) if config.conditional and data.labels is not None else None
-        self.null_label = null_label
+        self.null_label = info.null_label
+        given = take_all(info.conditions, data.conditions, len(data.x))
+        self.conditions = {name: torch.from_numpy(values) for name, values in given.items()}
+        self.nulls = {c.name: torch.from_numpy(np.array(c.none())) for c in info.conditions if c.null is not None}
         self.config, self.batch, self.process, self.device = config, batch, process, device
         self.sigma_data = data.sigma_data
 
@@ -57,7 +64,7 @@ class Objective:
         generator = self.generator(step)
         rows = torch.randint(len(self.x), (self.batch,), generator=generator)
         x0 = self.x[rows].to(self.device)
-        labels = self._draw_labels(rows, generator)
+        denoise, given = self._given(denoise, rows, generator)
         sigma, weight = draw_levels(
             self.config.weighting,
             self.batch,
@@ -68,12 +75,12 @@ class Objective:
         )
         noise = torch.randn(x0.shape, generator=generator).to(self.device)
         to = self.device
-        denoising = denoising_loss(denoise, x0, sigma.to(to), noise, labels, weight=weight.to(to))
+        denoising = denoising_loss(denoise, x0, sigma.to(to), noise, given, weight=weight.to(to))
         options = self.config.contrastive
         if options is None:
             return Loss(total=denoising, denoising=denoising.detach(), contrastive=None)
         samples = options.points(self.batch) // 2
-        first = None if labels is None else labels[:samples]
+        first = None if given is None else given[:samples]
         contrastive = self._contrastive(denoise, x0[:samples], first, options, generator)
         total = denoising + options.weight_at(step) * contrastive / x0[0].numel()
         return Loss(total=total, denoising=denoising.detach(), contrastive=contrastive.detach())
@@ -99,10 +106,24 @@ class Objective:
         scale = vp_scale(s, unit) / vp_scale(base, unit) if options.contrast == "vp" else None
         return contrastive_loss(denoise, x0, s, noise, sign, draws.twice(), labels, scale=scale, base=base)
 
-    def _draw_labels(self, rows: Tensor, generator: torch.Generator) -> Tensor | None:
-        if self.labels is None:
-            return None
-        if self.null_label is None:
-            return self.labels[rows].to(self.device)
-        dropped = torch.rand(len(rows), generator=generator) < self.config.label_dropout
-        return torch.where(dropped, self.null_label, self.labels[rows]).to(self.device)
+    def _given(self, denoise: Denoise, rows: Tensor, generator: torch.Generator) -> tuple[Denoise, Tensor | None]:
+        """The denoiser, and what it is given of each row: labels, or where there are conditions whose row it is."""
+        labels = None if self.labels is None else self.labels[rows]
+        conditions = {name: values[rows] for name, values in self.conditions.items()}
+        if self.nulls or (labels is not None and self.null_label is not None):
+            dropped = torch.rand(len(rows), generator=generator) < self.config.label_dropout
+            if labels is not None and self.null_label is not None:
+                labels = torch.where(dropped, self.null_label, labels)
+            for name, null in self.nulls.items():
+                conditions[name][dropped] = null
+        labels = None if labels is None else labels.to(self.device)
+        if not conditions:
+            return denoise, labels
+        held = {name: values.to(self.device) for name, values in conditions.items()}
+
+        def of_samples(x: Tensor, sigma: Tensor, sample: Tensor | None) -> Tensor:
+            own = labels if labels is None or sample is None else labels[sample]
+            denoised: Tensor = denoise(x, sigma, own, held, sample)
+            return denoised
+
+        return of_samples, torch.arange(len(rows), device=self.device)

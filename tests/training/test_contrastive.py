@@ -14,6 +14,7 @@ from ncdeploy.training.alphas import LogisticAlphas
 from ncdeploy.training.config import ContrastiveConfig, TrainConfig
 from ncdeploy.training.contrastive import Draws, contrastive_loss, draw, llr, vp_scale
 from ncdeploy.training.data import Dataset
+from ncdeploy.training.loop import describe
 from ncdeploy.training.objective import Objective
 
 WIDE = LogisticAlphas.within(1e-3, 300.0)
@@ -224,7 +225,7 @@ def test_training_shows_every_sample_both_ways_under_the_same_draws() -> None:
     data = Dataset(name="two", x=np.array([[1.0, 0.0], [-1.0, 0.5]] * 8, np.float32), held_out=np.zeros((1, 2), "f4"))
     options = ContrastiveConfig(fraction=0.5, terms=4, gap=0.0)
     config = TrainConfig(batch=8, device="cpu", contrastive=options)
-    objective = Objective(data, config, null_label=None, batch=8, process=0, device=torch.device("cpu"))
+    objective = Objective(data, config, info=describe(data, config), batch=8, process=0, device=torch.device("cpu"))
     seen: list[Tensor] = []
 
     def record(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:

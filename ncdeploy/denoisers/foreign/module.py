@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ncdeploy.errors import DependencyError, InputError
 from ncdeploy.ports import Condition
-from ncdeploy.records import read
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -30,12 +29,10 @@ class ForeignModuleConfig:
     """How a module is made again.
 
     factory:       "package.module:function", a function without arguments that returns the module
-    conditions:    the records of those that it takes
     drop_variance: the module returns twice the channels, a learned variance behind the mean, which is left out
     """
 
     factory: str
-    conditions: tuple[dict[str, Any], ...] = ()
     drop_variance: bool = False
 
 
@@ -68,8 +65,6 @@ class ForeignModule(nn.Module):
         self.config: dict[str, Any] = {"kind": type(module).__name__ if factory is None else "module"}
         if factory is not None:
             self.config["factory"] = factory
-            if conditions:
-                self.config["conditions"] = [asdict(condition) for condition in conditions]
         if drop_variance:
             self.config["drop_variance"] = True
         self.drop_variance = drop_variance
@@ -79,11 +74,16 @@ class ForeignModule(nn.Module):
         self._try(shape, conditions)
 
     @classmethod
-    def make(cls, shape: tuple[int, ...], config: ForeignModuleConfig, num_classes: int = 0) -> "ForeignModule":
+    def make(
+        cls,
+        shape: tuple[int, ...],
+        config: ForeignModuleConfig,
+        num_classes: int = 0,
+        conditions: tuple[Condition, ...] = (),
+    ) -> "ForeignModule":
         """Import and run the factory. Raises InputError where that fails or returns anything but a module."""
         return cls(
-            run_factory(config.factory), shape, num_classes=num_classes, factory=config.factory,
-            conditions=tuple(read(Condition, condition) for condition in config.conditions),
+            run_factory(config.factory), shape, num_classes=num_classes, conditions=conditions, factory=config.factory,
             drop_variance=config.drop_variance,
         )  # fmt: skip
 
