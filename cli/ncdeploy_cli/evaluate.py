@@ -40,6 +40,13 @@ def evaluate(
     samples: Annotated[int | None, _effort("Samples drawn in each way.", "128")] = None,
     steps: Annotated[int | None, _effort("Steps of the long DDPM plan.", "200")] = None,
     window: Annotated[int | None, _effort("Window of parallel sampling.", "64")] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="As `train` takes them: NAME, NAME=FILE.npy or NAME=FILE.npz:KEY, a row for each sample of the data.",
+            show_default="arrays of those names in --data",
+        ),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Bring a folder of pictures to this many pixels a side.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split of the data and of all draws.")] = 0,
     device: Annotated[
@@ -71,16 +78,21 @@ def evaluate(
         check_page(output)
     from ncdeploy import open_engine
 
-    dataset = load_data(data, seed=seed, size=size)
     found, engines = [], []
-    for name, path in zip(_names(models), models, strict=True):  # all of them, before minutes go into the first
-        engine = open_engine(path, device=device, threads=threads, allow_module=trust)
+    opened = [open_engine(path, device=device, threads=threads, allow_module=trust) for path in models]
+    taken = dict.fromkeys(c.name for engine in opened for c in engine.info.conditions)
+    dataset = load_data(data, seed=seed, size=size, conditions=condition or list(taken))
+    for name, engine in zip(_names(models), opened, strict=True):  # all of them, before minutes go into the first
         labels = dataset.held_out_labels if engine.info.num_classes else None
-        check_fit(engine.info, dataset.x, dataset.held_out, labels, name=name)
-        engines.append((name, engine, labels))
+        others = set(taken) - {c.name for c in engine.info.conditions}
+        given = {key: values for key, values in dataset.held_out_conditions.items() if key not in others}
+        check_fit(engine.info, dataset.x, dataset.held_out, labels, given, name=name)
+        engines.append((name, engine, labels, given))
     with console.progress("evaluating", len(models) * len(STAGES), "stages") as bar:
-        for name, engine, labels in engines:
-            for step in measure(engine, dataset.x, dataset.held_out, settings, name=name, labels=labels):
+        for name, engine, labels, given in engines:
+            for step in measure(
+                engine, dataset.x, dataset.held_out, settings, name=name, labels=labels, conditions=given
+            ):
                 if isinstance(step, str):
                     bar.update(more=0 if step == STAGES[0] else 1, note=f"{name}: {step}")
                 else:

@@ -1,7 +1,7 @@
 """All of what is measured of a model, by one set of settings: what `ncdeploy evaluate` prints, draws and compares."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,9 +13,11 @@ from ncdeploy.errors import InputError
 from ncdeploy.evaluation.budget import Budget
 from ncdeploy.evaluation.classification import Classification, classify
 from ncdeploy.evaluation.likelihood import Estimator
+from ncdeploy.evaluation.of_samples import OfSamples
 from ncdeploy.evaluation.quality import Quality, measure_quality
 from ncdeploy.evaluation.visited import Visited, visited_error
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import take_all
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.posterior import Posterior
 from ncdeploy.sampling.recipe import make_plan
@@ -103,19 +105,25 @@ class Evaluation:
 
 def evaluate(
     engine: Backend, train: NDArray[np.float32], held_out: NDArray[np.float32], settings: Settings, *, name: str = "",
-    labels: NDArray[np.int64] | None = None,
+    labels: NDArray[np.int64] | None = None, conditions: Mapping[str, NDArray[Any]] | None = None,
 ) -> Iterator[str | Evaluation]:  # fmt: skip
     """Measure a model against data in its units; yields the name of each stage before it begins, then the Evaluation.
 
-    train, held_out: [n, *shape]; labels: int64, the classes of held_out, for a model that takes them.
+    train, held_out: [n, *shape]; labels: int64, the classes of held_out, for a model that takes them; conditions: those
+    of held_out, likewise. Likelihoods are of a sample given its own; samples are drawn under those of held_out in turn.
+
     Raises InputError where the data do not fit the model.
     """
     info = engine.info
-    check_fit(info, train, held_out, labels)
+    given = check_fit(info, train, held_out, labels, conditions)
+    denoise: Backend | OfSamples = engine
+    if given:
+        denoise = OfSamples(engine, labels, given)
+        info, labels = denoise.info, np.arange(len(held_out))
     points = held_out[: settings.points]
     own = None if labels is None else labels[: len(points)]
     asked = None if labels is None else np.resize(labels, settings.samples)
-    estimator = Estimator.of(engine, info, train, budget=settings.budget, seed=settings.seed)
+    estimator = Estimator.of(denoise, info, train, budget=settings.budget, seed=settings.seed)
 
     yield STAGES[0]
     nll = estimator.nll(points, labels=own)
@@ -139,7 +147,7 @@ def evaluate(
     rows = max(settings.rows, window)
     few = min(settings.samples, max(1, rows // window))
     visited = visited_error(
-        engine, info, long, Posterior(np.concatenate([train, held_out]), std=settings.jitter), held_out,
+        denoise, info, long, Posterior(np.concatenate([train, held_out]), std=settings.jitter), held_out,
         window=window, seeds=range(few), tolerance=settings.tolerances[-1], max_rows=rows,
         labels=None if asked is None else asked[:few],
     )  # fmt: skip
@@ -148,7 +156,7 @@ def evaluate(
     shorter = (_plan(info, "ddim", min(100, settings.steps)), _plan(info, "dpmpp_2m", 25))
     plans = [(plan, ways) for plan in (long, *shorter)]
     quality = measure_quality(
-        engine, plans, train, held_out, n=settings.samples, labels=asked, bandwidth=settings.bandwidth, max_rows=rows
+        denoise, plans, train, held_out, n=settings.samples, labels=asked, bandwidth=settings.bandwidth, max_rows=rows
     )  # fmt: skip
     yield Evaluation(
         name=name, engine=engine.name, likelihood=likelihood, classification=classification, visited=visited,
@@ -157,18 +165,18 @@ def evaluate(
 
 
 def check_fit(
-    info: ModelInfo, train: NDArray[Any], held_out: NDArray[Any], labels: NDArray[Any] | None, *, name: str = ""
-) -> None:
-    """Raise InputError where the data that `evaluate` takes do not fit the model; name: what to call it."""
+    info: ModelInfo, train: NDArray[Any], held_out: NDArray[Any], labels: NDArray[Any] | None,
+    conditions: Mapping[str, NDArray[Any]] | None = None, *, name: str = "",
+) -> dict[str, NDArray[Any]]:  # fmt: skip
+    """The conditions as the model takes them. Raises InputError where the data that `evaluate` takes do not fit the
+    model; name: what to call it."""
     model = name or "the model"
     if train.shape[1:] != info.shape or held_out.shape[1:] != info.shape:
         raise InputError(f"data: samples have shape {held_out.shape[1:]}, {model} takes {info.shape}")
-    if info.conditions:
-        names = ", ".join(condition.name for condition in info.conditions)
-        raise InputError(f"conditions: {model} takes {names}, and data with conditions cannot be evaluated yet")
     if (labels is None) != (info.num_classes == 0):
         found = "needs classes and the data have none" if labels is None else "takes none; leave them out"
         raise InputError(f"labels: {model} {found}")
+    return take_all(info.conditions, conditions or {}, len(held_out))
 
 
 def _plan(info: ModelInfo, solver: str, steps: int) -> Plan:

@@ -4,11 +4,13 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from ncdeploy import Condition
 from ncdeploy.backends import open_engine
 from ncdeploy.errors import InputError
 from ncdeploy.evaluation.budget import Budget
@@ -91,6 +93,73 @@ def test_likelihood_is_the_exact_one(folder: Path) -> None:
     assert found.likelihood.nats == pytest.approx(exact, abs=4 * found.likelihood.estimate_error)
     assert found.likelihood.estimate_error < 0.03
     assert found.likelihood.bits_per_dim == pytest.approx(found.likelihood.nats / 2 / np.log(2) + 2)
+
+
+class Around:
+    """Data around what was observed, with its exact denoiser."""
+
+    name = "around"
+    like = None
+    info = replace(POINTS, conditions=(Condition(name="obs", dtype="float32", shape=(2,)),))
+
+    def __init__(self, std: float) -> None:
+        self.std = std
+
+    def __call__(
+        self,
+        x: Any,
+        sigma: Any,
+        labels: Any = None,
+        guidance: Any = None,
+        *,
+        conditions: Any = None,
+        sample: Any = None,
+    ) -> Any:
+        mean, square = conditions["obs"][sample], sigma[:, None] ** 2
+        return ((self.std**2 * x + square * mean) / (self.std**2 + square)).astype(np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+def test_likelihood_given_conditions_is_the_exact_one() -> None:
+    rng = np.random.default_rng(1)
+    obs = rng.standard_normal((300, 2)).astype(np.float32)
+    data = (obs + 0.3 * rng.standard_normal((300, 2))).astype(np.float32)
+    settings = Settings(points=30, samples=40, steps=20, window=4, budget=Budget(repeats=4, levels=32))
+    engine: Any = Around(0.3)
+
+    def measured(given: Any) -> Evaluation:
+        *_, found = evaluate(engine, data[:200], data[200:], settings, conditions={"obs": given})
+        assert isinstance(found, Evaluation)
+        return found
+
+    found, moved = measured(obs[200:]), measured(np.roll(obs[200:], 1, axis=0))
+    exact = -GaussianMixture(np.zeros((1, 2)), 0.3).log_prob(data[200:230] - obs[200:230]).mean()
+    assert found.likelihood.nats == pytest.approx(exact, abs=4 * found.likelihood.estimate_error)
+    assert moved.likelihood.nats > found.likelihood.nats + 5
+    assert moved.classification.log_loss > found.classification.log_loss + 0.1
+    np.testing.assert_allclose(found.quality.samples, obs[200:240], atol=5 * 0.3)
+    for given, said in (({}, "obs is missing"), ({"obs": obs}, r"obs: got \(300, 2\); expected \(100, 2\)")):
+        with pytest.raises(InputError, match=said):
+            list(evaluate(engine, data[:200], data[200:], settings, conditions=given))
+
+
+def test_conditions_lie_beside_the_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    obs = rng.standard_normal((60, 2)).astype(np.float32)
+    np.savez(folder / "seen.npz", x=obs + 0.3 * rng.standard_normal((60, 2)), obs=obs)
+    np.save(folder / "obs.npy", obs)
+    monkeypatch.setattr("ncdeploy.open_engine", lambda *_, **__: Around(0.3))
+    data = ["--data", str(folder / "seen.npz"), "--json", "--points", "8", "--samples", "8", "--steps", "8", *QUICK[4:]]
+    code, named, err = run("a.pt", "b.pt", *data)
+    assert code == 0, err
+    code, given, err = run("a.pt", "b.pt", *data, "--condition", f"obs={folder / 'obs.npy'}")
+    assert code == 0, err
+    assert json.loads(named) == json.loads(given)
+    code, _, err = run("a.pt", *data, "--condition", "obs", "--condition", f"goal={folder / 'obs.npy'}")
+    assert code == 1
+    assert "got 'goal'; this model takes obs" in err
 
 
 def test_plans_stay_inside_what_the_model_knows() -> None:
