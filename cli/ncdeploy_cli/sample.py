@@ -175,11 +175,11 @@ def sample(
         from ncdeploy_cli.sample_graph import sample_graph
 
         result, plan, how, output = sample_graph(
-            path, output=output, n=n, seed=seed, labels=labels, guidance=guidance, tolerance=tolerance, rows=rows,
-            device=device, threads=threads, force=force, plan=of_plan,
+            path, output=output, n=n, seed=seed, labels=labels, guidance=guidance, condition=condition or (),
+            tolerance=tolerance, rows=rows, device=device, threads=threads, force=force, plan=of_plan,
             without={"plan": plan_name, "window": window, "sequential": True if parallel is False else None,
                      "shape": shape, "sigma_data": sigma_data, "num_classes": num_classes, "mode": mode,
-                     "condition": condition or None, "accept": accept if accept == "law" else None},
+                     "accept": accept if accept == "law" else None},
         )  # fmt: skip
         _report(result, plan, how, n, output, guidance, as_json)
         return

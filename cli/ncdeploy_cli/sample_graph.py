@@ -1,5 +1,6 @@
 """`ncdeploy sample` on a graph with a sampler in it: the same samples, figures and messages as around a denoiser."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 def sample_graph(
     engine: Path, *, output: str | None, n: int, seed: int, labels: str | None, guidance: float | None,
-    tolerance: float | None, rows: int | None, device: str, threads: int | None, force: bool, plan: dict[str, Any],
-    without: dict[str, Any],
+    condition: Sequence[str], tolerance: float | None, rows: int | None, device: str, threads: int | None, force: bool,
+    plan: dict[str, Any], without: dict[str, Any],
 ) -> "tuple[Result, Any, Execution, str]":  # fmt: skip
     """Sample and save. Returns the result, its plan, how it was computed, and where it went.
 
@@ -25,6 +26,7 @@ def sample_graph(
     """
     from ncdeploy.backends.graphs.run import GraphEngine
     from ncdeploy.errors import InputError
+    from ncdeploy.formats.conditions import read_conditions
     from ncdeploy.report.samples import check_output, default_output, save_samples
     from ncdeploy.sampling.parallel import TOLERANCE
 
@@ -42,6 +44,7 @@ def sample_graph(
         output = claim_samples(default_output(info), force=force)
     check_output(output, info)
     classes = choose_classes(labels, n, info)
+    conditions = read_conditions(condition, info, n)
     chosen = info.plan(**plan) if asked else record.plan
     if not asked:
         info.check_plan(chosen)
@@ -51,7 +54,8 @@ def sample_graph(
     with console.progress(f"{chosen.name}, {console.samples(n)}") as bar:
         result = graph.sample(
             range(seed, seed + n), labels=None if classes is None else classes.tolist(), guidance=guidance,
-            plan=chosen if record.plan_input else None, tolerance=TOLERANCE if tolerance is None else tolerance,
+            conditions=conditions, plan=chosen if record.plan_input else None,
+            tolerance=TOLERANCE if tolerance is None else tolerance,
             max_rows=how.rows, on_call=lambda done: bar.update(note=f"{done} sweeps"),
         )  # fmt: skip
     graph.close()

@@ -1,6 +1,6 @@
 """Writing ONNX graphs like array code, and putting one graph into another. Needs onnx."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,24 +82,41 @@ class Embedded:
 
     def __init__(self, graph: GraphProto) -> None:
         self.graph = graph
-        self.inputs = [value.name for value in graph.input]
+        self._rest = list(graph.node)
+        self._ahead: dict[str, str] = {}
         self._weights = {tensor.name for tensor in graph.initializer}
         if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for n in graph.node for a in n.attribute):
             raise BackendError("the network has control flow (If or Loop) in it; only the denoiser graph can hold that")
 
-    def call(self, g: Builder, *inputs: str) -> str:
-        """Add the network's nodes, applied to these values in the order of `inputs`; its weights are added once."""
-        prefix = f"{g.prefix}denoiser_{len(g.nodes)}/"
-        weights = {name: f"{g.prefix}denoiser/{name}" for name in self._weights}
+    def ahead(self, g: Builder, inputs: Collection[str]) -> None:
+        """Add the nodes that depend on these inputs alone, whose values here bear the same names: later calls, also in
+        loop bodies inside this graph, use what they compute."""
+        known, first, rest = {*inputs}, list[NodeProto](), list[NodeProto]()
+        for node in self._rest:
+            used = {name for name in node.input if name and name not in self._weights}
+            (first if used and used <= known else rest).append(node)
+            known |= {*node.output} if used and used <= known else set()
+        self._rest, self._ahead = rest, self._add(g, first, {name: name for name in inputs}, "denoiser_ahead/")
+
+    def call(self, g: Builder, inputs: Mapping[str, str]) -> str:
+        """Add the network's nodes, applied to the values of its inputs by name; its weights are added once."""
+        given = {value.name: inputs[value.name] for value in self.graph.input}
+        names = self._add(g, self._rest, self._ahead | given, f"{g.prefix}denoiser_{len(g.nodes)}/")
+        return names[self.graph.output[0].name]
+
+    def _add(self, g: Builder, nodes: Sequence[NodeProto], names: dict[str, str], prefix: str) -> dict[str, str]:
+        """Add copies of these nodes; returns the values' names, known before and new."""
+        used = {name for node in nodes for name in node.input if name in self._weights}
+        weights = {name: f"{g.prefix}denoiser/{name}" for name in used}
         present = {tensor.name for tensor in g.initializers}
         for tensor in self.graph.initializer:
-            if weights[tensor.name] not in present:
+            if tensor.name in used and weights[tensor.name] not in present:
                 copy = TensorProto()
                 copy.CopyFrom(tensor)
                 copy.name = weights[tensor.name]
                 g.initializers.append(copy)
-        names: dict[str, str] = {"": "", **weights, **dict(zip(self.inputs, inputs, strict=True))}
-        for node in self.graph.node:
+        names = {"": "", **names, **weights}
+        for node in nodes:
             copy = NodeProto()
             copy.CopyFrom(node)
             names |= {name: prefix + name for name in node.output if name}
@@ -107,4 +124,4 @@ class Embedded:
             copy.input[:] = [names[name] for name in node.input]
             copy.output[:] = [names[name] for name in node.output]
             g.nodes.append(copy)
-        return names[self.graph.output[0].name]
+        return names

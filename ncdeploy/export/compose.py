@@ -34,6 +34,10 @@ from ncdeploy.sampling.window import WindowTables
 
 WINDOW = 32
 SWEEPS = 4
+OWN = (  # what graphs take and return beside what every model has
+    "tolerance", "max_sweeps", "D", "before", "base", "known", "stop", "samples", "sweeps", "residual", "evaluations",
+    "x_new", "D_new",
+)  # fmt: skip
 INPUT_REACH = 8  # of a graph that takes its plan as input: enough for every solver here
 
 
@@ -112,11 +116,11 @@ def choose_record(
     window:     evaluated nodes in a window; None = 32, or all there are
     sweeps:     of one call of a sweep graph
 
-    Raises InputError for values that do not fit, and for a model with conditions.
+    Raises InputError for values that do not fit, and for a condition with the name of an input that graphs have.
     """
-    if info.conditions:
-        names = ", ".join(condition.name for condition in info.conditions)
-        raise InputError(f"graph: the model takes conditions ({names}), which sweep and sampler graphs do not yet")
+    clash = next((c.name for c in info.conditions if c.name in OWN or c.name.startswith("plan_")), None)
+    if clash is not None:
+        raise InputError(f"condition {clash}: sweep and sampler graphs have a {clash} of their own; name it otherwise")
     window = min(WINDOW, plan.evaluations) if window is None else window
     if not 1 <= window <= plan.evaluations:
         raise InputError(f"window: got {window}; plan {plan.name} has {plan.evaluations} evaluations, so 1 to that")

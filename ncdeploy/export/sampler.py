@@ -3,7 +3,7 @@
     inputs   noise       float32 [batch, draws, *shape]  standard normal; row j is the draw of node j. A sample needs as
                                                          many as the plan has nodes up to the last that adds noise:
                                                          1 for an ODE plan; for ddpm-1000 4 kB a sample and value
-             labels int64, guidance float32 [batch]      where the model takes them
+             labels int64, guidance float32 [batch], and conditions [batch, *shape]   where the model takes them
              tolerance   float32 [], max_sweeps int64 []
              plan_*                                      where the plan is an input: `ncdeploy.backends.graphs.tables`
     outputs  samples     float32 [batch, *shape]         model units
@@ -24,7 +24,7 @@ from onnx import GraphProto, helper
 
 from ncdeploy.backends.graphs.tables import draws_of
 from ncdeploy.export.builder import Builder, Embedded, port
-from ncdeploy.export.sweep import condition_ports, first_slots, put_plan
+from ncdeploy.export.sweep import OUTER, condition_ports, first_slots, put_plan
 from ncdeploy.export.window_step import Layout, Step
 from ncdeploy.formats.graphrecord import GraphRecord
 from ncdeploy.modelinfo import ModelInfo
@@ -53,10 +53,11 @@ _FIELDS = tuple(_State.__dataclass_fields__)
 
 def sampler_graph(denoiser: GraphProto, info: ModelInfo, record: GraphRecord, tables: dict[str, Any]) -> GraphProto:
     """The graph around a denoiser's graph. tables: the plan as `plan_tables` lays it out."""
-    g, t = Builder(), Layout.of(record, info, tables)
-    conditions = condition_ports(info)
+    g, t = Builder(OUTER), Layout.of(record, info, tables)
+    network = Embedded(denoiser)
+    network.ahead(g, [condition.name for condition in info.conditions])
     draws = "draws" if record.plan_input else draws_of(record.plan)
-    inputs = [port("noise", "float32", "batch", draws, *info.shape), *conditions]
+    inputs = [port("noise", "float32", "batch", draws, *info.shape), *condition_ports(info)]
     inputs += [port("tolerance", "float32"), port("max_sweeps", "int64"), *put_plan(g, record, t, tables)]
 
     final = g("ReduceMax", "plan_stop", keepdims=0) if record.plan_input else g.name(np.int64(len(record.plan) - 1))
@@ -64,11 +65,10 @@ def sampler_graph(denoiser: GraphProto, info: ModelInfo, record: GraphRecord, ta
     noise = g("Reshape", "noise", np.array([0, 0, info.dim]))
     lane = first_slots(g, "noise", t)
     start = _start(g, t, noise, batch)
-    names = [value.name for value in conditions]
-    body = _body(t, Embedded(denoiser), names, noise, lane, final)
-    outputs = [f"{name}_end" for name in _FIELDS]
+    body = _body(t, network, noise, lane, final)
+    outputs = [f"{OUTER}{name}_end" for name in _FIELDS]
     inside = ["max_sweeps", g.name(np.array(True)), *vars(start).values()]
-    g.nodes.append(helper.make_node("Loop", inside, outputs, name="Loop", body=body))
+    g.nodes.append(helper.make_node("Loop", inside, outputs, name=f"{OUTER}Loop", body=body))
 
     end = _State(*outputs)
     ended = g("Equal", end.base, final)
@@ -100,14 +100,14 @@ def _start(g: Builder, t: Layout, noise: str, batch: str) -> _State:
     return _State(x, D, zero, zero, nothing, stop, g("Expand", np.float32(0), batch), zero, zero)
 
 
-def _body(t: Layout, network: Embedded, conditions: list[str], noise: str, lane: str, final: str) -> GraphProto:
+def _body(t: Layout, network: Embedded, noise: str, lane: str, final: str) -> GraphProto:
     """One sweep of every sample, and where its window goes."""
-    g, now = Builder("body/"), _State(*(f"{name}_now" for name in _FIELDS))
+    g, now = Builder("body/"), _State(*(f"body/{name}_now" for name in _FIELDS))
     step = Step(g, t)
     working = g("Cast", g("Less", now.base, final), to=INT64)
     step.move(now.x, now.D, now.before, now.base, now.known, lane)
     step.place(now.stop, now.known, _window_noise(g, t, noise, now.base) if t.stochastic else None)
-    rows = step.evaluate_due(network, conditions, lane)
+    rows = step.evaluate_due(network, lane)
     residual = step.solve()
 
     holds = g("And", g("LessOrEqual", residual, "tolerance"), g("Less", step.node, step.stop))

@@ -7,7 +7,7 @@ says where the windows go next; it needs no arithmetic on states of its own.
              before, base, known, stop   int64 [batch]    base of the windows as given, base to move to, last node whose
                                                           output is kept, first node that is not evaluated
              noise       float32 [batch, span, *shape]    draws of the nodes after the base, unless the plan has none
-             labels int64, guidance float32 [batch]       where the model takes them
+             labels int64, guidance float32 [batch], and conditions [batch, *shape]   where the model takes them
              plan_*                                       where the plan is an input: `ncdeploy.backends.graphs.tables`
     outputs  x_new, D_new  float32 [batch, slots, *shape]
              residual      float32 [batch, sweeps, span]  of node base + 1 + i; 0 where there is none
@@ -19,15 +19,16 @@ import numpy as np
 from onnx import GraphProto, ValueInfoProto
 
 from ncdeploy.export.builder import Builder, Embedded, port
-from ncdeploy.export.window_step import Layout, Step
+from ncdeploy.export.window_step import Layout, Step, per_sample
 from ncdeploy.formats.graphrecord import GraphRecord
 from ncdeploy.modelinfo import ModelInfo
 
 
 def sweep_graph(denoiser: GraphProto, info: ModelInfo, record: GraphRecord, tables: dict[str, Any]) -> GraphProto:
     """The graph around a denoiser's graph. tables: the plan as `plan_tables` lays it out."""
-    g, t = Builder(), Layout.of(record, info, tables)
+    g, t = Builder(OUTER), Layout.of(record, info, tables)
     network = Embedded(denoiser)
+    network.ahead(g, [condition.name for condition in info.conditions])
     windows = {name: port(name, "float32", "batch", t.slots, *info.shape) for name in ("x", "D", "x_new", "D_new")}
     inputs = [windows["x"], windows["D"]]
     inputs += [port(name, "int64", "batch") for name in ("before", "base", "known", "stop")]
@@ -35,8 +36,8 @@ def sweep_graph(denoiser: GraphProto, info: ModelInfo, record: GraphRecord, tabl
     if t.stochastic:
         inputs.append(port("noise", "float32", "batch", t.span, *info.shape))
         noise = g.shape("noise", -1, t.span, t.info.dim)
-    conditions = condition_ports(info)
-    inputs += conditions + put_plan(g, record, t, {k: v for k, v in tables.items() if k in SWEEP_TABLES})
+    inputs += condition_ports(info)
+    inputs += put_plan(g, record, t, {k: v for k, v in tables.items() if k in SWEEP_TABLES})
 
     step = Step(g, t)
     x, D = (g.shape(name, -1, t.slots, info.dim) for name in ("x", "D"))
@@ -44,7 +45,7 @@ def sweep_graph(denoiser: GraphProto, info: ModelInfo, record: GraphRecord, tabl
     step.place("stop", "known", noise)
     residuals = []
     for sweep in range(record.sweeps):
-        step.evaluate_all(network, [value.name for value in conditions], skip=sweep)
+        step.evaluate_all(network, skip=sweep)
         residuals.append(g("Unsqueeze", step.solve(), np.array([1])))
     shape = np.array([-1, t.slots, *info.shape])
     g("Reshape", step.x, shape, out="x_new")
@@ -54,13 +55,13 @@ def sweep_graph(denoiser: GraphProto, info: ModelInfo, record: GraphRecord, tabl
     return g.graph("sweep", inputs, outputs)
 
 
+OUTER = "window/"  # before the names of what the outer graph computes: no input can bear one of them
 SWEEP_TABLES = ("plan_nodes", "plan_rows", "plan_inverses")
 
 
 def condition_ports(info: ModelInfo) -> list[ValueInfoProto]:
     """The inputs that a denoiser takes beside x and sigma, one value per sample."""
-    ports = [port("labels", "int64", "batch")] if info.num_classes else []
-    return ports + ([port("guidance", "float32", "batch")] if info.guidance else [])
+    return [port(each.name, each.dtype, "batch", *each.shape[1:]) for each in per_sample(info).values()]
 
 
 def put_plan(g: Builder, record: GraphRecord, layout: Layout, tables: dict[str, Any]) -> list[ValueInfoProto]:

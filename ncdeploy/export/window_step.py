@@ -18,6 +18,7 @@ from ncdeploy.backends.graphs.tables import NODE_COLUMNS, places
 from ncdeploy.export.builder import Builder, Embedded, Value
 from ncdeploy.formats.graphrecord import GraphRecord
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import Port
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,11 @@ class Layout:
             info=info, reach=reach, span=span, places=room,
             state_reach=1 + int(used[-1]) if used.size else 0, stochastic=plan.stochastic,
         )  # fmt: skip
+
+
+def per_sample(info: ModelInfo) -> dict[str, Port]:
+    """The inputs that a denoiser takes beside x and sigma, of which the graphs here take one value per sample."""
+    return {port.name: port for port in info.inputs if port.name not in ("x", "sigma", "sample")}
 
 
 class Step:
@@ -112,10 +118,10 @@ class Step:
             self.D = g("Concat", accepted, g("Add", window, walk), axis=1)
         self._put_states(g("MatMul", self.inverse, self._drive()))
 
-    def evaluate_due(self, network: Embedded, conditions: list[str], lane: str) -> str:
+    def evaluate_due(self, network: Embedded, lane: str) -> str:
         """D at the nodes that need it and no others; returns how many, int64 [B].
 
-        conditions: [B] each, labels and weights of guidance. The number of rows is only known when the graph runs
+        The number of rows is only known when the graph runs
         (NonZero), which TensorRT does not allow inside a loop: `build.whole_windows` finds both by their names.
         """
         g, t = self.g, self.t
@@ -126,19 +132,20 @@ class Step:
         x = g("Reshape", g("Gather", self._flat(self.x), slot), np.array([-1, *t.info.shape]))
         at = g("Add", g("Mul", sample, np.int64(t.span + 1)), place)
         sigma = g("Gather", g.shape(self.sigma, -1), at)
-        D = self._flat(network.call(g, x, sigma, *(g("Gather", c, sample) for c in conditions)))
+        D = self._flat(network.call(g, {"x": x, "sigma": sigma, "sample": sample, **self._given(sample)}))
         D = g("ScatterND", self._flat(self.D), self._column(slot), D, out=f"{g.prefix}due_outputs")
         self.D = g.shape(D, -1, t.slots, t.info.dim)
         return g("ReduceSum", g("Cast", self.due, to=7), np.array([1]), keepdims=0)  # 7: int64
 
-    def evaluate_all(self, network: Embedded, conditions: list[str], skip: int = 0) -> None:
+    def evaluate_all(self, network: Embedded, skip: int = 0) -> None:
         """D at every place of the windows but the first `skip`, whose states and outputs are final already."""
         g, t = self.g, self.t
         first, last, places = t.reach - 1 + skip, t.reach - 1 + t.places, t.places - skip
         x = g("Reshape", g.cut(self.x, first, last, 1), np.array([-1, *t.info.shape]))
         sigma = g.shape(g.cut(self.sigma, skip, t.places, 1), -1)
-        wide = [self._repeat(c, places) for c in conditions]
-        D = g.shape(network.call(g, x, sigma, *wide), -1, places, t.info.dim)
+        sample = self._samples(places)
+        D = network.call(g, {"x": x, "sigma": sigma, "sample": sample, **self._given(sample)})
+        D = g.shape(D, -1, places, t.info.dim)
         due = g("Unsqueeze", g.cut(self.due, skip, t.places, 1), np.array([2]))
         sizes = [size for size in (first, places, t.slots - last) if size]
         parts = g.split(self.D, sizes, 1) if len(sizes) > 1 else [self.D]
@@ -185,11 +192,18 @@ class Step:
     def _plus(self, total: str | None, part: str) -> str:
         return part if total is None else self.g("Add", total, part)
 
-    def _repeat(self, values: str, places: int) -> str:
-        """[B] -> [B * places]"""
+    def _given(self, sample: str) -> dict[str, str]:
+        """What the network takes of each row beside x and sigma, by name: labels and weights of guidance of its sample;
+        conditions as they are, for the network itself looks up whose a row's are."""
+        whole = {c.name: c.name for c in self.t.info.conditions}
+        return whole | {n: self.g("Gather", n, sample) for n in per_sample(self.t.info) if n not in whole}
+
+    def _samples(self, places: int) -> str:
+        """int64 [B * places]: whose each row of whole windows is."""
         g = self.g
-        shape = g("Concat", g("Shape", values), np.array([places]), axis=0)
-        return g.shape(g("Expand", self._column(values), shape), -1)
+        batch = g("Shape", self.base)
+        sample = g("Range", np.int64(0), g("Squeeze", batch), np.int64(1))
+        return g.shape(g("Expand", self._column(sample), g("Concat", batch, np.array([places]), axis=0)), -1)
 
     def _column(self, values: Value) -> str:
         return self.g.shape(values, -1, 1)

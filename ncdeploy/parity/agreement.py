@@ -13,6 +13,7 @@ import numpy as np
 
 from ncdeploy.backends import open_engine
 from ncdeploy.backends.graphs.run import GraphEngine
+from ncdeploy.parity.inputs import draw_samples
 from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.errorcurve import ErrorCurve
 from ncdeploy.sampling.parallel import TOLERANCE
@@ -70,10 +71,11 @@ def agreement(
     try:
         record, info, n = engine.record, engine.info, len(SEEDS)
         tolerance = TOLERANCE if record.kind == "sampler" else SMALL
-        labels = (np.arange(n) % len(info.labels)).tolist() if info.num_classes else None
-        got = engine.sample(SEEDS, labels=labels, tolerance=tolerance)
+        given = draw_samples(info, n, np.random.default_rng(0))
+        conditions = {name: values for name, values in given.items() if name != "labels"}
+        got = engine.sample(SEEDS, labels=given.get("labels"), conditions=conditions, tolerance=tolerance)
         wanted = sample(
-            host, record.plan, seeds=SEEDS, conditions={"labels": labels}, window=engine.window(record.plan),
+            host, record.plan, seeds=SEEDS, conditions=given, window=engine.window(record.plan),
             tolerance=tolerance, options=SampleOptions(error_curve=info.error_curve or NO_FOLLOWING),
         )  # fmt: skip
     finally:

@@ -23,7 +23,6 @@ from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.bundle import make_bundle
 from ncdeploy.export import export_onnx
-from ncdeploy.export.compose import choose_record
 from ncdeploy.guidance import Guided
 from ncdeploy.importers.module import wrap_module
 from ncdeploy.parity import compare
@@ -247,9 +246,6 @@ def test_a_bundle_with_conditions(exported, tmp_path):
 
 
 def test_what_does_not_take_conditions_says_so(exported, tmp_path):
-    info = make().info
-    with pytest.raises(InputError, match="sweep and sampler graphs do not yet"):
-        choose_record(PLANS[0], info, kind="sampler")
     with pytest.raises(InputError, match=r"differ in conditions"):
         compare(TorchBackend(make()), TorchBackend(WITHOUT_NULL()))
     with pytest.raises(InputError, match=r"module\(x, noise, wrong=\.\.\.\) .*failed"):

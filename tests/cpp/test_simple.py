@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from bundle_files import reseal
+from conditioned import PerSample, make
 from cpp_build import run
 from keywords import grouped
 from ncdeploy import make_plan, open_engine, sample
@@ -21,6 +22,7 @@ from ncdeploy.drawing.images import pixels
 from ncdeploy.export import export_onnx
 from ncdeploy.export.compose import choose_record, export_graph
 from ncdeploy.formats.planfile import encode
+from ncdeploy.parity.inputs import draw_samples
 from oracle import digits
 from tiny_models import IMAGES, write_mixture
 
@@ -179,6 +181,31 @@ def test_one_run_of_the_sampler_graph_draws_the_same(release, oracle, tmp_path, 
     got = np.fromfile(raw, np.float32).reshape(wanted.shape)
     assert np.sqrt(np.mean((got - wanted) ** 2)) <= 1e-4
     assert np.abs(np.array([int(n) for n in re.findall(r"(\d+) sweeps", said)]) - sweeps).max() <= 1
+
+
+def test_the_sampler_graph_takes_conditions_from_raw_files(release, tmp_path) -> None:
+    model = make(PerSample)
+    export_onnx(model, tmp_path / "m.onnx", threads=1)
+    plan = make_plan("ddim", 12, schedule="karras")
+    record = choose_record(plan, model.info, kind="sampler", window=4)
+    export_graph(tmp_path / "m.onnx", tmp_path / "s.onnx", record, verify=False)
+    given = draw_samples(model.info, 3, np.random.default_rng(0))
+    for name, values in given.items():
+        values.tofile(tmp_path / name)
+    words = [f"{name}={tmp_path / name}" for name in given]
+    run(release / "sampler_graph", tmp_path / "s.onnx", 3, SEEDS[0], tmp_path / "raw", *words)
+    with open_engine(tmp_path / "m.onnx", threads=1) as engine:
+        wanted = sample(engine, plan, seeds=SEEDS, conditions=given, window=4).samples
+    got = np.fromfile(tmp_path / "raw", np.float32).reshape(wanted.shape)
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    for others, said in (
+        (words[1:], "obs: this graph needs it"),
+        ([*words, f"obs={tmp_path / 'task'}"], "expected 72"),
+    ):
+        command = [str(release / "sampler_graph"), str(tmp_path / "s.onnx"), "3", *others]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert said in done.stderr
 
 
 @pytest.mark.timing

@@ -17,7 +17,7 @@ from ncdeploy.build.whole_windows import whole_windows
 from ncdeploy.denoisers import EDM, UNet, UNetConfig
 from ncdeploy.errors import BackendError, FileError, InputError, NumericalError, ParityError
 from ncdeploy.export import export_onnx
-from ncdeploy.export.builder import Builder, Embedded
+from ncdeploy.export.builder import Embedded
 from ncdeploy.export.compose import choose_record, export_graph
 from ncdeploy.formats.graphrecord import GRAPH_KEY, GraphRecord
 from ncdeploy.modelinfo import METADATA_KEY
@@ -300,4 +300,4 @@ def test_values_that_do_not_fit(bench, tmp_path):
 def test_a_network_with_control_flow_is_refused(bench):
     loop = onnx.load(bench.file(PLANS["ddpm-60"], kind="sampler", window=10)).graph
     with pytest.raises(BackendError, match="control flow"):
-        Embedded(loop).call(Builder(), "x", "sigma")
+        Embedded(loop)

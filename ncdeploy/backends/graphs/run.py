@@ -5,12 +5,12 @@ The noise comes from the generator of `ncdeploy.sampling.noise`, so the samples 
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ncdeploy.backends.base import Closing
 from ncdeploy.backends.graphs.sweeps import Outcome, SweepDriver
@@ -21,6 +21,7 @@ from ncdeploy.formats.describe import describe
 from ncdeploy.formats.graphrecord import GraphRecord, record_of
 from ncdeploy.formats.onnxfile import is_onnx, read_onnx
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import take_all
 from ncdeploy.result import Result
 from ncdeploy.sampling.noise import check_seeds
 from ncdeploy.sampling.parallel import TOLERANCE
@@ -72,8 +73,9 @@ class GraphEngine(Closing):
         self,
         seeds: Sequence[int],
         *,
-        labels: Sequence[int] | None = None,
+        labels: ArrayLike | None = None,
         guidance: float | None = None,
+        conditions: Mapping[str, Any] | None = None,
         plan: Plan | None = None,
         tolerance: float = TOLERANCE,
         max_sweeps: int | None = None,
@@ -82,7 +84,7 @@ class GraphEngine(Closing):
     ) -> Result:
         """Draw one sample per seed.
 
-        labels, guidance: as for `ncdeploy.sample`, for a model that takes them
+        labels, guidance, conditions: of every sample, as for `ncdeploy.sample`, for a model that takes them
         plan:       for a graph that takes its plan as input; None = the one it was verified with
         max_sweeps: of a sample; None = as many as it takes. A sample that needs more has the residual infinity
         max_rows:   most rows the network sees in one call; more samples than fit are worked on in turn
@@ -99,7 +101,7 @@ class GraphEngine(Closing):
             raise InputError(f"tolerance: got {tolerance}; expected 0 or more")
         if max_sweeps is not None and max_sweeps < 1:
             raise InputError(f"max_sweeps: got {max_sweeps}; expected at least 1")
-        conditions = _conditions(self.info, len(names), labels, guidance)
+        given = _given(self.info, len(names), labels, guidance, conditions or {})
         rows = self.window(plan) * self.info.evaluations
         if max_rows is not None and max_rows < rows:
             raise InputError(f"max_rows: got {max_rows}; a window of this graph takes {rows}")
@@ -108,7 +110,7 @@ class GraphEngine(Closing):
         start = time.perf_counter()
         parts = []
         for i in range(0, len(names), lanes):
-            those = {name: values[i : i + lanes] for name, values in conditions.items()}
+            those = {name: values[i : i + lanes] for name, values in given.items()}
             parts.append(self._batch(names[i : i + lanes], those, plan, tolerance, limit, on_call))
         columns = zip(*(outcome for outcome, _, _ in parts), strict=True)
         samples, sweeps, residual, evaluations = (np.concatenate(column) for column in columns)
@@ -120,11 +122,11 @@ class GraphEngine(Closing):
             samples=samples, depth=sum(depth for _, depth, _ in parts), sweeps=sweeps, residual=residual,
             nfe=float(evaluations.mean()) * self.info.evaluations, window=self.window(plan),
             wall_s=time.perf_counter() - start, engine_s=sum(seconds for _, _, seconds in parts),
-            info=self.info, labels=conditions.get("labels"),
+            info=self.info, labels=given.get("labels"),
         )  # fmt: skip
 
     def _batch(
-        self, seeds: list[int], conditions: dict[str, NDArray[Any]], plan: Plan, tolerance: float, max_sweeps: int,
+        self, seeds: list[int], given: dict[str, NDArray[Any]], plan: Plan, tolerance: float, max_sweeps: int,
         on_call: Callable[[int], None] | None,
     ) -> tuple[Outcome, int, float]:  # fmt: skip
         """What came out, the depth, and the seconds inside the graph."""
@@ -135,14 +137,14 @@ class GraphEngine(Closing):
                 self._session.run, record, self.info, plan, self._tables(plan), noise="noise" in self._inputs
             )
             found = driver.run(
-                seeds, conditions, inputs, tolerance=tolerance, max_sweeps=max_sweeps, on_call=on_call
+                seeds, given, inputs, tolerance=tolerance, max_sweeps=max_sweeps, on_call=on_call
             )  # fmt: skip
             return found, driver.depth, driver.seconds
         feeds: dict[str, NDArray[Any]] = {
             "noise": draw(seeds, np.tile(np.arange(draws_of(plan)), (len(seeds), 1)), self.info),
             "tolerance": np.array(tolerance, np.float32),
             "max_sweeps": np.array(max_sweeps, np.int64),
-            **conditions,
+            **given,
             **inputs,
         }
         start = time.perf_counter()
@@ -166,24 +168,25 @@ class GraphEngine(Closing):
 _OUTPUTS = ["samples", "sweeps", "residual", "evaluations"]
 
 
-def _conditions(
-    info: ModelInfo, n: int, labels: Sequence[int] | None, guidance: float | None
+def _given(
+    info: ModelInfo, n: int, labels: ArrayLike | None, guidance: float | None, conditions: Mapping[str, Any]
 ) -> dict[str, NDArray[Any]]:
-    """The inputs labels and guidance where the model takes them, one value per sample."""
+    """The inputs labels, guidance and conditions where the model takes them, one value per sample."""
+    given = take_all(info.conditions, conditions, n)
     if info.num_classes == 0 and labels is not None:
         raise InputError("labels: this model is unconditional and takes none")
     if not info.guidance and guidance is not None:
         raise InputError("guidance: this graph takes none; export it again with --guidance")
-    if info.num_classes == 0:
-        return {}
-    if labels is None:
-        raise InputError(f"labels: this model needs them, {info.describe_labels()}")
-    values = np.asarray(labels, np.int64)
-    if values.shape != (n,) or values.min() < 0 or values.max() >= len(info.labels):
-        raise InputError(f"labels: expected {n}, one per sample; this model takes {info.describe_labels()}")
-    if not info.guidance:
-        return {"labels": values}
-    weight = 1.0 if guidance is None else guidance
-    if not np.isfinite(weight):
-        raise InputError(f"guidance: got {weight}; expected a finite weight, 1 for none, 1.5 for a little")
-    return {"labels": values, "guidance": np.full(n, weight, np.float32)}
+    if info.num_classes:
+        if labels is None:
+            raise InputError(f"labels: this model needs them, {info.describe_labels()}")
+        values = np.asarray(labels, np.int64)
+        if values.shape != (n,) or values.min() < 0 or values.max() >= len(info.labels):
+            raise InputError(f"labels: expected {n}, one per sample; this model takes {info.describe_labels()}")
+        given["labels"] = values
+    if info.guidance:
+        weight = 1.0 if guidance is None else guidance
+        if not np.isfinite(weight):
+            raise InputError(f"guidance: got {weight}; expected a finite weight, 1 for none, 1.5 for a little")
+        given["guidance"] = np.full(n, weight, np.float32)
+    return given
