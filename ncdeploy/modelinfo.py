@@ -176,6 +176,7 @@ class ModelInfo:
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         spacing: str | None = None,
+        shift: float | None = None,
         eta: float | None = None,
         variance: str | None = None,
         order: int | None = None,
@@ -186,7 +187,8 @@ class ModelInfo:
         """
         plan = adapted_plan(
             self.default_plan, (self.sigma_min, self.sigma_max), solver=solver, steps=steps, schedule=schedule,
-            sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, eta=eta, variance=variance, order=order,
+            sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, shift=shift, eta=eta, variance=variance,
+            order=order,
         )  # fmt: skip
         self.check_plan(plan, stacklevel=3)
         return plan

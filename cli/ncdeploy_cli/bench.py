@@ -37,6 +37,7 @@ def bench(
         typer.Option(help="Steps, each with every solver.", show_default=_STEPS, rich_help_panel=_WHAT),
     ] = None,
     spacing: Annotated[str | None, options.spacing(_WHAT)] = None,
+    shift: Annotated[float | None, options.shift(_WHAT)] = None,
     eta: Annotated[float | None, options.eta(_WHAT)] = None,
     variance: Annotated[str | None, options.variance(_WHAT)] = None,
     order: Annotated[int | None, options.order(_WHAT)] = None,
@@ -128,7 +129,7 @@ def bench(
         raise InputError("--tolerance: is of parallel sampling, which --window none leaves out; leave it out too")
     backend = open_engine(engine, device=device, threads=threads, allow_module=trust)
     info = backend.info
-    of_solvers = {"spacing": spacing, "eta": eta, "variance": variance, "order": order}
+    of_solvers = {"spacing": spacing, "shift": shift, "eta": eta, "variance": variance, "order": order}
     pairs = [(name, k) for name in names for k in counts]
     plans = [(*pair, plan) for pair, plan in zip(pairs, choose_plans(info, pairs, **of_solvers), strict=True)]
     if data is None and all(plan.stochastic for _, _, plan in plans):
@@ -228,7 +229,7 @@ def _own(advice: "Recommendation | None", given: dict[str, Any]) -> dict[str, An
     """Of the options of solvers, those that the recommended one has."""
     from ncdeploy.sampling.recipe import SOLVERS
 
-    having = () if advice is None else ("spacing", *SOLVERS[advice.row.solver].options)
+    having = () if advice is None else ("spacing", "shift", *SOLVERS[advice.row.solver].options)
     return {f"--{name}": value for name, value in given.items() if name in having}
 
 

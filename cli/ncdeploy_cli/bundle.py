@@ -36,6 +36,7 @@ def bundle(
     ] = None,
     schedule: Annotated[str | None, options.schedule(_PLANS)] = None,
     spacing: Annotated[str | None, options.spacing(_PLANS)] = None,
+    shift: Annotated[float | None, options.shift(_PLANS)] = None,
     eta: Annotated[float | None, options.eta(_PLANS)] = None,
     variance: Annotated[str | None, options.variance(_PLANS)] = None,
     order: Annotated[int | None, options.order(_PLANS)] = None,
@@ -109,7 +110,7 @@ def bundle(
         sigma_min = sigma_max = None  # they describe the model, whose range is the default of the schedule
     info = engine_info(engine, described)
     of_plans = {
-        "schedule": schedule, "spacing": spacing, "eta": eta, "variance": variance, "order": order,
+        "schedule": schedule, "spacing": spacing, "shift": shift, "eta": eta, "variance": variance, "order": order,
         "sigma_min": sigma_min, "sigma_max": sigma_max,
     }  # fmt: skip
     plans = _choose_plans(info, options.split(solver), options.counts("--steps", steps), of_plans)

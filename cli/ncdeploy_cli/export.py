@@ -57,6 +57,7 @@ def export(
     steps: Annotated[int | None, options.steps(_GRAPH)] = None,
     schedule: Annotated[str | None, options.schedule(_GRAPH)] = None,
     spacing: Annotated[str | None, options.spacing(_GRAPH)] = None,
+    shift: Annotated[float | None, options.shift(_GRAPH)] = None,
     eta: Annotated[float | None, options.eta(_GRAPH)] = None,
     variance: Annotated[str | None, options.variance(_GRAPH)] = None,
     order: Annotated[int | None, options.order(_GRAPH)] = None,
@@ -93,8 +94,8 @@ def export(
             if value is not None:
                 raise InputError(f"{option}: nothing is compared with --no-verify; leave one of them out")
     of_plan: dict[str, Any] = {
-        "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "eta": eta, "variance": variance,
-        "order": order,
+        "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "shift": shift, "eta": eta,
+        "variance": variance, "order": order,
     }  # fmt: skip
     _check_graph(graph, {**of_plan, "plan_input": plan_input or None, "window": window}, sweeps)
     start = time.perf_counter()

@@ -98,6 +98,15 @@ def spacing(panel: str) -> Any:
     )
 
 
+def shift(panel: str) -> Any:
+    """Of one plan or several."""
+    return typer.Option(
+        help="Of a flow schedule: above 1 it takes more of the steps at noise, 3 is usual for large pictures.",
+        show_default="the model's own",
+        rich_help_panel=panel,
+    )
+
+
 def split(texts: list[str] | None) -> list[str]:
     """The parts of an option that takes a list, "a,b" or given several times."""
     return [part.strip() for text in texts or () for part in text.split(",")]

@@ -72,6 +72,7 @@ def sample(
     steps: Annotated[int | None, options.steps(_PLAN)] = None,
     schedule: Annotated[str | None, options.schedule(_PLAN)] = None,
     spacing: Annotated[str | None, options.spacing(_PLAN)] = None,
+    shift: Annotated[float | None, options.shift(_PLAN)] = None,
     eta: Annotated[float | None, options.eta(_PLAN)] = None,
     variance: Annotated[str | None, options.variance(_PLAN)] = None,
     order: Annotated[int | None, options.order(_PLAN)] = None,
@@ -168,8 +169,8 @@ def sample(
     if output is not None:
         claim_samples(output, force=force)
     of_plan = {
-        "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "eta": eta, "variance": variance,
-        "order": order, "sigma_min": sigma_min, "sigma_max": sigma_max,
+        "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "shift": shift, "eta": eta,
+        "variance": variance, "order": order, "sigma_min": sigma_min, "sigma_max": sigma_max,
     }  # fmt: skip
     if is_graph(path):
         from ncdeploy_cli.sample_graph import sample_graph
