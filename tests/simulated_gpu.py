@@ -21,6 +21,7 @@ from ncdeploy.backends.tensorrt import adapter, cudart
 from ncdeploy.build import compiler
 from ncdeploy.errors import BackendError, OutOfMemoryError
 from ncdeploy.export.precision import emulate
+from ncdeploy.formats.profiles import samples_of
 
 MAGIC = b"ftrt"
 VERSIONS = {"tensorrt": "11.4.0.106", "rtx": "1.7.1.116"}
@@ -122,11 +123,13 @@ class Device:
 class Engine:
     """What adapter.Engine does, for TensorRT and, with `captures` and `kernels`, for TensorRT for RTX.
 
-    profiles: of rows, which real engines know themselves
+    profiles: of rows, and of the samples that conditions are of, which real engines know themselves
     """
 
     device: Device
     profiles: list[tuple[int, int]]
+    conditions: list[str]
+    samples: int
     contexts = 0
     streaming = False
 
@@ -189,10 +192,12 @@ class Context:
         self.engine.device.log.append(f"profile {index}")
         self.profile, self.rows = index, None
 
-    def shape(self, rows: int, shapes: dict[str, tuple[int, ...]]) -> None:
+    def shape(self, shapes: dict[str, tuple[int, ...]]) -> None:
         low, high = self.engine.profiles[self.profile]
+        rows = shapes["x"][0]
         if not low <= rows <= high:
             raise BackendError(f"TensorRT could not take x of {rows} rows")
+        assert all(1 <= shapes[name][0] <= self.engine.samples for name in self.engine.conditions)
         assert set(shapes) == {i.name for i in self.engine.session.get_inputs()}
         self.rows, self.shapes = rows, shapes
 
@@ -222,14 +227,11 @@ class Context:
         if self.engine.captures and self.rows not in self.engine.compiled:
             device.log.append(f"compile {self.rows}")
             self.engine.compiled.add(self.rows)
-        addresses, rows, shapes = dict(self.addresses), self.rows, dict(self.shapes)
+        addresses, shapes = dict(self.addresses), dict(self.shapes)
 
         def work() -> None:
-            dtypes = {"labels": np.int64}
-            feeds = {
-                name: device.array(addresses[name], (rows, *rest), dtypes.get(name, np.float32)).copy()
-                for name, rest in shapes.items()
-            }
+            dtypes = {i.name: np.int64 if "int64" in i.type else np.float32 for i in self.engine.session.get_inputs()}
+            feeds = {name: device.array(addresses[name], sizes, dtypes[name]).copy() for name, sizes in shapes.items()}
             out = self.engine.session.run(["denoised"], feeds)[0]
             device.array(addresses["denoised"], out.shape, np.float32)[...] = out
 
@@ -256,6 +258,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *, room: int = 1 << 30, capability:
     def compile_graph(onnx: Path, profiles: Any, options: Any, *, on_progress: Any, **given: Any) -> Any:
         device.log.append(f"build {given['runtime']}")
         Engine.profiles = [(p.least, p.most) for p in profiles]
+        Engine.conditions, Engine.samples = list(given["conditions"]), samples_of(profiles).most
         on_progress("building", 1, 1)
         return MAGIC + onnx.read_bytes(), {"as read": 1}
 

@@ -225,7 +225,7 @@ def _timed(
         inputs.append(xp.ones((rows,), dtype=like.dtype, device=device))
         if label is not None:
             inputs.append(xp.full((rows,), label, dtype=xp.int64, device=device))
-        given = _one_sample(getattr(denoise, "info", None), conditions, rows, like)
+        given = one_sample(getattr(denoise, "info", None), conditions, rows, like)
         ends = [time.perf_counter()]
         for _ in range(repeats):
             out = evaluate(denoise, *inputs, **given)
@@ -236,7 +236,7 @@ def _timed(
     return call
 
 
-def _one_sample(info: Any, conditions: Mapping[str, Any] | None, rows: int, like: Any) -> dict[str, Any]:
+def one_sample(info: Any, conditions: Mapping[str, Any] | None, rows: int, like: Any) -> dict[str, Any]:
     """Conditions of a single sample that all rows belong to, where the model takes some."""
     if conditions is None and isinstance(info, ModelInfo):
         conditions = {c.name: c.none()[None] for c in info.conditions}

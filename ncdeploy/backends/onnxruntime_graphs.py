@@ -28,7 +28,7 @@ class GraphRuns:
     def run(self, feeds: dict[str, Any]) -> Any:
         """D for NumPy arrays, or for torch tensors in order with torch's current stream; newly allocated.
 
-        All inputs have the rows of one call size, and tensors are on the device.
+        All inputs but conditions have the rows of one call size, and tensors are on the device.
         """
         with self._lock:
             graph, held, output, binding = self._of(feeds)

@@ -56,8 +56,6 @@ class TorchBackend(Closing):
         if mode == "graphs" and self._device.type != "cuda":
             raise InputError("mode: CUDA graphs need --device cuda; on the CPU there are eager and compile")
         denoiser = model if isinstance(model, Denoiser) else load_model(model, allow_module=allow_module)
-        if mode == "graphs" and denoiser.info.conditions:
-            raise InputError("mode: CUDA graphs of a model with conditions are not supported; use eager or compile")
         self._model: Denoiser | None = denoiser.to(self._device).eval()
         self._run: Any = self._model
         self.sizes: CallSizes | None = None

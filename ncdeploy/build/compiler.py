@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ncdeploy.backends.tensorrt import adapter
 from ncdeploy.backends.tensorrt.callbacks import new_monitor
 from ncdeploy.backends.tensorrt.layers import check_parsed
 from ncdeploy.errors import BackendError, DependencyError
-from ncdeploy.formats.profiles import Profile
+from ncdeploy.formats.profiles import Profile, samples_of
 from ncdeploy.formats.sidecar import RUNTIMES, BuildOptions
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def compile_graph(
     *,
     precision: str,
     products: Collection[str],
+    conditions: Collection[str] = (),
     runtime: str = "tensorrt",
     targets: Sequence[tuple[int, int]] = (),
     timings: Path | None = None,
@@ -41,6 +42,7 @@ def compile_graph(
     """Build an engine: the plan, and how many convolutions and matrix products of the graph are of each type.
 
     precision: of the graph; products: its convolutions and matrix products that are of it, see `low_products`
+    conditions: inputs whose first axis is that of samples, not of rows
     targets:   of TensorRT for RTX, compute capabilities; () is every RTX card
     timings:   of TensorRT, the file that keeps its timings of kernels; those of another GPU or version are left unused
     cancelled: asked after every step; once it says so, TensorRT gives up, which is a BackendError
@@ -58,7 +60,7 @@ def compile_graph(
             raise BackendError(f"{onnx}: {_refusal(trt, onnx, runtime, log)}") from e
         found = check_parsed(list(_products(trt, network)), precision, products)
         try:
-            config = _config(loaders, trt, builder, network, profiles, options, runtime, targets, timings)
+            config = _config(loaders, trt, builder, network, profiles, conditions, options, runtime, targets, timings)
             # TensorRT keeps no reference to it, and it must outlive the build.
             monitor = new_monitor(trt, on_progress, cancelled)
             config.progress_monitor = monitor
@@ -94,10 +96,12 @@ def _polygraphy(runtime: str, trt: Any, log: Any) -> Iterator[tuple[Any, type[Ex
 
 def _config(
     loaders: Any, trt: Any, builder: Any, network: "api.INetworkDefinition", profiles: Sequence[Profile],
-    options: BuildOptions, runtime: str, targets: Sequence[tuple[int, int]], timings: Path | None,
+    conditions: Collection[str], options: BuildOptions, runtime: str, targets: Sequence[tuple[int, int]],
+    timings: Path | None,
 ) -> "api.IBuilderConfig":  # fmt: skip
+    of_samples = dict.fromkeys(conditions, samples_of(profiles))
     shared: dict[str, Any] = {
-        "profiles": [_shapes(loaders.Profile(), network, rows) for rows in profiles],
+        "profiles": [_shapes(loaders.Profile(), network, rows, of_samples) for rows in profiles],
         "refittable": options.refittable,
         "strip_plan": options.stripped,
         "weight_streaming": options.weight_streaming,
@@ -126,13 +130,15 @@ def _config(
     return config
 
 
-def _shapes(profile: Any, network: "api.INetworkDefinition", rows: Profile) -> Any:
-    """The profile for so many rows, which are the axes of no fixed size."""
+def _shapes(
+    profile: Any, network: "api.INetworkDefinition", rows: Profile, of_samples: Mapping[str, Profile]
+) -> Any:  # fmt: skip
+    """The profile for so many rows, which are the axes of no fixed size but in `of_samples`."""
     for i in range(network.num_inputs):
         tensor: api.ITensor = network.get_input(i)
-        sizes = tuple(tensor.shape)
+        sizes, own = tuple(tensor.shape), of_samples.get(tensor.name, rows)
         profile.add(
-            tensor.name, *(tuple(n if size < 0 else size for size in sizes) for n in (rows.least, rows.best, rows.most))
+            tensor.name, *(tuple(n if size < 0 else size for size in sizes) for n in (own.least, own.best, own.most))
         )
     return profile
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ncdeploy.auto.latency import measure_latency
+from ncdeploy.auto.latency import measure_latency, one_sample
 from ncdeploy.backends.tensorrt import adapter, cudart
 from ncdeploy.backends.tensorrt.layers import check_layers
 from ncdeploy.backends.tensorrt.preflight import Machine, check_compiler, check_machine, this_machine
@@ -36,6 +36,7 @@ from ncdeploy.formats.sidecar import (
     write_sidecar,
 )
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import sizes
 
 if TYPE_CHECKING:
     from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend
@@ -85,7 +86,7 @@ def build_engine(
 
     Raises DependencyError without the runtime, BackendError without the GPU that TensorRT needs, or if it refuses the
     graph or did not keep its precision, ParityError if the engine computes something else, FileError for files,
-    InputError for a graph with conditions, and for options that TensorRT for RTX does not have.
+    InputError for options that TensorRT for RTX does not have.
     """
     stage = on_stage or (lambda text: None)
     machine = this_machine(device, runtime)
@@ -102,9 +103,6 @@ def build_engine(
         _check_sampler(onnx, record, options)
     for_this = runtime == "tensorrt" or machine.runs(targets)
     runs_here = for_this and record is None
-    if info.conditions:
-        names = ", ".join(condition.name for condition in info.conditions)
-        raise InputError(f"{onnx}: takes conditions ({names}), which TensorRT engines do not yet; run the ONNX file")
     options = replace(options, tf32=info.precision == "tf32")
     target = check_writable(path)
     onnx_sha256 = graph_digest(graph)
@@ -114,11 +112,14 @@ def build_engine(
 
     stage("building the engine")
 
+    of_samples = [condition.name for condition in info.conditions] if record is None else []
+
     def compile_graph(cancelled: Callable[[], bool]) -> Compiled:
         if runtime == "tensorrt":
             cudart.set_device(device)
         return compiler.compile_graph(
-            source, profiles, options, precision=info.precision, products=products, runtime=runtime, targets=targets,
+            source, profiles, options, precision=info.precision, products=products, conditions=of_samples,
+            runtime=runtime, targets=targets,
             timings=_writable(timing_file(machine)) if runtime == "tensorrt" else None,
             on_progress=on_progress or (lambda phase, step, steps: None), cancelled=cancelled,
         )  # fmt: skip
@@ -260,11 +261,6 @@ def low_products(graph: Path, precision: str) -> list[str]:
     return list(products(onnx.shape_inference.infer_shapes(onnx.load(graph)).graph))
 
 
-def row_shapes(info: ModelInfo) -> dict[str, tuple[int, ...]]:
-    """The inputs of a graph and the shape of one row of each."""
-    return {port.name: info.shape if port.name == "x" else () for port in info.inputs}
-
-
 def _read_back(plan: bytes, graph: Path, sidecar: Sidecar, products: Sequence[str]) -> tuple[dict[str, int], int]:
     """Matrix products by type, and bytes of one context. Raises BackendError unless the precision is there."""
     options, info, profiles = sidecar.options, sidecar.model, sidecar.profiles
@@ -275,7 +271,7 @@ def _read_back(plan: bytes, graph: Path, sidecar: Sidecar, products: Sequence[st
         context = engine.context()
         at = len(profiles) - 1
         context.use_profile(at, stream)
-        context.shape(profiles[at].best, row_shapes(info))
+        context.shape(sizes(info.inputs, batch=profiles[at].best, samples=1))
         inspected = engine.inspect(context)
         cudart.synchronize(stream)
         context.close()
@@ -320,7 +316,7 @@ def _first_calls(trial: Path, sidecar: Sidecar, device: int) -> tuple[float, flo
     for _ in range(2):
         with contextlib.closing(TensorRTBackend(trial, device=f"cuda:{device}")) as engine:
             start = time.perf_counter()
-            engine(*given)
+            engine(*given, **one_sample(info, None, rows, given[0]))
             seconds.append(time.perf_counter() - start)
     return seconds[0], seconds[1]
 

@@ -40,6 +40,12 @@ def profiles_for(max_samples: int, max_window: int, window: int) -> tuple[Profil
     return small, Profile(least=max_samples + 1, best=max(max_samples * window, max_samples + 1), most=most)
 
 
+def samples_of(profiles: Sequence[Profile]) -> Profile:
+    """Samples whose conditions one call may have: `max_samples`, of which guidance around an engine makes two each."""
+    most = profiles[0].most
+    return Profile(least=1, best=most, most=2 * most)
+
+
 def choose(profiles: Sequence[Profile], rows: int) -> int:
     """The index of the profile that takes this many rows.
 

@@ -8,10 +8,13 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from conditioned import PerSample, make
 from ncdeploy.backends import onnxruntime as module
 from ncdeploy.backends.onnxruntime import OnnxRuntimeBackend
 from ncdeploy.backends.onnxruntime_graphs import GRAPH_ID, GraphRuns
+from ncdeploy.export import export_onnx
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.parity.inputs import draw_samples
 from ncdeploy.sampling.callsizes import CallSizes
 from tiny_models import write_mixture
 
@@ -62,6 +65,21 @@ def test_every_size_has_a_graph_with_memory_of_its_own(watched: Watched, tiny_on
     bindings = dict(watched.runs)
     assert len(bindings) == len(set(bindings.values())) == 2
     assert all(bindings[graph] == binding for graph, binding in watched.runs)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_conditions_are_read_again_in_every_call(tmp_path: Path, kind: str) -> None:
+    export_onnx(make(PerSample), tmp_path / "m.onnx", verify=False)
+    session = Watched(ort.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"]))
+    graphs, plain = GraphRuns(ort, session, "cpu", 0), OnnxRuntimeBackend(tmp_path / "m.onnx")
+    for seed, (rows, samples) in enumerate([(4, 2), (4, 3), (4, 2)]):
+        rng = np.random.default_rng(seed)
+        given = draw_samples(plain.info, samples, rng)
+        feeds: Any = {**inputs(plain.info, rows, seed), **given, "sample": rng.integers(0, samples, rows)}
+        wanted = plain(feeds["x"], feeds["sigma"], conditions=given, sample=feeds["sample"])
+        got = graphs.run(feeds if kind == "numpy" else {name: torch.from_numpy(v) for name, v in feeds.items()})
+        np.testing.assert_allclose(np.asarray(got), wanted, atol=1e-6)
+    assert len({graph for graph, _ in session.runs}) == 2
 
 
 def test_arrays_and_tensors_do_not_share_a_graph(watched: Watched, tiny_onnx: Path) -> None:

@@ -44,6 +44,19 @@ def test_any_number_of_rows_gives_what_the_module_gives(labelled):
     assert tape.replays == 8
 
 
+def test_conditions_are_read_again_in_every_call():
+    def conditional(x, sigma, labels, conditions, sample):
+        return x * sigma[:, None] + conditions["obs"][sample] + labels[:, None]
+
+    tape = Tape()
+    graphed = GraphedModule(conditional, tape, CallSizes())
+    for rows, samples in [(5, 2), (6, 2), (5, 3), (5, 2), (3, 2)]:
+        x, sigma, labels = torch.randn(rows, 3), torch.rand(rows), torch.arange(rows)
+        given = {"conditions": {"obs": torch.randn(samples, 3)}, "sample": torch.randint(samples, (rows,))}
+        assert torch.equal(graphed(x, sigma, labels, **given), conditional(x, sigma, labels, **given))
+    assert tape.captures == 3, "of 6 rows with 2 and with 3 samples, of 3 rows"
+
+
 def test_few_sizes_and_little_waste():
     padded = CallSizes().fit
     assert [padded(n) for n in range(1, 18)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12, 16, 16, 16, 16, 24]

@@ -193,10 +193,10 @@ class Context:
         if self.execution.active_optimization_profile != index:
             self._check(self.execution.set_optimization_profile_async(index, stream), f"switch to profile {index}")
 
-    def shape(self, rows: int, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Later calls have this many rows; shapes: of one row of each input."""
-        for name, rest in shapes.items():
-            self._check(self.execution.set_input_shape(name, (rows, *rest)), f"take {name} of {rows} rows")
+    def shape(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Later calls have inputs of these shapes, by name."""
+        for name, sizes in shapes.items():
+            self._check(self.execution.set_input_shape(name, sizes), f"take {name} of shape {sizes}")
         missing = self.execution.infer_shapes()
         self._check(not missing, f"infer the shapes of {', '.join(missing)}")
 

@@ -24,8 +24,11 @@ from ncdeploy.backends.tensorrt.preflight import Machine, check_engine, this_mac
 from ncdeploy.backends.tensorrt.runner import Runner
 from ncdeploy.errors import BackendError, FileError, InputError
 from ncdeploy.files import atomic_write, cache_folder
+from ncdeploy.formats.profiles import samples_of
 from ncdeploy.formats.sidecar import Sidecar, digest, graph_digest, read_sidecar
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import sizes
+from ncdeploy.sampling.arrays import to_host
 
 
 class TensorRTBackend(Closing):
@@ -98,13 +101,17 @@ class TensorRTBackend(Closing):
         """x float32 [B, *shape], sigma float32 [B], labels int64 [B] -> denoised float32 [B, *shape], newly allocated.
 
         guidance: float32 [B] for a graph that takes it (info.guidance), 1 in every row if None.
+        conditions, sample: of a model that has some, as at the top of `ncdeploy.backends.base`.
         NumPy arrays give a NumPy array; CUDA tensors must be on the engine's device and give a tensor there, in order
         with torch's current stream, without waiting for the device. More rows than the engine takes go one part after
-        another. Raises InputError for inputs that do not fit.
+        another, and so do the rows of more samples than it takes conditions of. Raises InputError for inputs that do
+        not fit.
         """
         given = check_inputs(self.info, x, sigma, labels, guidance, conditions, sample)
+        if conditions and len(next(iter(conditions.values()))) > samples_of(self.sidecar.profiles).most:
+            return self._by_samples(x, sigma, labels, guidance, conditions, sample)
         if len(x) > self.max_rows:
-            return self._in_parts(x, sigma, labels, guidance)
+            return self._in_parts(x, sigma, labels, guidance, sample, conditions=conditions)
         on_host = isinstance(x, np.ndarray)
         for name, value in given.items():
             if isinstance(value, np.ndarray) != on_host:
@@ -113,16 +120,17 @@ class TensorRTBackend(Closing):
                 )
             if not on_host and (value.device.type != "cuda" or (value.device.index or 0) != self._index):
                 raise InputError(f"{name}: is on {value.device}; this engine runs on cuda:{self._index}")
-        with cudart.on_device(self._index), self._runner(len(x)) as runner:
+        shapes = {name: tuple(value.shape) for name, value in given.items()}
+        with cudart.on_device(self._index), self._runner(shapes) as runner:
             if on_host:
-                return _run_on_arrays(runner, given)
+                return _run_on_arrays(runner, given, shapes)
             tensors = {name: value.contiguous() for name, value in given.items()}
             fresh = tensors["x"].new_empty(tuple(x.shape))
             theirs = int(sys.modules["torch"].cuda.current_stream(x.device).cuda_stream)
             inputs = {n: (t.data_ptr(), t.numel() * t.element_size()) for n, t in tensors.items()}
             cudart.order(runner.event, theirs, runner.stream)
             try:
-                runner(inputs, fresh.data_ptr(), len(x))
+                runner(inputs, fresh.data_ptr(), shapes)
             finally:  # torch may give the tensors' memory to others as soon as they are dropped
                 cudart.order(runner.event, runner.stream, theirs)
             return fresh
@@ -133,10 +141,10 @@ class TensorRTBackend(Closing):
         Raises InputError for more rows than the engine takes.
         """
         first = self.info.labels[0] if self.info.num_classes else 1
-        shapes = {port.name: (rows, *self.info.shape) if port.name == "x" else (rows,) for port in self.info.inputs}
+        shapes = sizes(self.info.inputs, batch=rows, samples=1)
+        values = {"labels": first, **dict.fromkeys((c.name for c in self.info.conditions), 0), "sample": 0}
         given: dict[str, Any] = {
-            port.name: np.full(shapes[port.name], first if port.name == "labels" else 1, port.dtype)
-            for port in self.info.inputs
+            port.name: np.full(shapes[port.name], values.get(port.name, 1), port.dtype) for port in self.info.inputs
         }
         spent: dict[str, float] = {}
 
@@ -145,16 +153,34 @@ class TensorRTBackend(Closing):
 
         engine = self._loaded()
         with cudart.on_device(self._index), contextlib.closing(Runner(engine, self.sidecar, graphs=False)) as runner:
-            _run_on_arrays(runner, given)  # what a first call sets up is not what later ones take
+            _run_on_arrays(runner, given, shapes)  # what a first call sets up is not what later ones take
             runner.context.time_layers(add)
             for _ in range(calls):
-                _run_on_arrays(runner, given)
+                _run_on_arrays(runner, given, shapes)
             return list_layers(engine.inspect(runner.context), spent)
 
-    def _in_parts(self, *inputs: Any) -> Any:
-        starts = range(0, len(inputs[0]), self.max_rows)
-        parts = [self(*(a if a is None else a[i : i + self.max_rows] for a in inputs)) for i in starts]
-        return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else sys.modules["torch"].cat(parts)
+    def _in_parts(self, *of_rows: Any, conditions: Mapping[str, Any] | None) -> Any:
+        """x, sigma, labels, guidance and sample, so many rows at a time."""
+        parts = []
+        for i in range(0, len(of_rows[0]), self.max_rows):
+            *inputs, sample = (a if a is None else a[i : i + self.max_rows] for a in of_rows)
+            parts.append(self(*inputs, conditions=conditions, sample=sample))
+        return _joined(parts)
+
+    def _by_samples(
+        self, x: Any, sigma: Any, labels: Any, guidance: Any, conditions: Mapping[str, Any], sample: Any
+    ) -> Any:  # fmt: skip
+        """The rows of so many samples at a time. On a GPU this waits, to see whose each row is."""
+        most, whose = samples_of(self.sidecar.profiles).most, to_host(sample)
+        parts, order = [], []
+        for first in range(0, int(whose.max()) + 1, most):
+            rows = np.flatnonzero((first <= whose) & (whose < first + most))
+            if rows.size:
+                own = {name: values[first : first + most] for name, values in conditions.items()}
+                inputs = (a if a is None else a[rows] for a in (x, sigma, labels, guidance))
+                parts.append(self(*inputs, conditions=own, sample=sample[rows] - first))
+                order.append(rows)
+        return _joined(parts)[np.argsort(np.concatenate(order))]
 
     def close(self) -> None:
         """Release contexts, then the engine; calling the backend afterwards is an error."""
@@ -167,11 +193,11 @@ class TensorRTBackend(Closing):
         return self._engines[0]
 
     @contextlib.contextmanager
-    def _runner(self, rows: int) -> Iterator[Runner]:
-        """A runner that no other call uses; one that is prepared for so many rows, if there is one."""
+    def _runner(self, shapes: dict[str, tuple[int, ...]]) -> Iterator[Runner]:
+        """A runner that no other call uses; one that is prepared for these shapes, if there is one."""
         engine = self._loaded()
         with self._lock:
-            runner = next((r for r in self._idle if r.rows == rows), self._idle[-1] if self._idle else None)
+            runner = next((r for r in self._idle if r.shapes == shapes), self._idle[-1] if self._idle else None)
             if runner is not None:
                 self._idle.remove(runner)
         if runner is None:
@@ -183,10 +209,14 @@ class TensorRTBackend(Closing):
             self._idle.append(runner)
 
 
-def _run_on_arrays(runner: Runner, given: dict[str, Any]) -> NDArray[Any]:
+def _joined(parts: list[Any]) -> Any:
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else sys.modules["torch"].cat(parts)
+
+
+def _run_on_arrays(runner: Runner, given: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> NDArray[Any]:
     arrays = {name: np.ascontiguousarray(value) for name, value in given.items()}
     out = np.empty_like(arrays["x"])
-    runner({n: (a.ctypes.data, a.nbytes) for n, a in arrays.items()}, out.ctypes.data, len(out))
+    runner({n: (a.ctypes.data, a.nbytes) for n, a in arrays.items()}, out.ctypes.data, shapes)
     cudart.synchronize(runner.stream)
     return out
 
