@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from ncdeploy.backends import Backend, open_engine
 from ncdeploy.backends.graphs.run import GraphEngine
-from ncdeploy.build.whole_windows import whole_windows
 from ncdeploy.export.compose import choose_record, export_graph
+from ncdeploy.export.passes.whole_windows import WholeWindows
 from ncdeploy.sampling.plan import Plan
 from oracle import digits
 from tiny_models import IMAGES, write_mixture
@@ -51,6 +52,11 @@ class Bench:
         if path not in self.engines:
             self.engines[path] = GraphEngine(path, threads=1)
         return self.engines[path]
+
+
+def whole_windows(source: Path, target: Path) -> None:
+    """Write a graph in the form for TensorRT."""
+    onnx.save(WholeWindows()(onnx.load(source))[0], target)
 
 
 def rms(a: Any, b: Any) -> np.ndarray:

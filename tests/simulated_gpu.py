@@ -20,7 +20,7 @@ import pytest
 from ncdeploy.backends.tensorrt import adapter, cudart
 from ncdeploy.build import compiler
 from ncdeploy.errors import BackendError, OutOfMemoryError
-from ncdeploy.export.precision import emulate
+from ncdeploy.export.passes.emulate import Emulate
 from ncdeploy.formats.profiles import samples_of
 
 MAGIC = b"ftrt"
@@ -143,7 +143,7 @@ class Engine:
             raise BackendError("TensorRT cannot load the engine: magic tag does not match")
         self.host_code = host_code
         self.graph = onnx.ModelProto.FromString(plan.removeprefix(MAGIC))
-        runnable = emulate(self.graph).SerializeToString()  # this CPU has no bfloat16 kernels
+        runnable = Emulate()(self.graph)[0].SerializeToString()  # this CPU has no bfloat16 kernels
         self.session = ort.InferenceSession(runnable, providers=["CPUExecutionProvider"])
         self.memory = 12345
 

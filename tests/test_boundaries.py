@@ -74,6 +74,22 @@ for window, known in (8, {}), ("auto", {"latency": latency, "max_rows": 64}):
     assert done.returncode == 0, done.stderr
 
 
+def test_passes_over_graphs_need_onnx_alone() -> None:
+    done = run_without(
+        ("torch", "onnxscript", "onnxruntime"),
+        """
+import ncdeploy, ncdeploy.export.passes.emulate, ncdeploy.export.passes.lower, ncdeploy.export.passes.whole_windows
+try:
+    from ncdeploy.export import export_onnx
+except ncdeploy.DependencyError as e:
+    print(e)
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "exporting needs PyTorch: pip install" in done.stdout
+    assert "to work on graphs: pip install onnx" in run_without(HEAVY, "import ncdeploy.export.passes").stderr
+
+
 def test_the_import_block_blocks() -> None:
     assert "No module named 'torch'" in run_without(HEAVY, "import torch").stderr
     assert run_without(HEAVY, "import ncdeploy.denoisers.unet").returncode != 0

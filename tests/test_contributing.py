@@ -1,4 +1,4 @@
-"""A solver and a backend added as CONTRIBUTING.md says: its files and lines, put into a copy of the library."""
+"""What CONTRIBUTING.md says how to add, added: its files and lines, put into a copy of the library."""
 
 import os
 import re
@@ -83,6 +83,43 @@ except ncdeploy.InputError as e:
     print(e)
 """
     assert run(house, "-c", code) == "[[0.25, 0.25], [0.25, 0.25]]\na.level: a level takes no options\n"
+
+
+def test_an_importer_is_a_file_and_two_lines(house: Path) -> None:
+    assert add("An importer", house) <= 2
+    (house / "a.points").write_text("1 2\n-1 0\n")
+    done = run(house, "-m", "ncdeploy", "import", "a.points", "--sigma-data", "0.2")
+    assert done.startswith("a.pt: from points, 0.00 M parameters, samples 2, ")
+
+
+def test_a_graph_pass_is_a_file_and_two_lines(house: Path) -> None:
+    assert add("A graph pass", house) <= 2
+    code = """
+import onnx, ncdeploy
+from ncdeploy.denoisers.mixture import Mixture
+from ncdeploy.export import denoiser
+from ncdeploy.export.passes.shortcut import Shortcut
+
+def trace(model, opset):
+    graph = original(model, opset=opset)
+    product = next(n for n in graph.graph.node if n.op_type == "MatMul")
+    graph.graph.node.insert(0, onnx.helper.make_node("Identity", [product.input[0]], ["again"], name="twin"))
+    product.input[0] = "again"
+    return onnx.shape_inference.infer_shapes(graph)
+
+original, denoiser.trace = denoiser.trace, trace
+ncdeploy.export_onnx(Mixture([[1.0, 2.0], [-1.0, 0.0]], 0.2), "m.onnx", verify=False)
+graph = onnx.load("m.onnx")
+assert not [n for n in graph.graph.node if n.op_type == "Identity"]
+print(Shortcut()(graph)[1])
+"""
+    assert run(house, "-c", code) == "False\n"
+
+
+def test_a_command_is_a_file_and_two_lines(house: Path) -> None:
+    assert add("A command", house) <= 2
+    assert run(house, "-m", "ncdeploy", "levels", "ddim", "--steps", "2", "--json").startswith('{"sigmas": [80.0')
+    assert "levels" in run(house, "-m", "ncdeploy", "--help")
 
 
 def test_every_kind_of_file_has_an_opener() -> None:

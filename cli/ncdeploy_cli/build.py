@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
@@ -116,10 +116,16 @@ def build(
     from ncdeploy.formats.sidecar import RUNTIMES, BuildOptions, parse_targets
 
     written = model.with_suffix(".plan") if output is None else claim(output, *_SUFFIXES, force=force)
-    kind = detect(model)
-    if kind is not Kind.ONNX and kind is not Kind.TORCH:
-        raise InputError(f"{model}: is an engine already; give the model.onnx or model.pt it comes from")
-    if kind is Kind.ONNX and precision is not None:
+    match detect(model):
+        case Kind.TORCH:
+            to_export = True
+        case Kind.ONNX:
+            to_export = False
+        case Kind.TENSORRT:
+            raise InputError(f"{model}: is an engine already; give the model.onnx or model.pt it comes from")
+        case unknown:
+            assert_never(unknown)
+    if precision is not None and not to_export:
         raise InputError(
             f"--precision: {model} has its own; ncdeploy export model.pt --precision {precision} changes it"
         )
@@ -135,7 +141,7 @@ def build(
     chosen = choose_runtime(gpu) if runtime == "auto" else runtime
     if target and chosen != "rtx":
         raise InputError(f"--target {target[0]}: is of --runtime rtx; TensorRT builds for the GPU of this machine")
-    has_sampler = kind is Kind.ONNX and GRAPH_KEY in read_onnx(model).metadata
+    has_sampler = not to_export and GRAPH_KEY in read_onnx(model).metadata
     if has_sampler:
         for option, value in (("--max-window", max_window), ("--window", window)):
             if value is not None:
@@ -155,13 +161,13 @@ def build(
         workspace=None if workspace is None else workspace << 20,
         level=optimization_level,
     )
-    exported = claim(written.with_suffix(".onnx"), ".onnx", force=force) if kind is Kind.TORCH else model
+    exported = claim(written.with_suffix(".onnx"), ".onnx", force=force) if to_export else model
     instead = f"ncdeploy sample --engine {exported}"
     (check_compiler if chosen == "rtx" else check_machine)(
-        this_machine(gpu, chosen), f"ncdeploy export {model} && {instead}" if kind is Kind.TORCH else instead
+        this_machine(gpu, chosen), f"ncdeploy export {model} && {instead}" if to_export else instead
     )
     with console.progress("starting", 1) as bar:
-        if kind is Kind.TORCH:
+        if to_export:
             from ncdeploy.export import export_onnx  # first: without PyTorch it says what to install
             from ncdeploy.denoisers.checkpoint import load_model  # isort: skip
 

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +19,7 @@ from ncdeploy.backends.tensorrt.layers import check_layers
 from ncdeploy.backends.tensorrt.preflight import Machine, check_compiler, check_machine, this_machine
 from ncdeploy.build import compiler
 from ncdeploy.build.cache import engine_file, engine_key, timing_file
-from ncdeploy.build.whole_windows import whole_windows
-from ncdeploy.errors import DependencyError, FileError, InputError, ParityError
+from ncdeploy.errors import BackendError, FileError, InputError, ParityError
 from ncdeploy.files import atomic_write, check_writable
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.graphrecord import GraphRecord, record_of
@@ -73,7 +72,7 @@ def build_engine(
 
     The types that the compiler read of the graph are compared with the graph's. A denoiser that runs here is also read
     back, compared and timed; graphs with a sampler in them are run by other programs. A sampler graph is built in the
-    form that TensorRT's loops allow, see `whole_windows`.
+    form that TensorRT's loops allow, see `WholeWindows`.
 
     profiles:    rows of a call; for a graph with a sampler in it, samples
     command:     what the user may type to build it again, kept for messages
@@ -128,7 +127,7 @@ def build_engine(
         source = graph
         if record is not None and record.kind == "sampler" and not record.fixed_rows:
             source = Path(folder) / graph.name
-            whole_windows(graph, source)
+            _with_whole_windows(graph, source)
         products = low_products(source, info.precision)
         plan, layers = _cancellable(compile_graph)
         trial = Path(folder) / graph.with_suffix(".plan").name
@@ -235,30 +234,24 @@ def _cancellable(build: Callable[[Callable[[], bool]], Compiled]) -> Compiled:
     return results[0]
 
 
-def low_products(graph: Path, precision: str) -> list[str]:
-    """Names of the graph's convolutions and matrix products of its own precision.
+def _with_whole_windows(graph: Path, target: Path) -> None:
+    from ncdeploy.export.passes.whole_windows import WholeWindows  # first: without onnx it says what to install
+    import onnx  # isort: skip
 
-    Raises DependencyError without onnx, which only graphs of half precision need here.
-    """
+    try:
+        onnx.save(WholeWindows()(onnx.load(graph))[0], target)
+    except BackendError as e:
+        raise FileError(f"{graph}: {e}") from e
+
+
+def low_products(graph: Path, precision: str) -> list[str]:
+    """Names of the graph's convolutions and matrix products of its own precision, where that is half."""
     if precision not in ("fp16", "bf16"):
         return []
-    try:
-        import onnx
-    except ImportError as e:
-        raise DependencyError("to check an engine's precision: pip install onnx") from e
-    low = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
-    operators = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
+    from ncdeploy.export.passes.types import half_products  # first: without onnx it says what to install
+    import onnx  # isort: skip
 
-    def products(graph: onnx.GraphProto) -> Iterator[str]:
-        types = {v.name: v.type.tensor_type.elem_type for v in [*graph.value_info, *graph.output]}
-        for node in graph.node:
-            if node.op_type in operators and types.get(node.output[0]) == low:
-                yield str(node.name)
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    yield from products(attribute.g)
-
-    return list(products(onnx.shape_inference.infer_shapes(onnx.load(graph)).graph))
+    return half_products(onnx.load(graph), precision)
 
 
 def _read_back(plan: bytes, graph: Path, sidecar: Sidecar, products: Sequence[str]) -> tuple[dict[str, int], int]:
@@ -330,11 +323,11 @@ def _reference(graph: Path, folder: Path, info: ModelInfo) -> "OnnxRuntimeBacken
 
     if info.precision != "bf16":
         return OnnxRuntimeBackend(graph)
-    from ncdeploy.export.precision import emulate  # first: without PyTorch it says what to install
+    from ncdeploy.export.passes.emulate import Emulate  # first: without onnx it says what to install
     import onnx  # isort: skip
 
     emulated = folder / "emulated.onnx"
-    onnx.save(emulate(onnx.load(graph)), emulated)
+    onnx.save(Emulate()(onnx.load(graph))[0], emulated)
     return OnnxRuntimeBackend(emulated)
 
 

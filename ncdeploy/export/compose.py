@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ncdeploy.errors import BackendError, DependencyError, InputError, ParityError, install
+from ncdeploy.errors import DependencyError, InputError, ParityError, install
 
 try:
     import onnx
@@ -19,7 +19,7 @@ except ImportError as e:
     raise DependencyError(f"exporting needs onnx and onnxscript: {install('torch')}") from e
 
 from ncdeploy.backends.graphs.tables import plan_tables
-from ncdeploy.export.graph import MAX_BYTES
+from ncdeploy.export.graph import write
 from ncdeploy.export.sampler import sampler_graph
 from ncdeploy.export.sweep import sweep_graph
 from ncdeploy.files import atomic_write
@@ -85,7 +85,7 @@ def export_graph(
     with atomic_write(path) as temporary:
         stage(f"composing the {record.kind} graph")
         model = compose(onnx.load(Path(denoiser).expanduser()), info, record)
-        write(model, temporary)
+        write(model, {METADATA_KEY: info.to_json(), GRAPH_KEY: record.to_json()}, temporary)
         found = None
         if verify:
             stage("comparing with the host loop")
@@ -140,7 +140,7 @@ def compose(denoiser: onnx.ModelProto, info: ModelInfo, record: GraphRecord) -> 
         record.plan, info, window=record.window, error_floor=record.error_floor, span=record.span, reach=record.reach
     )
     build = sampler_graph if record.kind == "sampler" else sweep_graph
-    model = onnx.helper.make_model(
+    return onnx.helper.make_model(
         build(denoiser.graph, info, record, tables),
         opset_imports=list(denoiser.opset_import),
         functions=list(denoiser.functions),
@@ -148,16 +148,3 @@ def compose(denoiser: onnx.ModelProto, info: ModelInfo, record: GraphRecord) -> 
         producer_name=denoiser.producer_name,
         producer_version=denoiser.producer_version,
     )
-    onnx.helper.set_model_props(model, {METADATA_KEY: info.to_json(), GRAPH_KEY: record.to_json()})
-    return model
-
-
-def write(model: onnx.ModelProto, path: Path) -> None:
-    """Check the whole model and write one file. Raises BackendError."""
-    if model.ByteSize() > MAX_BYTES:
-        raise BackendError(f"the graph has {model.ByteSize() / 2**30:.1f} GiB; one ONNX file holds less than 2 GiB")
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as e:  # checker and shape inference raise unrelated types
-        raise BackendError(f"the graph is not valid ONNX: {str(e).strip().splitlines()[0]}") from e
-    path.write_bytes(model.SerializeToString())

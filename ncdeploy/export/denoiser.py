@@ -13,16 +13,14 @@ from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, ParityError, install
-from ncdeploy.export.graph import DEFAULT_OPSET, MAX_BYTES, check_opset, require_onnx, trace
+from ncdeploy.export.graph import DEFAULT_OPSET, MAX_BYTES, check_opset, require_onnx, trace, write
 from ncdeploy.export.guidance import GuidedDenoiser
 from ncdeploy.files import atomic_write
-from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
+from ncdeploy.modelinfo import METADATA_KEY, PRECISIONS, ModelInfo
 from ncdeploy.parity import LIMITS, ParityReport, check_tolerances, compare
 
 if TYPE_CHECKING:
     import onnx
-
-    from ncdeploy.export.precision import Lowered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ def export_onnx(
 
     opset:                18, 19 or 20; a bf16 graph is declared as 22
     precision:            fp32; tf32, the same graph with leave to use TensorFloat-32 where it runs; fp16 or bf16, see
-                          `ncdeploy.export.precision`, with inputs and output in float32
+                          `ncdeploy.export.passes.lower`, with inputs and output in float32
     keep_fp32:            patterns of layers that stay float32 in fp16 and bf16
     guidance:             add an input of weights of classifier-free guidance, see `ncdeploy.export.guidance`
     verify:               compare with PyTorch, see `ncdeploy.parity.compare`, whose tolerances the next two are. In
@@ -71,17 +69,18 @@ def export_onnx(
     The denoiser is left as it is. An earlier file at `path` is replaced only on success.
 
     Raises ParityError when the graph disagrees with PyTorch, naming the layers to keep in float32 where that is the
-    cause, BackendError when it cannot be exported or does not
-    fit into one file, FileError when the file cannot be written, DependencyError when a package is missing,
-    InputError for guidance of a model without classes or without an unconditional one, and for values of precision
-    and keep_fp32 that do not exist.
+    cause, BackendError when it cannot be exported or does not fit into one file, FileError when the file cannot be
+    written, DependencyError when a package is missing, InputError for guidance of a model without classes or without
+    an unconditional one, and for values of precision and keep_fp32 that do not exist.
     """
     stage = on_stage or (lambda text: None)
     check_opset(opset)
     require_onnx()
-    from ncdeploy.export import precision as types  # needs onnx
+    from ncdeploy.export.passes import Pass, types
+    from ncdeploy.export.passes.lower import Lower
 
-    types.check_precision(precision)
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if keep_fp32 and precision not in types.LOW:
         raise InputError(f"keep_fp32: nothing but float32 is in a graph of precision {precision}")
     if verify:
@@ -93,6 +92,7 @@ def export_onnx(
     model = _in_float32(denoiser)
     if guidance:
         model = GuidedDenoiser(model)
+    passes: list[Pass] = [Lower(precision=precision, keep=tuple(keep_fp32))] if precision in types.LOW else []
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > MAX_BYTES:
         raise BackendError(f"the model has {size / 2**30:.1f} GiB of weights; one ONNX file holds less than 2 GiB")
@@ -102,10 +102,11 @@ def export_onnx(
 
     with atomic_write(path) as temporary:
         stage("tracing the network")
-        traced = trace(model, opset=opset)
-        lowered = types.lower(traced, precision, keep_fp32) if precision in types.LOW else None
-        graph = traced if lowered is None else lowered.model
-        _write(graph, info, temporary)
+        graph = traced = trace(model, opset=opset)
+        for change in passes:
+            graph, _ = change(graph)
+        low, kept = types.layers(graph) if precision in types.LOW else ((), ())
+        write(graph, {METADATA_KEY: info.to_json()}, temporary)
         parity = None
         if verify:
             stage("comparing with PyTorch")
@@ -113,11 +114,10 @@ def export_onnx(
             def agreement(candidate: Path) -> ParityReport:
                 return _compare(model, candidate, tolerance, trajectory_tolerance, threads)
 
-            if lowered is None:
-                parity = agreement(temporary)
-                advice = ""
+            if precision in types.LOW:
+                parity, advice = _verify_low(traced, graph, info, keep_fp32, agreement, threads, stage)
             else:
-                parity, advice = _verify_low(traced, lowered, info, keep_fp32, agreement, threads, stage)
+                parity, advice = agreement(temporary), ""
             if not parity.ok:
                 raise ParityError(f"{path}: not written, it disagrees with PyTorch: {parity.summary}{advice}")
         written = temporary.stat().st_size
@@ -128,8 +128,8 @@ def export_onnx(
         ir_version=graph.ir_version,
         info=info,
         parity=parity,
-        low=() if lowered is None else lowered.low,
-        kept=() if lowered is None else lowered.kept,
+        low=low,
+        kept=kept,
     )
 
 
@@ -139,21 +139,6 @@ def _in_float32(denoiser: Denoiser) -> Denoiser:
     weights = {k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     model.load_state_dict(weights, assign=True)
     return model
-
-
-def _write(graph: "onnx.ModelProto", info: ModelInfo, path: Path) -> None:
-    """Add the record, check the whole model, write one file."""
-    import onnx
-
-    onnx.helper.set_model_props(graph, {METADATA_KEY: info.to_json()})
-    try:
-        onnx.checker.check_model(graph, full_check=True)
-    except Exception as e:  # checker and shape inference raise unrelated types
-        raise BackendError(f"the exported graph is not valid ONNX: {str(e).strip().splitlines()[0]}") from e
-    try:
-        path.write_bytes(graph.SerializeToString())
-    except ValueError as e:
-        raise BackendError(f"the graph does not fit into one ONNX file of 2 GiB: {e}") from e
 
 
 def _compare(
@@ -174,7 +159,7 @@ def _compare(
 
 def _verify_low(
     traced: "onnx.ModelProto",
-    lowered: "Lowered",
+    lowered: "onnx.ModelProto",
     info: ModelInfo,
     keep: Sequence[str],
     agreement: Callable[[Path], ParityReport],
@@ -182,18 +167,18 @@ def _verify_low(
     stage: Callable[[str], None],
 ) -> tuple[ParityReport, str]:
     """Compare a graph in half precision, its rounding emulated; where it disagrees, say what to keep in float32."""
-    from ncdeploy.export.precision import emulate
+    from ncdeploy.export.passes.emulate import Emulate
     from ncdeploy.export.sensitivity import layers_to_keep
 
     with tempfile.TemporaryDirectory() as folder:
         emulated = Path(folder) / "emulated.onnx"
 
         def compare_emulated(graph: "onnx.ModelProto") -> ParityReport:
-            _write(emulate(graph), info, emulated)
+            write(Emulate()(graph)[0], {METADATA_KEY: info.to_json()}, emulated)
             report = agreement(emulated)
             return replace(report, candidate=f"{report.candidate}, rounding to {info.precision} emulated")
 
-        report = compare_emulated(lowered.model)
+        report = compare_emulated(lowered)
         if report.ok:
             return report, ""
         layers = layers_to_keep(

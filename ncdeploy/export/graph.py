@@ -6,6 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,6 +82,22 @@ def trace_module(
     _strip(model)
     _check_axes(model, ports)
     return model
+
+
+def write(model: "onnx.ModelProto", records: dict[str, str], path: Path) -> None:
+    """Add the records, check the whole model and write it as one file. Raises BackendError."""
+    import onnx
+
+    onnx.helper.set_model_props(model, records)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as e:  # checker and shape inference raise unrelated types
+        raise BackendError(f"the graph is not valid ONNX: {str(e).strip().splitlines()[0]}") from e
+    try:
+        data = model.SerializeToString()
+    except Exception as e:  # protobuf's implementations raise types of their own
+        raise BackendError(f"the graph does not fit into one ONNX file of 2 GiB: {e}") from e
+    path.write_bytes(data)
 
 
 def check_opset(opset: int) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ncdeploy.export.precision import emulate, lower
+from ncdeploy.export.passes.emulate import Emulate
+from ncdeploy.export.passes.lower import Lower
+from ncdeploy.export.passes.types import layers as layers_of
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity import LEVELS, Pool
 
@@ -33,21 +35,25 @@ def layers_to_keep(
     graph:  the float32 graph
     agrees: whether a graph in half precision passes the comparison
     """
-    layers = lower(graph, precision, keep).low
+
+    def lowered(*kept: str) -> onnx.ModelProto:
+        return Lower(precision=precision, keep=(*keep, *kept))(graph)[0]
+
+    layers, _ = layers_of(lowered())
     pool = Pool(info, np.geomspace(info.sigma_min, info.sigma_max, LEVELS), np.random.default_rng(0))
     wanted = _run(graph, pool, info, threads)
     effects = []
     for count, name in enumerate(layers, 1):
         on_stage(f"looking for the layers to keep in float32, {count} of {len(layers)}")
         others = [other for other in layers if other != name]
-        alone = emulate(lower(graph, precision, [*keep, *others]).model)
+        alone, _ = Emulate()(lowered(*others))
         with np.errstate(invalid="ignore"):
             difference = np.abs(_run(alone, pool, info, threads) - wanted)
         effects.append(float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max()))
     worst = [layers[i] for i in np.argsort(effects)[::-1]]
     count = 1
     while count < len(worst):
-        if agrees(lower(graph, precision, [*keep, *worst[:count]]).model):
+        if agrees(lowered(*worst[:count])):
             return tuple(sorted(worst[:count]))
         count *= 2
     return ()

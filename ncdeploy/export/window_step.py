@@ -122,7 +122,7 @@ class Step:
         """D at the nodes that need it and no others; returns how many, int64 [B].
 
         The number of rows is only known when the graph runs
-        (NonZero), which TensorRT does not allow inside a loop: `build.whole_windows` finds both by their names.
+        (NonZero), which TensorRT does not allow inside a loop: `passes.whole_windows` finds both by their names.
         """
         g, t = self.g, self.t
         due = g.cut(self.due, 0, t.places, 1)

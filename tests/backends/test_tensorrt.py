@@ -18,7 +18,7 @@ from ncdeploy.backends.tensorrt.backend import TensorRTBackend
 from ncdeploy.build import compiler
 from ncdeploy.build.engine import build_engine
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, OutOfMemoryError, ParityError
-from ncdeploy.export.precision import lower
+from ncdeploy.export.passes.lower import Lower
 from ncdeploy.formats.profiles import profiles_for
 from ncdeploy.formats.sidecar import BuildOptions, read_sidecar, sidecar_path, write_sidecar
 from ncdeploy.modelinfo import METADATA_KEY
@@ -315,7 +315,7 @@ def test_engines_in_every_precision(device, graph, precision, type_):
     for i, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{i}"
     # In half precision the logits of a mixture do not agree; the noise level of its coarsest product does.
-    lowered = lower(model, precision, ["MatMul_4"]).model if precision != "tf32" else model
+    lowered = Lower(precision=precision, keep=("MatMul_4",))(model)[0] if precision != "tf32" else model
     onnx.helper.set_model_props(lowered, {METADATA_KEY: info.to_json()})
     onnx.save(lowered, graph)
     made = make(graph, verify=True)

@@ -18,7 +18,7 @@ from ncdeploy.denoisers.factory import build
 from ncdeploy.errors import BackendError, FileError, InputError, NcdeployError
 from ncdeploy.export import export_onnx
 from ncdeploy.export.compose import choose_record, export_graph
-from ncdeploy.export.precision import lower
+from ncdeploy.export.passes.lower import Lower
 from ncdeploy.formats.describe import describe
 from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.formats.profiles import Profile
@@ -80,7 +80,7 @@ def graph_of(tmp_path_factory):
         model = onnx.load(traced)
         info = replace(describe(traced, read_onnx(traced)), precision=precision)
         if precision in ("fp16", "bf16"):
-            model = lower(model, precision).model
+            model, _ = Lower(precision=precision)(model)
         helper.set_model_props(model, {METADATA_KEY: info.to_json()})
         onnx.save(model, target)
         return target
@@ -168,7 +168,8 @@ def test_a_layer_of_another_type_than_in_the_graph_is_refused(graph_of, tmp_path
     """Planted in what the real compiler reads: one convolution of the fp16 graph is float32 there."""
     graph = graph_of("ours, vectors", "fp16")
     wanted = low_products(graph, "fp16")
-    kept = lower(onnx.load(graph_of("ours, vectors", "fp32")), "fp16", [wanted[0].rpartition("/")[0]]).model
+    keep = Lower(precision="fp16", keep=(wanted[0].rpartition("/")[0],))
+    kept, _ = keep(onnx.load(graph_of("ours, vectors", "fp32")))
     onnx.save(kept, tmp_path / "planted.onnx")
     with pytest.raises(BackendError, match=f"the compiler took {wanted[0]} as fp32, in the graph it is fp16"):
         compile_graph(

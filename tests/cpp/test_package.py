@@ -479,9 +479,9 @@ def test_a_root_that_lacks_its_sdk_is_an_error(toolchain: None, tmp_path: Path) 
 
 
 def test_the_lines_of_the_readme_work_in_a_fresh_clone(toolchain: None, tmp_path: Path) -> None:
-    """As they stand there, one after the other in a shell."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "engines" / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    (lines,) = (block for block in blocks if "cmake" in block)
+    """As they stand there, one after the other in a shell; then its C++ and C, and the C++ of the other README."""
+    engines = ROOT / "engines" / "README.md"
+    (lines,) = (block for _, block in code_of(engines, "sh") if "cmake" in block)
     clone = tmp_path / "clone"
     for name in subprocess.check_output(["git", "ls-files", "engines/cpp"], cwd=ROOT, text=True).split():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
@@ -503,7 +503,49 @@ def test_the_lines_of_the_readme_work_in_a_fresh_clone(toolchain: None, tmp_path
     done = subprocess.run(["sh", "-e", "-c", lines], cwd=clone, env=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(clone.glob("sample-*.pgm"))) == 4
-    assert next((tmp_path / ".local").rglob("ncdeployConfig.cmake"), None)
+    here |= {"CMAKE_PREFIX_PATH": str(tmp_path / ".local"), "LD_LIBRARY_PATH": str(clone / "build/onnxruntime/lib")}
+    program = clone / "program"
+    program.mkdir()
+    sources = [(*block, "") for block in {*code_of(ROOT / "README.md", "cpp"), *code_of(engines, "cpp")}]
+    sources += [(*block, C_NAMES) for block in code_of(engines, "c")]
+    (program / "CMakeLists.txt").write_text(PROJECT)
+    for i, (language, code, names) in enumerate(sources):
+        includes = "\n".join(re.findall(r"^#include.*", code, re.MULTILINE)) or "#include <ncdeploy/ncdeploy.h>"
+        rest = re.sub(r"^#include.*", "", code, flags=re.MULTILINE)
+        told = "result.samples" if language == "cpp" else "samples"
+        (program / f"{i}.{language}").write_text(
+            f"{includes}\nint main(void) {{\n{names}{rest}return {told}[0] < 9 && {told}[191] > -9 ? 0 : 1;\n}}\n"
+        )
+    options = f"-DLIST={';'.join(f'{i}.{language}' for i, (language, *_) in enumerate(sources))}"
+    for command in (["cmake", "-S", "program", "-B", "program/build", options], ["cmake", "--build", "program/build"]):
+        done = subprocess.run(command, cwd=clone, env=here, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    for i in range(len(sources)):
+        assert subprocess.run([f"program/build/{i}"], cwd=clone, env=here).returncode == 0
+
+
+PROJECT = """
+cmake_minimum_required(VERSION 3.21)
+project(documents LANGUAGES C CXX)
+find_package(ncdeploy REQUIRED)
+foreach(source ${LIST})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  if(source MATCHES "cpp$")
+    target_link_libraries(${name} PRIVATE ncdeploy::onnxruntime)
+  else()
+    target_link_libraries(${name} PRIVATE ncdeploy::c)
+  endif()
+endforeach()
+"""
+C_NAMES = "uint64_t seeds[3] = {0, 1, 2}; float samples[3 * 64] = {0}; ncdeploy_sampler *sampler = NULL;\n"
+
+
+def code_of(document: Path, language: str) -> list[tuple[str, str]]:
+    """(language, lines) of a document's blocks."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    assert found
+    return [(language, block) for block in found]
 
 
 def tensorrt_roots() -> list[Path]:

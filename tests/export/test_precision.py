@@ -17,13 +17,23 @@ from ncdeploy.denoisers import EDM, Mixture, UNet, UNetConfig, save_model
 from ncdeploy.errors import BackendError, InputError, ParityError
 from ncdeploy.export import export_onnx
 from ncdeploy.export.graph import trace
-from ncdeploy.export.precision import LOW, check_types, emulate, lower
+from ncdeploy.export.passes.emulate import Emulate
+from ncdeploy.export.passes.lower import Lower
+from ncdeploy.export.passes.types import LOW, check_types, layers
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity import compare
 
 INFO = ModelInfo(shape=(1, 8, 8), sigma_min=0.01, sigma_max=80.0, sigma_data=0.7, num_classes=2)
 CONFIG = UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(4,), head_width=16, width=16)
 TYPE = {"fp16": "FLOAT16", "bf16": "BFLOAT16"}
+
+
+def lower(graph: onnx.ModelProto, precision: str, *keep: str) -> onnx.ModelProto:
+    return Lower(precision=precision, keep=keep)(graph)[0]
+
+
+def emulate(graph: onnx.ModelProto) -> onnx.ModelProto:
+    return Emulate()(graph)[0]
 
 
 def run(graph: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
@@ -62,7 +72,7 @@ def inputs(rows: int = 12) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_types_are_where_they_belong(unet, precision):
-    graph = lower(unet[1], precision).model
+    graph = lower(unet[1], precision)
     onnx.checker.check_model(graph, full_check=True)
     assert {p.type.tensor_type.elem_type for p in [*graph.graph.input, *graph.graph.output]} <= {
         TensorProto.FLOAT, TensorProto.INT64
@@ -89,8 +99,8 @@ def test_a_graph_that_stayed_float32_is_found_out(unet):
     with pytest.raises(BackendError, match="not fp16"):
         check_types(unet[1], "fp16")
     with pytest.raises(BackendError, match="not bf16"):
-        check_types(lower(unet[1], "fp16").model, "bf16")
-    graph = lower(unet[1], "fp16").model
+        check_types(lower(unet[1], "fp16"), "bf16")
+    graph = lower(unet[1], "fp16")
     norm = next(n for n in graph.graph.node if n.op_type == "Softmax")
     before = next(n for n in graph.graph.node if n.output[0] == norm.input[0])
     norm.input[0] = before.input[0]  # past its cast to float32
@@ -102,7 +112,7 @@ def test_a_graph_that_stayed_float32_is_found_out(unet):
 def test_the_numbers_are_near_and_not_equal(unet, precision, bound):
     feeds = inputs()
     exact = run(unet[1], feeds)
-    error = np.abs(run(emulate(lower(unet[1], precision).model), feeds) - exact).max()
+    error = np.abs(run(emulate(lower(unet[1], precision)), feeds) - exact).max()
     assert bound / 100 < error < bound
     # PyTorch's own mixed precision, which follows the same rule.
     with torch.autocast("cpu", torch.float16 if precision == "fp16" else torch.bfloat16), torch.inference_mode():
@@ -135,23 +145,23 @@ def test_emulation_rounds_after_every_operator():
         return e / e.sum(axis=1, keepdims=True)
 
     lowered = lower(model, "fp16")
-    assert lowered.low == ("one", "two")
-    got = run(emulate(lowered.model), {"x": x})
+    assert layers(lowered) == (("one", "two"), ())
+    got = run(emulate(lowered), {"x": x})
     np.testing.assert_allclose(got, wanted(half), rtol=1e-6)
     assert np.abs(got - wanted(lambda a: a)).max() > 1e-4  # float32 would not have passed
-    kept = lower(model, "fp16", ["one"])
-    assert (kept.low, kept.kept) == (("two",), ("one",))
+    assert layers(lower(model, "fp16", "one")) == (("two",), ("one",))
 
 
 def test_patterns(unet):
-    every = lower(unet[1], "fp16").low
-    spared = lower(unet[1], "fp16", ["network.down.0", "*.attention"])
-    assert set(spared.low) | set(spared.kept) == set(every)
-    assert {"network.down.0.conv1", "network.down.1.attention.outer"} <= set(spared.kept)
-    assert "network.down.1.conv1" in spared.low
-    assert check_types(spared.model, "fp16")["FLOAT"] > check_types(lower(unet[1], "fp16").model, "fp16")["FLOAT"]
+    every = layers(lower(unet[1], "fp16"))[0]
+    spared = lower(unet[1], "fp16", "network.down.0", "*.attention")
+    low, kept = layers(spared)
+    assert set(low) | set(kept) == set(every)
+    assert {"network.down.0.conv1", "network.down.1.attention.outer"} <= set(kept)
+    assert "network.down.1.conv1" in low
+    assert check_types(spared, "fp16")["FLOAT"] > check_types(lower(unet[1], "fp16"), "fp16")["FLOAT"]
     with pytest.raises(InputError, match=r"no layer is called 'network.outr'; there are network"):
-        lower(unet[1], "fp16", ["network.outr"])
+        lower(unet[1], "fp16", "network.outr")
 
 
 def test_export_and_run(unet, traced, tmp_path):

@@ -11,7 +11,8 @@ from ncdeploy.backends import open_engine
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers import Mixture
 from ncdeploy.export import export_onnx
-from ncdeploy.export.precision import check_types, emulate
+from ncdeploy.export.passes.emulate import Emulate
+from ncdeploy.export.passes.types import check_types
 from ncdeploy.run import SampleOptions, sample
 from ncdeploy.sampling.recipe import make_plan
 from ncdeploy.training import TrainConfig, load_data, start
@@ -58,7 +59,7 @@ def test_samples_are_those_of_float32(denoisers, name, precision, tmp_path):
     done = export_onnx(denoiser, tmp_path / "m.onnx", precision=precision, keep_fp32=keep, threads=1)
     graph = onnx.load(tmp_path / "m.onnx")
     assert check_types(graph, precision)["FLOAT16" if precision == "fp16" else "BFLOAT16"] >= len(done.low) > 0
-    onnx.save(emulate(graph), tmp_path / "emulated.onnx")
+    onnx.save(Emulate()(graph)[0], tmp_path / "emulated.onnx")
     runs = {"emulated": open_engine(tmp_path / "emulated.onnx", threads=1)}
     if precision == "fp16":
         runs["ONNX Runtime"] = open_engine(tmp_path / "m.onnx", threads=1)

@@ -100,6 +100,13 @@ def test_a_wrong_value_anywhere_is_one_line(record):
     assert not [text for text in said if "\n" in text or len(text) > 500]
 
 
+def test_a_format_is_that_number(record):
+    value, read = record
+    key = "version" if "version" in value else "format"
+    for odd in (True, 1.0, 2, 0, "1", None):
+        assert "update ncdeploy" in refused(read, value | {key: odd})
+
+
 def test_text_that_is_no_record(record):
     _, read = record
     deep = "[" * 100_000 + "]" * 100_000
