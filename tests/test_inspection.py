@@ -4,11 +4,15 @@ import json
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
 from ncdeploy.denoisers import Mixture, save_model
 from ncdeploy.errors import DependencyError, FileError
+from ncdeploy.formats.graphrecord import GRAPH_KEY, GraphRecord
 from ncdeploy.inspection import inspect_file, summarize_curve
+from ncdeploy.modelinfo import METADATA_KEY
+from ncdeploy.sampling.recipe import make_plan
 from tiny_models import IMAGES, write_mixture
 
 MEANS = np.random.default_rng(0).standard_normal((20, 1, 8, 8)).astype(np.float32)
@@ -23,6 +27,17 @@ def test_onnx(tmp_path):
     assert found.details["inputs"] == ["x float32 (batch, 1, 8, 8)", "sigma float32 (batch)"]
     assert json.loads(json.dumps(found.to_dict()))["info"]["shape"] == [1, 8, 8]
     assert inspect_file(write_mixture(tmp_path / "s.onnx", IMAGES, MEANS, described=False)).info is None
+
+
+def test_the_records_of_a_graph_are_read_and_what_others_wrote_is_named(tmp_path):
+    model = onnx.load(write_mixture(tmp_path / "m.onnx", IMAGES, MEANS))
+    record = GraphRecord(kind="sampler", plan=make_plan("ddim", 9), plan_input=False, window=4, span=4, reach=1)
+    onnx.helper.set_model_props(model, {METADATA_KEY: IMAGES.to_json(), GRAPH_KEY: record.to_json(), "author": "them"})
+    onnx.save(model, tmp_path / "s.onnx")
+    found = inspect_file(tmp_path / "s.onnx")
+    assert (found.kind, found.info) == ("sampler.onnx", IMAGES)
+    assert found.details["graph"] == record.describe()
+    assert found.details["other_metadata"] == ["author"]
 
 
 def test_torch(tmp_path, monkeypatch):

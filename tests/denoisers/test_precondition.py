@@ -151,6 +151,13 @@ def whole_step_tables() -> dict[str, NoiseTable]:
     return tables
 
 
+def test_the_end_without_signal_is_at_four_times_the_level_before_it() -> None:
+    table = NoiseTable.with_finite_end([0.9, 0.5, 0.0016, 0.0])
+    assert table.alphas_cumprod == (0.9, 0.5, 0.0016, 0.0001)
+    assert table.sigmas()[-1] == pytest.approx(4 * table.sigmas()[-2], rel=1e-3)
+    assert NoiseTable.with_finite_end([0.9, 0.5]).alphas_cumprod == (0.9, 0.5)
+
+
 @pytest.mark.parametrize("name", whole_step_tables())
 def test_at_every_training_level_the_network_is_asked_at_its_own_whole_step(name: str) -> None:
     table = whole_step_tables()[name]

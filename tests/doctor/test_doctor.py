@@ -171,6 +171,8 @@ def test_tensorrt():
     assert "used by tensorrt" in finding(well, "gpu").detail
     old = finding(diagnose(Imagined(installed={"tensorrt": "10.9.0.34"})), "tensorrt")
     assert (old.status, old.remedy) == ("problem", "pip install 'tensorrt>=10.12,<12'")
+    for version, status in (("10.11.9", "problem"), ("10.12.0", "ok"), ("11.99.1", "ok"), ("12.0.1", "problem")):
+        assert finding(diagnose(Imagined(installed={"tensorrt": version})), "tensorrt").status == status
     lost = Gpu(failure="no CUDA runtime: libcudart.so.13: cannot open shared object file")
     ill = diagnose(Imagined(installed={"tensorrt-cu13": "11.4"}, gpus=board, cuda=lost))
     assert problems(ill) == ["cuda", "gpu"]

@@ -197,6 +197,8 @@ def test_what_cannot_be_told_from_the_best_counts_as_the_best_and_no_more():
     assert recommend([clear, best]).row is best, "two errors of either quality would let it pass"
     assert recommend([clear, best], budget_s=0.05).row is clear
     assert recommend([clear, best], budget_s=1.0).reason == "the best within the budget"
+    slight = _judged("unipc-8", 0.01, shared + 0.01 * rng.standard_normal(64), 0.31)  # told apart, by a thirtieth
+    assert recommend([slight, best]).row is slight
 
 
 def test_no_more_is_said_of_real_data_than_the_samples_allow():

@@ -199,6 +199,15 @@ def test_ddim_with_clipping_is_that_of_use_clipped_model_output_and_says_so(mode
         assert uncut.clip is None
 
 
+@pytest.mark.parametrize(("limit", "wanted"), [(1.0, 1.0), (0.995, None), (1.5, None)])
+def test_thresholding_cuts_only_where_its_limit_is_the_same_for_every_sample(
+    limit: float, wanted: float | None, model: Any
+) -> None:
+    denoiser = imported(model, "DDPMScheduler", thresholding=True, sample_max_value=limit)
+    assert denoiser.clip == wanted
+    assert any("D is not cut" in note for note in denoiser.notes) == (wanted is None)
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [

@@ -172,6 +172,16 @@ def test_average_follows_its_recurrence() -> None:
     assert EMA(training.denoiser, 0.999).decay_at(10**6) == 0.999
 
 
+def test_buffers_that_training_changes_are_those_of_the_last_step() -> None:
+    """As running statistics of a module from elsewhere."""
+    denoiser = start(load_data("moons"), TrainConfig(steps=1, batch=8, device="cpu"), network=SMALL).denoiser
+    denoiser.register_buffer("seen", torch.zeros(2))
+    ema = EMA(denoiser, 0.9)
+    denoiser.seen += 3.0
+    ema.update(denoiser, 0)
+    assert torch.equal(ema.denoiser.seen, torch.full((2,), 3.0))
+
+
 def test_nan_ends_the_run_and_names_the_step(moons: Dataset) -> None:
     training = start(moons, TrainConfig(steps=5, batch=8, device="cpu"), network=SMALL)
     run = training.run()
