@@ -158,15 +158,20 @@ class ParallelRun:
 
         inverse: by lag, for all nodes; or a matrix for each lane [n, span, span]
         """
-        t, last = self.tables, self.tables.reach - 1
-        u = self.b[:, :, :1] * self.D[:, last : last + t.span]
-        for h in range(1, t.reach):
-            u += self.b[:, :, h, None] * self.D[:, last - h : last - h + t.span]
+        t, last, u = self.tables, self.tables.reach - 1, self._from_outputs()
         for h in range(t.state_reach):
             u[:, : h + 1] += self.a[:, : h + 1, h, None] * self.x[:, last - h : last + 1][:, : t.span]
         if self.plan.stochastic:
             u += self.noise.now
         return t.solve(inverse, self.base + 1, u) if inverse.ndim == 1 else lower_matmul(self.xp, inverse, u)
+
+    def _from_outputs(self) -> Any:
+        """What the outputs alone add to the states of the windows."""
+        t, last = self.tables, self.tables.reach - 1
+        u = self.b[:, :, :1] * self.D[:, last : last + t.span]
+        for h in range(1, t.reach):
+            u += self.b[:, :, h, None] * self.D[:, last - h : last - h + t.span]
+        return u
 
     def _slide(self, keep: Ints, accepted: Ints, steady: Ints | None) -> None:
         """Move the windows of the lanes `keep` to their accepted nodes and let waiting samples in.
