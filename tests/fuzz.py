@@ -102,16 +102,16 @@ def read_engine(file: Path) -> Any:
 
 def make_plan_file(folder: Path) -> Path:
     from ncdeploy import make_plan
-    from ncdeploy.formats.planfile import write_plan
+    from ncdeploy.formats.planfile import encode
 
-    write_plan(folder / "a.ncplan", make_plan("unipc", 4))
+    (folder / "a.ncplan").write_bytes(encode(make_plan("unipc", 4)))
     return folder / "a.ncplan"
 
 
 def read_plan_file(file: Path) -> Any:
-    from ncdeploy.formats.planfile import read_plan
+    from ncdeploy.formats.planfile import decode
 
-    return read_plan(file)
+    return decode(file.read_bytes(), str(file))
 
 
 def make_bundle_of(folder: Path) -> Path:

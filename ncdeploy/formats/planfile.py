@@ -33,7 +33,6 @@ jacobian[k] is g(sigmas[k]) = mse / sigma^2 of the model that the plan was made 
 (`ErrorCurve.jacobian`), which makes the parallel iteration converge faster. Sequential sampling does not use it.
 """
 
-import os
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +41,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write, read_file
 from ncdeploy.sampling.plan import Plan
 
 MAGIC, VERSION = b"NCPLAN", 1
@@ -58,18 +56,6 @@ class StoredPlan:
 
     plan: Plan
     jacobian: NDArray[np.float64] | None = None
-
-
-def write_plan(path: str | os.PathLike[str], plan: Plan, jacobian: NDArray[np.float64] | None = None) -> None:
-    """Write a plan file, in place of an old one only when it is whole. Raises what `encode` raises, and FileError."""
-    data = encode(plan, jacobian)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def read_plan(path: str | os.PathLike[str]) -> StoredPlan:
-    """Read a plan file. Raises FileError for one that cannot be read or breaks a rule above."""
-    return decode(read_file(path, MAX_SIZE, "expected a plan, *.ncplan"), str(path))
 
 
 def encode(plan: Plan, jacobian: NDArray[np.float64] | None = None) -> bytes:
