@@ -87,6 +87,16 @@ def test_samples_and_sweeps_are_those_of_python(request, release, tmp_path, mode
 
 
 @pytest.mark.parametrize("plan", ["ddpm-1000", "heun-18"])
+def test_the_residual_is_that_of_python(release, oracle, tmp_path, plan) -> None:
+    entry = oracle.plan(plan)
+    engine = open_engine(oracle, threads=1)
+    wanted = sample(engine, entry.plan, seeds=SEEDS, window=entry.window, tolerance=entry.tolerance).residual
+    given = ("--raw", tmp_path / "raw", "--n", len(SEEDS), "--seed", SEEDS[0], "--threads", 1, "--plan", plan)
+    told = re.findall(r"residual (\S+)", run(release / "simple", oracle.path, *given))
+    np.testing.assert_allclose([float(text) for text in told], wanted, rtol=0.02)
+
+
+@pytest.mark.parametrize("plan", ["ddpm-1000", "heun-18"])
 def test_without_a_known_jacobian_both_estimate_the_same(release, oracle, tmp_path, plan) -> None:
     bare = replace(IMAGES, error_curve=None)
     model = write_mixture(tmp_path / "m.onnx", bare, digits().means.reshape(-1, 1, 8, 8))
