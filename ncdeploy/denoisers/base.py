@@ -15,6 +15,7 @@ class Denoiser(nn.Module, ABC):
     """An estimate of the clean sample x0 from x = x0 + sigma n, n standard normal.
 
     notes:  what an importer left out or chose, for people; not saved
+    parts:  the encoder and the decoder that an importer found beside it; not saved
     info:   what the model says of itself (shape, noise range, classes ...)
     config: JSON-able; `ncdeploy.denoisers.build(config)` makes the same architecture again
 
@@ -24,6 +25,7 @@ class Denoiser(nn.Module, ABC):
     info: ModelInfo
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
+    parts: tuple[Any, ...] = ()
 
     def __init__(self, info: ModelInfo, config: dict[str, Any]) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from ncdeploy.denoisers.foreign.adm import ADM, ADMConfig
 from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from ncdeploy.denoisers.foreign.guided import GuidedUNet, GuidedUNetConfig
 from ncdeploy.denoisers.foreign.module import ForeignModule, ForeignModuleConfig
+from ncdeploy.denoisers.foreign.policy_unet import PolicyUNet, PolicyUNetConfig
 from ncdeploy.denoisers.foreign.song import Song, SongConfig
 from ncdeploy.denoisers.mixture import Mixture
 from ncdeploy.denoisers.mlp import MLP, MLPConfig
@@ -50,6 +51,7 @@ NETWORKS: dict[str, Network] = {
     "song": Network(config=SongConfig, construct=Song),
     "adm": Network(config=ADMConfig, construct=ADM),
     "guided": Network(config=GuidedUNetConfig, construct=GuidedUNet),
+    "policy": Network(config=PolicyUNetConfig, construct=PolicyUNet, observes=True),
     "module": Network(config=ForeignModuleConfig, construct=ForeignModule.make, observes=True),
 }
 

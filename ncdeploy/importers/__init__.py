@@ -1,6 +1,7 @@
 """Models that other projects trained, as denoisers that train on, export and sample like native ones. Needs PyTorch.
 
 diffusers         a folder with a UNet2DModel, with or without its scheduler
+lerobot           a folder with a diffusion policy of LeRobot, its encoder and its decoder
 edm               a network pickle of NVlabs/edm, read without executing any of it
 guided-diffusion  a state dict of improved-diffusion or guided-diffusion
 ncdeploy          model.pt and model.safetensors, to turn one into the other
@@ -23,12 +24,14 @@ from ncdeploy.errors import FileError, InputError
 from ncdeploy.importers import diffusers, edm_pickle, guided, module, native
 from ncdeploy.importers.foreign import name_of
 from ncdeploy.importers.module import wrap_module
+from ncdeploy.importers.policies import lerobot
 
 __all__ = ["FORMATS", "detect_format", "import_model", "wrap_module"]
 
 IMPORTERS: tuple[tuple[str, ModuleType], ...] = (
     ("ncdeploy", native),
     ("diffusers", diffusers),
+    ("lerobot", lerobot),
     ("edm", edm_pickle),
     ("guided-diffusion", guided),
     ("module", module),

@@ -27,9 +27,10 @@ MOST_SHARDS = 1000
 MOST_BYTES = 1 << 24  # of a file of settings
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """An object of one of diffusers' files. Raises FileError for anything else."""
-    data = read_file(file, MOST_BYTES, "expected settings that diffusers wrote")
+def read_json(file: Path, wrote: str = "diffusers") -> dict[str, Any]:
+    """An object of one of the files that diffusers, or whoever `wrote` it, keeps settings in. Raises FileError for
+    anything else."""
+    data = read_file(file, MOST_BYTES, f"expected settings that {wrote} wrote")
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as e:
