@@ -2,6 +2,7 @@
 
 diffusers         a folder with a UNet2DModel, with or without its scheduler
 lerobot           a folder with a diffusion policy of LeRobot, its encoder and its decoder
+diffusion-policy  a checkpoint of real-stanford/diffusion_policy with a low-dimensional U-Net, likewise; nothing runs
 edm               a network pickle of NVlabs/edm, read without executing any of it
 guided-diffusion  a state dict of improved-diffusion or guided-diffusion
 ncdeploy          model.pt and model.safetensors, to turn one into the other
@@ -24,7 +25,7 @@ from ncdeploy.errors import FileError, InputError
 from ncdeploy.importers import diffusers, edm_pickle, guided, module, native
 from ncdeploy.importers.foreign import name_of
 from ncdeploy.importers.module import wrap_module
-from ncdeploy.importers.policies import lerobot
+from ncdeploy.importers.policies import diffusion_policy, lerobot
 
 __all__ = ["FORMATS", "detect_format", "import_model", "wrap_module"]
 
@@ -32,6 +33,7 @@ IMPORTERS: tuple[tuple[str, ModuleType], ...] = (
     ("ncdeploy", native),
     ("diffusers", diffusers),
     ("lerobot", lerobot),
+    ("diffusion-policy", diffusion_policy),
     ("edm", edm_pickle),
     ("guided-diffusion", guided),
     ("module", module),

@@ -82,13 +82,16 @@ class Machine:
     calls:    global -> what REDUCE does in its place, called with the budget and the arguments
     classes:  global -> what NEWOBJ makes in its place
     storages: global -> dtype, for persistent identifiers; empty where there must be none
+    read:     (key, dtype, count) -> the values of a storage that stands elsewhere in the file; None = it has them later
     """
 
     def __init__(
         self, budget: Budget, *, calls: Mapping[str, Callable[..., Any]] | None = None,
         classes: Mapping[str, Callable[[], Any]] | None = None, storages: Mapping[str, torch.dtype] | None = None,
+        read: Callable[[Any, torch.dtype, int], Tensor] | None = None,
     ) -> None:  # fmt: skip
         self.budget, self.calls, self.classes, self.storages = budget, calls or {}, classes or {}, storages or {}
+        self.read = read
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # stacks under the open marks
         self.memo: dict[int, Any] = {}
@@ -213,6 +216,8 @@ class Machine:
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is Number and type(state) is tuple and state[1] in ("<", "|"):
             return
+        if type(target) is type(state) is dict and list(state) == ["_metadata"]:  # of a state dict; it says nothing
+            return
         if type(target) is not Record or type(state) is not dict or target.state:
             raise RefusedError(f"sets the state of {kind_of(target)}")
         target.state = state
@@ -224,10 +229,12 @@ class Machine:
             raise RefusedError("refers to something outside by a persistent identifier")
         if type(identifier) is not tuple or len(identifier) not in (5, 6) or identifier[5:] not in ((), (None,)):
             raise RefusedError("holds a storage of unknown layout")
-        kind, name, _, _, count = identifier[:5]
+        kind, name, key, _, count = identifier[:5]
         if kind != "storage" or type(name) is not Name or type(count) is not int:
             raise RefusedError("holds a storage of unknown layout")
-        self.stack.append(Storage(dtype=self.storages[name.text], count=count))
+        dtype = self.storages[name.text]
+        values = None if self.read is None else self.read(key, dtype, count)
+        self.stack.append(Storage(dtype=dtype, count=count, values=values))
 
 
 _LITERALS = {

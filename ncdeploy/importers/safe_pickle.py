@@ -109,12 +109,12 @@ def _make_tensor(
         raise RefusedError("holds a tensor of unknown layout")
     last, count = offset, 1
     for n, stride in zip(shape, strides, strict=True):
-        if n < 1 or stride < 0:
-            raise RefusedError("holds an empty tensor or one that runs backwards")
+        if n < 0 or stride < 0:
+            raise RefusedError("holds a tensor of negative size or one that runs backwards")
         last, count = last + (n - 1) * stride, count * n
-    if offset < 0 or last >= storage.count or count > storage.count:
+    if count and (offset < 0 or last >= storage.count or count > storage.count):
         raise RefusedError("holds a tensor that is larger than its storage")
-    return torch.as_strided(storage.values, shape, strides, offset)
+    return torch.as_strided(storage.values, shape, strides, offset) if count else torch.empty(0)
 
 
 def _parameter(budget: Budget, tensor: Any, *_: Any) -> Tensor:
