@@ -9,7 +9,7 @@ from ncdeploy_cli import console, options
 from ncdeploy_cli.outputs import Force, claim
 
 if TYPE_CHECKING:
-    from ncdeploy.denoisers.base import Denoiser
+    from ncdeploy.denoisers.base import Denoiser, PartModule
 
 _TRAINED, _FILES = "How it was trained, where the file does not say", "Which weights, where a source has several"
 _MODULE, _GUIDED = "A module", "guided-diffusion"
@@ -24,7 +24,8 @@ def import_model(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A diffusers folder, an EDM .pkl, a guided-diffusion .pt, module:function, or a model.pt to convert.",
+            help="A diffusers or LeRobot folder, an EDM .pkl, a Diffusion Policy .ckpt, a guided-diffusion .pt, "
+            "module:function, or a model.pt to convert.",
             show_default=False,
         ),
     ],
@@ -37,7 +38,8 @@ def import_model(
     format: Annotated[
         str | None,
         typer.Option(
-            help="diffusers, edm, guided-diffusion, module or ncdeploy.", show_default="found by looking at SRC"
+            help="diffusers, lerobot, diffusion-policy, edm, guided-diffusion, module or ncdeploy.",
+            show_default="found by looking at SRC",
         ),
     ] = None,
     predicts: Annotated[
@@ -76,7 +78,7 @@ def import_model(
         bool | None,
         typer.Option(
             "--ema/--no-ema",
-            help="Of a diffusers folder with both: the averaged weights (unet_ema), or the others.",
+            help="Of a diffusers folder or Diffusion Policy checkpoint with both: the averaged weights, or the others.",
             show_default="averaged",
             rich_help_panel=_FILES,
         ),
@@ -181,11 +183,21 @@ def import_model(
         kind = importers.detect_format(source) if format is None else format
         denoiser = importers.import_model(source, format=kind, **given)
         record = load_record(source) if kind == "ncdeploy" else {"imported": {"format": kind, "source": source}}
+        beside = {
+            part.role: claim(output.with_suffix(f".{part.role}.onnx"), ".onnx", force=force) for part in denoiser.parts
+        }
         save_model(output, denoiser, record=record)
+        if beside:
+            from ncdeploy.export.part import export_parts
+
+            export_parts(denoiser, beside)
     if as_json:
-        console.print_json({"output": str(output), "format": kind, **_record(denoiser)})
+        parts: dict[str, Any] = {role: str(path) for role, path in beside.items()}
+        console.print_json({"output": str(output), **parts, "format": kind, **_record(denoiser)})
     else:
         console.stdout().print(f"{output}: {_sentence(kind, denoiser)}")
+        for part in denoiser.parts:
+            console.stdout().print(f"{beside[part.role]}: its {part.role}, {_takes(part)}")
         for note in denoiser.notes:
             console.stdout().print(f"note: {note}")
 
@@ -221,6 +233,11 @@ def _record(denoiser: "Denoiser") -> dict[str, Any]:
         "sigma_max": info.sigma_max,
         "notes": list(denoiser.notes),
     }
+
+
+def _takes(part: "PartModule") -> str:
+    takes = ["x"] if part.inputs is None else [value.describe() for value in part.inputs]
+    return f"from {', '.join(takes)} to {', '.join(part.outputs)}"
 
 
 def _sentence(kind: str, denoiser: "Denoiser") -> str:

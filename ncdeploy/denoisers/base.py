@@ -1,14 +1,16 @@
 """The one contract of every model: denoised = D(x, sigma[, labels[, conditions]]), with everything else inside."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ncdeploy.errors import InputError
+from ncdeploy.formats.parts import Role
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import Value
 
 
 class Denoiser(nn.Module, ABC):
@@ -25,7 +27,7 @@ class Denoiser(nn.Module, ABC):
     info: ModelInfo
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
-    parts: tuple[Any, ...] = ()
+    parts: "tuple[PartModule, ...]" = ()
 
     def __init__(self, info: ModelInfo, config: dict[str, Any]) -> None:
         super().__init__()
@@ -63,6 +65,16 @@ class Denoiser(nn.Module, ABC):
                 raise InputError(f"labels: this model needs one per row, {self.info.describe_labels()}")
             return torch.full_like(sigma, self.info.null_label, dtype=torch.int64)
         return labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartModule:
+    """What runs once a sample before or after a denoiser, as `ncdeploy.export_part` takes it."""
+
+    role: Role
+    module: nn.Module
+    inputs: tuple[Value, ...] | None
+    outputs: tuple[str, ...]
 
 
 def over_rows(values: Tensor, x: Tensor) -> Tensor:

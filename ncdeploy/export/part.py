@@ -1,9 +1,11 @@
 """Encoders and decoders as ONNX graphs: what runs once a sample, before and after the denoiser."""
 
 import copy
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,8 +53,11 @@ def export_part(
     names = names if outputs is None else list(outputs)
     model = copy.deepcopy(module).cpu().float().eval()
     example = _example(takes, 3)
+    shapes: tuple[Any, ...] = tuple({0: SAMPLES} for _ in takes)
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(model.forward).parameters.values()):
+        shapes = (shapes,)  # as torch.export describes *observations
     graph = trace_module(
-        model, tuple(example), {}, tuple({0: SAMPLES} for _ in takes), inputs=[value.name for value in takes],
+        model, tuple(example), {}, shapes, inputs=[value.name for value in takes],
         outputs=names, opset=opset,
         ports=[Port(name=name, dtype="", shape=(SAMPLES,)) for name in [*(v.name for v in takes), *names]],
     )  # fmt: skip
@@ -70,6 +75,14 @@ def export_part(
         with PartEngine(temporary, part, info, threads=threads) as engine:
             _compare(model, engine, path)
     return part
+
+
+def export_parts(denoiser: Denoiser, paths: Mapping[Role, str | os.PathLike[str]]) -> None:
+    """Write what an importer found before and after a denoiser, its `parts`. Raises as `export_part` does."""
+    for part in denoiser.parts:
+        export_part(
+            part.module, paths[part.role], role=part.role, of=denoiser, inputs=part.inputs, outputs=part.outputs
+        )
 
 
 def _example(takes: Sequence[Value], n: int) -> list[torch.Tensor]:

@@ -15,8 +15,9 @@ from ncdeploy.importers.arguments import Arguments
 from ncdeploy.importers.policies.hydra_file import is_checkpoint, read_checkpoint
 from ncdeploy.importers.policies.network import policy_denoiser
 from ncdeploy.importers.policies.noise import read_noise
-from ncdeploy.importers.policies.parts import Part, PolicyDecoder, PolicyEncoder, Scaling, port
+from ncdeploy.importers.policies.parts import PolicyDecoder, PolicyEncoder, Scaling, policy_parts
 
+INPUT = "observation"  # of the encoder; its "obs" is the name of what comes out
 POLICY, NETWORK = "DiffusionUnetLowdimPolicy", "ConditionalUnet1D"
 SOLVERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim"}
 # Of a policy, beside what goes on to the scheduler's step.
@@ -104,19 +105,10 @@ def _denoiser(policy: Arguments, weights: Mapping[str, Tensor], path: Path) -> D
         _under(weights, "model."), path, shape=(horizon, actions), config=config, noise=noise, data=path.stem
     )
     denoiser.notes += tuple(notes)
-    denoiser.parts = (
-        Part(
-            kind="encoder",
-            module=PolicyEncoder({"observation": _scaling(weights, "obs", size)}, {}).eval(),
-            inputs=(port("observation", steps, size),),
-            outputs=(port("obs", steps * size),),
-        ),
-        Part(
-            kind="decoder",
-            module=PolicyDecoder(_scaling(weights, "action", actions), first=first, count=count).eval(),
-            inputs=(port("sample", horizon, actions),),
-            outputs=(port("action", count, actions),),
-        ),
+    denoiser.parts = policy_parts(
+        PolicyEncoder({INPUT: _scaling(weights, "obs", size)}, {}),
+        PolicyDecoder(_scaling(weights, "action", actions), first=first, count=count),
+        {INPUT: (steps, size)},
     )
     return denoiser
 

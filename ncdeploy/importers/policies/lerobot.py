@@ -27,7 +27,7 @@ from ncdeploy.importers.arguments import Arguments
 from ncdeploy.importers.diffusers_files import read_json
 from ncdeploy.importers.policies.network import policy_denoiser
 from ncdeploy.importers.policies.noise import read_noise
-from ncdeploy.importers.policies.parts import Part, PolicyDecoder, PolicyEncoder, Scaling, port
+from ncdeploy.importers.policies.parts import PolicyDecoder, PolicyEncoder, Scaling, policy_parts
 from ncdeploy.importers.weights import check_weights, put_weights, read_weights
 
 STATE, ENVIRONMENT, ACTION = "observation.state", "observation.environment_state", "action"
@@ -118,19 +118,10 @@ def _load(folder: Path, settings: Arguments) -> Denoiser:
         data=folder.resolve().name,
     )  # fmt: skip
     denoiser.notes = (*denoiser.notes, *notes)
-    denoiser.parts = (
-        Part(
-            kind="encoder",
-            module=PolicyEncoder({f.name: scalings[f.name] for f in observations}, eyes).eval(),
-            inputs=tuple(port(f.name, steps, *f.shape) for f in observations),
-            outputs=(port("obs", config.observation),),
-        ),
-        Part(
-            kind="decoder",
-            module=PolicyDecoder(scalings[ACTION], first=first, count=count).eval(),
-            inputs=(port("sample", *denoiser.info.shape),),
-            outputs=(port(ACTION, count, *actions[0].shape),),
-        ),
+    denoiser.parts = policy_parts(
+        PolicyEncoder({f.name: scalings[f.name] for f in observations}, eyes),
+        PolicyDecoder(scalings[ACTION], first=first, count=count),
+        {f.name: (steps, *f.shape) for f in observations},
     )
     return denoiser
 

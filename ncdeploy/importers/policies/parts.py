@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ncdeploy.denoisers.base import PartModule
+from ncdeploy.denoisers.foreign.policy_unet import OBSERVATION
 from ncdeploy.errors import FileError
-from ncdeploy.ports import Port
+from ncdeploy.ports import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +92,12 @@ class PolicyDecoder(nn.Module):
         return actions
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A graph that runs once a sample, before the sampler ("encoder") or after it ("decoder").
-
-    inputs, outputs: of the module, in its order, with the shape of one sample
-    """
-
-    kind: Literal["encoder", "decoder"]
-    module: nn.Module
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-
-
-def port(name: str, *shape: int) -> Port:
-    return Port(name=name, dtype="float32", shape=shape)
+def policy_parts(
+    encoder: PolicyEncoder, decoder: PolicyDecoder, observations: Mapping[str, tuple[int, ...]]
+) -> tuple[PartModule, PartModule]:
+    """observations: name -> shape of one sample, in the order in which the encoder takes them."""
+    inputs = tuple(Value(name=name, dtype="float32", shape=shape) for name, shape in observations.items())
+    return (
+        PartModule(role="encoder", module=encoder.eval(), inputs=inputs, outputs=(OBSERVATION,)),
+        PartModule(role="decoder", module=decoder.eval(), inputs=None, outputs=("action",)),
+    )
