@@ -31,17 +31,33 @@ def cache_folder() -> Path:
         return Path(os.devnull) / "ncdeploy"
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """The path, `~` resolved. Raises FileError for the `~` of somebody without a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        raise FileError(f"{path}: {Path(path).parts[0]} is nobody's home here; give the path without it") from e
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """The path, `~` and links resolved. Raises FileError for what names no file: a link to itself; a zero in it."""
+    try:
+        return user_path(path).resolve()
+    except (OSError, ValueError, RuntimeError) as e:
+        raise FileError(f"{path}: is not the name of a file: {e}") from e
+
+
 def regular_file(path: str | os.PathLike[str], expected: str) -> Path:
     """The path, `~` resolved, of a file that can be read to its end: none that is missing, a folder, pipe or device.
 
     Raises FileError, which says what was expected.
     """
+    file = user_path(path)
     try:
-        file = Path(path).expanduser()
         mode = file.stat().st_mode
     except FileNotFoundError as e:
         raise FileError(f"{path}: there is no such file; {expected}") from e
-    except (OSError, ValueError, RuntimeError) as e:  # a link to itself; a zero in the name; ~nobody
+    except (OSError, ValueError) as e:  # a link to itself; a zero in the name
         raise FileError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}; {expected}") from e
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
@@ -67,10 +83,7 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
 
     Meant to be called before hours of work rather than after them. Nothing is created.
     """
-    try:
-        target = Path(path).expanduser().resolve()
-    except (OSError, RuntimeError) as e:  # a link to itself; ~nobody
-        raise FileError(f"{path}: is not the name of a file: {e}") from e
+    target = real_path(path)
     parent = target.parent
     if target.is_dir():
         raise FileError(f"{path}: is a folder, expected the name of a file in it")

@@ -11,6 +11,7 @@ import numpy as np
 from ncdeploy.backends.tensorrt.layers import Layer
 from ncdeploy.bundle import open_bundle
 from ncdeploy.errors import DependencyError, FileError, install
+from ncdeploy.files import user_path
 from ncdeploy.formats.arrays import read_arrays
 from ncdeploy.formats.filetype import Kind, detect, is_bundle, read_head
 from ncdeploy.formats.graphrecord import GRAPH_KEY, record_of
@@ -82,7 +83,7 @@ def inspect_file(path: str | os.PathLike[str], *, allow_module: bool = False) ->
 
     Raises FileError for anything else, DependencyError for model.pt without PyTorch.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     if is_bundle(path):
         return _bundle(path)
     if read_head(path).startswith(b"PK") and _is_npz(file):

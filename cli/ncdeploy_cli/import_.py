@@ -204,7 +204,9 @@ def import_model(
 
 def _named_after(source: str) -> Path:
     """In this folder: the name of the source with .pt, or with .safetensors where that is the source itself."""
-    path = Path(source).expanduser()
+    from ncdeploy.files import user_path
+
+    path = user_path(source)
     if path.exists():
         name = path.resolve().name if path.is_dir() else path.stem
     else:

@@ -4,6 +4,7 @@ Importing this module must stay cheap: torch, onnxruntime and NumPy load inside 
 """
 
 import inspect as inspection
+import logging
 import signal
 import sys
 import warnings
@@ -145,12 +146,13 @@ for _panel, _commands in _PANELS.items():
 def main() -> None:
     """Entry point of the installed command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
-    SIGTERM, which `docker stop` and batch systems send, is taken as Ctrl-C. Warnings of other packages are for
-    developers: they show with -W or PYTHONWARNINGS.
+    SIGTERM, which `docker stop` and batch systems send, is taken as Ctrl-C. Warnings of other packages, logged
+    ones too, are for developers: they show with -W or PYTHONWARNINGS.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
     app()
 
 

@@ -1,6 +1,5 @@
 """Where results go: one rule for every command that writes."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,10 +23,10 @@ def claim(output: str | Path, *suffixes: str, force: bool, source: str | Path | 
     Raises InputError for another suffix and for the source itself, FileError for what is there without `force` and
     for places that cannot be written.
     """
-    from ncdeploy.files import check_writable
+    from ncdeploy.files import check_writable, real_path, user_path
 
     path = Path(output)
-    target, suffix = Path(os.path.expanduser(path)), path.suffix.lower()
+    target, suffix = user_path(path), path.suffix.lower()
     if suffixes and suffix not in suffixes:
         raise InputError(
             f"--output {output}: expected a name that ends in {' or '.join(suffixes)}, such as "
@@ -35,7 +34,7 @@ def claim(output: str | Path, *suffixes: str, force: bool, source: str | Path | 
         )
     if not suffixes and suffix in _OF_FILES and not target.is_dir():
         raise InputError(f"--output {output}: expected the name of a folder, such as {path.with_suffix('')}")
-    if source is not None and target.resolve() == Path(os.path.expanduser(source)).resolve():
+    if source is not None and real_path(output) == real_path(source):
         raise InputError(f"--output {output}: is what is read here; choose another name")
     if suffixes:
         check_writable(target)

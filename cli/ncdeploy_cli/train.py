@@ -122,7 +122,7 @@ def train(
     Example: [bold]ncdeploy train --data digits --objective contrastive -o model.pt[/bold]
     """
     from ncdeploy.errors import InputError
-    from ncdeploy.files import check_writable
+    from ncdeploy.files import check_writable, real_path
 
     settings = {
         "weighting": weighting, "conditional": conditional, "seed": seed, "batch": batch, "lr": lr, "warmup": warmup,
@@ -161,7 +161,7 @@ def train(
     claim(target, ".pt", ".pth", force=force or target == resume)
     if log is not None:
         check_writable(log)
-        if log.expanduser().resolve() == target.expanduser().resolve():
+        if real_path(log) == real_path(target):
             raise InputError(f"--log {log}: is the model file; choose another name")
 
     with console.progress("loading"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from ncdeploy.auto.latency import BUDGET, Latency, measure_latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write, cache_folder, read_file
+from ncdeploy.files import atomic_write, cache_folder, read_file, user_path
 
 MOST_BYTES = 1 << 16  # of a kept curve
 
@@ -21,7 +21,7 @@ def latency_file(engine: str | os.PathLike[str], backend: Backend, *, threads: i
 
     Another file, runtime, device, number of threads or machine has another curve.
     """
-    file = Path(engine).expanduser()
+    file = user_path(engine)
     size = sum(part.stat().st_size for part in (file.rglob("*") if file.is_dir() else [file]) if part.is_file())
     info = backend.info
     record = {

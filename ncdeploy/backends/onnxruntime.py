@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from ncdeploy.backends.providers import (
     quiet,
 )
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, OutOfMemoryError, install
+from ncdeploy.files import user_path
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.modelinfo import ModelInfo
@@ -71,7 +71,7 @@ class Session:
             each = [(name, given | further if name == PROVIDERS["cuda"] else given) for name, given in wanted]
             # Without its fallback, which goes on with other providers when one fails, even in the midst of a run.
             with quiet(ort):
-                return ort.InferenceSession(str(Path(path).expanduser()), options, providers=each, enable_fallback=0)
+                return ort.InferenceSession(str(user_path(path)), options, providers=each, enable_fallback=0)
 
         session = self._graphs = None
         if graphs and wanted[0][0] == PROVIDERS["cuda"]:

@@ -20,7 +20,7 @@ from ncdeploy.backends.tensorrt.preflight import Machine, check_compiler, check_
 from ncdeploy.build import compiler
 from ncdeploy.build.cache import engine_file, engine_key, timing_file
 from ncdeploy.errors import BackendError, FileError, InputError, ParityError
-from ncdeploy.files import atomic_write, check_writable
+from ncdeploy.files import atomic_write, check_writable, user_path
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.graphrecord import GraphRecord, record_of
 from ncdeploy.formats.onnxfile import read_onnx
@@ -92,7 +92,7 @@ def build_engine(
     instead = f"ncdeploy sample --engine {onnx}"
     (check_compiler if runtime == "rtx" else check_machine)(machine, instead)
     _check_options(options, machine, targets)
-    graph = Path(onnx).expanduser()
+    graph = user_path(onnx)
     file = read_onnx(onnx)
     info = describe(onnx, file)
     record = record_of(onnx, file.metadata)

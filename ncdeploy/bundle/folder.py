@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ncdeploy.errors import FileError
-from ncdeploy.files import check_folder_of, sync, temporary_beside
+from ncdeploy.files import check_folder_of, real_path, sync, temporary_beside
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # to the kernel, or to the file system
@@ -21,7 +21,7 @@ def check_folder(path: str | os.PathLike[str], *, mark: str, force: bool) -> Pat
     mark:  name of a file that tells a folder of this kind
     force: whether such a folder may be replaced; any other one with something in it is never touched
     """
-    target = Path(path).expanduser().resolve()
+    target = real_path(path)
     check_folder_of(path, target.parent)
     if target.is_dir():
         if (target / mark).is_file():

@@ -20,6 +20,7 @@ from pathlib import Path
 from ncdeploy.bundle import Bundle, open_bundle
 from ncdeploy.bundle.folder import atomic_folder, check_folder
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import user_path
 from ncdeploy.formats.onnxfile import external_data, read_onnx
 from ncdeploy.formats.sidecar import read_sidecar
 from ncdeploy.ports import Port
@@ -70,7 +71,7 @@ def write_repository(
             raise InputError(f"{graph}: a model of this name is there already; rename the graph in the bundle")
         files[name] = graph
         configs[name] = graph_config(name, graph)
-    repository = Path(output).expanduser()
+    repository = user_path(output)
     try:
         repository.mkdir(exist_ok=True)
     except OSError as e:

@@ -17,6 +17,7 @@ from ncdeploy.bundle.check import check_plans, check_reference, check_samples
 from ncdeploy.bundle.folder import atomic_folder, check_folder
 from ncdeploy.bundle.readme import readme
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import user_path
 from ncdeploy.formats.bundle import Bundle, BundledPlan, digest_line, file_entry, open_bundle
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.filetype import MANIFEST, Kind, detect
@@ -250,7 +251,7 @@ def _file(plan: Plan) -> str:
 
 def _copy(source: Path, target: Path) -> None:
     try:
-        shutil.copyfile(source.expanduser(), target)
+        shutil.copyfile(user_path(source), target)
     except OSError as e:
         raise FileError(f"{source}: cannot be copied: {e.strerror or e}") from e
 

@@ -20,7 +20,7 @@ from ncdeploy.demo.watch import Pair, run_pair
 from ncdeploy.drawing.images import write_picture
 from ncdeploy.errors import DependencyError, FileError, InputError, install
 from ncdeploy.evaluation.bench import Bench, bench
-from ncdeploy.files import atomic_write, check_writable
+from ncdeploy.files import atomic_write, check_writable, user_path
 from ncdeploy.parity import default_plan
 from ncdeploy.run import AUTO_VALUES, Window
 from ncdeploy.sampling.plan import Plan
@@ -128,7 +128,7 @@ class _Clock:
 
 def _prepare(folder: str | os.PathLike[str]) -> Path:
     """The folder, made if need be, with everything checked that would otherwise fail minutes later."""
-    target = Path(folder).expanduser()
+    target = user_path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as e:

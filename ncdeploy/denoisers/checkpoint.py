@@ -29,7 +29,7 @@ from ncdeploy.denoisers.factory import NETWORKS, build, count_values
 from ncdeploy.denoisers.safetensors_file import KEY, is_safetensors, read_file, read_tensors, write_file
 from ncdeploy.denoisers.torchfile import pickle_head, read_torch
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write, regular_file
+from ncdeploy.files import atomic_write, regular_file, user_path
 from ncdeploy.formats.archive import is_archive
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.ports import Condition
@@ -118,7 +118,7 @@ def load_model(path: str | os.PathLike[str], *, allow_module: bool = False) -> D
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:
     """Whether this is a model.pt or its twin, sound or not; anything else, also a missing file, is not."""
-    file = Path(path).expanduser()
+    file = user_path(path)
     try:
         if not file.is_file():
             return False

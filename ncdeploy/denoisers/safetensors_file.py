@@ -9,14 +9,13 @@ There is no training_state: it holds more than tensors.
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ncdeploy.denoisers.torchfile import check_payload
 from ncdeploy.errors import DependencyError, FileError, install
-from ncdeploy.files import atomic_write
+from ncdeploy.files import atomic_write, user_path
 
 KEY = "ncdeploy"
 LARGEST_HEADER = 100_000_000  # bytes; what the format's own readers accept
@@ -24,7 +23,7 @@ LARGEST_HEADER = 100_000_000  # bytes; what the format's own readers accept
 
 def is_safetensors(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as this format does: the header's length in 8 bytes, then JSON."""
-    with Path(path).expanduser().open("rb") as f:
+    with user_path(path).open("rb") as f:
         head = f.read(9)
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= LARGEST_HEADER
 
@@ -56,7 +55,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileError(f"{path}: its description is damaged; copy the file again")
     payload = {**description, "weights": weights}
     try:
-        check_payload(payload, Path(path).expanduser().stat().st_size)
+        check_payload(payload, user_path(path).stat().st_size)
     except FileError as e:
         raise FileError(f"{path}: {e}") from e
     return payload
@@ -68,7 +67,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     from safetensors import safe_open
 
     try:
-        with safe_open(str(Path(path).expanduser()), framework="pt", device="cpu") as f:
+        with safe_open(str(user_path(path)), framework="pt", device="cpu") as f:
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a mapping
             return tensors, dict(f.metadata() or {})
     except Exception as e:  # the reader's own error type, and whatever a hostile header leads to

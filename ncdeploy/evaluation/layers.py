@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ncdeploy.errors import DependencyError, InputError
+from ncdeploy.files import user_path
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.filetype import Kind, detect
 from ncdeploy.formats.onnxfile import read_onnx
@@ -64,7 +65,7 @@ def compare_layers(
         tolerance = max(LIMITS[info.precision][0] for info in infos)
     info = infos[0]
     pool = Pool(info, np.geomspace(info.sigma_min, info.sigma_max, LEVELS), np.random.default_rng(seed))
-    with contextlib.closing(_Pair([Path(reference).expanduser(), Path(candidate).expanduser()])) as pair:
+    with contextlib.closing(_Pair([user_path(reference), user_path(candidate)])) as pair:
         worst = {name: [0.0, 1.0, np.inf] for name in pair.operators}
         for start in range(0, len(pool), ROWS):
             rows = np.arange(start, start + ROWS)

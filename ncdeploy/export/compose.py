@@ -22,7 +22,7 @@ from ncdeploy.backends.graphs.tables import plan_tables
 from ncdeploy.export.graph import write
 from ncdeploy.export.sampler import sampler_graph
 from ncdeploy.export.sweep import sweep_graph
-from ncdeploy.files import atomic_write
+from ncdeploy.files import atomic_write, real_path, user_path
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.graphrecord import GRAPH_KEY, GraphRecord
 from ncdeploy.formats.onnxfile import read_onnx
@@ -77,14 +77,14 @@ def export_graph(
     are the same.
     """
     stage = on_stage or (lambda text: None)
-    if Path(path).expanduser().resolve() == Path(denoiser).expanduser().resolve():
+    if real_path(path) == real_path(denoiser):
         raise InputError(f"{path}: is the denoiser itself; choose another name")
     file = read_onnx(denoiser)
     info = describe(denoiser, file)
     check_graph(denoiser, file, info)
     with atomic_write(path) as temporary:
         stage(f"composing the {record.kind} graph")
-        model = compose(onnx.load(Path(denoiser).expanduser()), info, record)
+        model = compose(onnx.load(user_path(denoiser)), info, record)
         write(model, {METADATA_KEY: info.to_json(), GRAPH_KEY: record.to_json()}, temporary)
         found = None
         if verify:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import user_path
 from ncdeploy.formats.describe import check_graph
 from ncdeploy.formats.filetype import MANIFEST, is_bundle
 from ncdeploy.formats.manifest import DIGEST, MAX_MANIFEST, FileEntry, Manifest, PlanEntry, read_manifest
@@ -81,7 +82,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     Raises FileError, in one line, for a folder that is no bundle, and for a bundle that breaks a rule of its format
     (see `ncdeploy.bundle`) or in which any bit has changed.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     while True:
         before = _identity(folder)
         try:

@@ -6,6 +6,7 @@ from enum import Enum
 from pathlib import Path
 
 from ncdeploy.errors import FileError
+from ncdeploy.files import user_path
 from ncdeploy.formats.onnxfile import is_onnx
 
 
@@ -33,7 +34,7 @@ def detect(path: str | os.PathLike[str]) -> Kind:
 
     Raises FileError, in one line, for a file that is missing, a folder, unreadable, empty, truncated or foreign.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     head = read_head(path, 9)
     if head[8:] == b"{" and head[4:8] == bytes(4):  # safetensors: a length of 8 bytes, then JSON
         return Kind.TORCH
@@ -53,12 +54,12 @@ def detect(path: str | os.PathLike[str]) -> Kind:
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Whether this is a folder with the manifest of a bundle; `ncdeploy.open_bundle` says whether it is a good one."""
-    return (Path(path).expanduser() / MANIFEST).is_file()
+    return (user_path(path) / MANIFEST).is_file()
 
 
 def read_head(path: str | os.PathLike[str], size: int = 8) -> bytes:
     """The first bytes of a regular, readable, non-empty file; FileError otherwise."""
-    file = Path(path).expanduser()
+    file = user_path(path)
     if file.is_dir():
         raise FileError(f"{path}: is a folder; {EXPECTED}")
     if not file.exists():

@@ -12,10 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 from ncdeploy.errors import FileError
-from ncdeploy.files import regular_file
+from ncdeploy.files import real_path, regular_file
 from ncdeploy.ports import Port
 
 Buffer = memoryview
@@ -95,7 +94,7 @@ def external_data(path: str | os.PathLike[str]) -> set[str]:
         names = set(_locations("model", _map(path)))
     except (DamagedError, UnicodeDecodeError, RecursionError) as e:
         raise FileError(f"{path}: is a damaged ONNX file; copy or export it again") from e
-    folder = Path(path).expanduser().resolve().parent
+    folder = real_path(path).parent
     for name in names:
         if not _LOCATION.fullmatch(name) or ".." in name.split("/"):
             raise FileError(f"{path}: its weights are said to lie in {name[:60]!a}, not in its folder; export it again")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write, read_file, regular_file
+from ncdeploy.files import atomic_write, read_file, regular_file, user_path
 from ncdeploy.formats.graphrecord import KINDS
 from ncdeploy.formats.onnxfile import external_data
 from ncdeploy.formats.profiles import Profile
@@ -205,7 +205,7 @@ def describe_targets(targets: Sequence[tuple[int, int]]) -> str:
 
 def sidecar_path(plan: str | os.PathLike[str]) -> Path:
     """model.plan -> model.plan.json."""
-    file = Path(plan).expanduser()
+    file = user_path(plan)
     return file.with_name(file.name + ".json")
 
 
@@ -241,6 +241,6 @@ def digest(path: str | os.PathLike[str]) -> str:
 
 def graph_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of an ONNX file, and of the files that it has values in, if any. Raises FileError as above."""
-    folder = Path(path).expanduser().parent
+    folder = user_path(path).parent
     parts = [digest(path), *(digest(folder / name) for name in sorted(external_data(path)))]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()

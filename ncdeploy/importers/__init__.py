@@ -16,12 +16,12 @@ import inspect
 import os
 import re
 from difflib import get_close_matches
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import user_path
 from ncdeploy.importers import diffusers, edm_pickle, guided, module, native
 from ncdeploy.importers.foreign import name_of
 from ncdeploy.importers.module import wrap_module
@@ -72,7 +72,7 @@ def detect_format(src: str | os.PathLike[str]) -> str:
         raise FileError(f"{text}: could be {' or '.join(found)}; say which with --format")
     if found:
         return found[0]
-    if not Path(text).expanduser().exists():
+    if not user_path(text).exists():
         if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
             name = text.rpartition("/")[2]
             raise FileError(

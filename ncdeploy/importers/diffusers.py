@@ -23,6 +23,7 @@ from ncdeploy.denoisers.factory import without_memory
 from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig, require_diffusers
 from ncdeploy.denoisers.precondition import VP
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import user_path
 from ncdeploy.importers.diffusers_files import read_json, read_model_weights
 from ncdeploy.importers.diffusers_scheduler import Trained, read_scheduler
 from ncdeploy.importers.learned_variance import DROPPED, drops_variance
@@ -50,7 +51,7 @@ _NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 
 def can_import(path: str | os.PathLike[str]) -> bool:
     """Whether this is a folder that diffusers wrote."""
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     places = [folder / "model_index.json", *(folder / name / "config.json" for name in (".", *NETWORKS))]
     for file in places:
         try:
@@ -92,7 +93,7 @@ def load(
     that do not fit, DependencyError without diffusers.
     """
     diffusers = require_diffusers()
-    root = Path(path).expanduser()
+    root = user_path(path)
     folder, notes = _network_folder(root, ema)
     notes += _beside(root, folder)
     settings = _settings(folder)

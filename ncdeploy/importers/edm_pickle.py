@@ -7,7 +7,6 @@ names and arguments is taken for the published one.
 """
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from ncdeploy.denoisers.foreign.adm import ADM, ADMConfig
 from ncdeploy.denoisers.foreign.song import Song, SongConfig
 from ncdeploy.denoisers.precondition import EDM, VESDE, VPSDE
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import user_path
 from ncdeploy.importers.arguments import Arguments
 from ncdeploy.importers.edm_names import Kind, bring_weights
 from ncdeploy.importers.pickle_machine import Record
@@ -33,7 +33,7 @@ EDM2 = b"MPConv"  # a layer of the networks that came after, whose pickles look 
 
 def can_import(path: str | os.PathLike[str]) -> bool:
     """Whether this is a bare pickle that names NVIDIA's persistence module near its beginning."""
-    file = Path(path).expanduser()
+    file = user_path(path)
     try:
         if not file.is_file():
             return False

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ncdeploy.denoisers.safetensors_file import is_safetensors
 from ncdeploy.denoisers.torchfile import HEAD, pickle_head
+from ncdeploy.files import user_path
 
 LEGACY = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # the magic number of PyTorch files that are no archives
 OWN_MODULE = (
@@ -79,7 +80,7 @@ FOLDERS: tuple[tuple[str, str], ...] = (
 
 def name_of(path: str | os.PathLike[str]) -> str | None:
     """What the file or folder is, as the rest of "PATH: is ...", if it is known and no importer reads it."""
-    source = Path(path).expanduser()
+    source = user_path(path)
     try:
         if source.is_dir():
             return next((what for pattern, what in FOLDERS if any(source.glob(pattern))), None)

@@ -10,7 +10,6 @@ the solvers here have variances of their own.
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from ncdeploy.denoisers.foreign.guided import GuidedUNet, GuidedUNetConfig
 from ncdeploy.denoisers.noise_table import NoiseTable
 from ncdeploy.denoisers.precondition import VP, Prediction
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import user_path
 from ncdeploy.importers.foreign import LATENT, is_latent, names_in
 from ncdeploy.importers.learned_variance import DROPPED
 from ncdeploy.importers.weights import find_weights
@@ -42,7 +42,7 @@ ATTENTION = {"norm": "norm", "query_key_value": "qkv", "outer": "proj_out"}
 
 def can_import(path: str | os.PathLike[str]) -> bool:
     """Whether the file looks like one, by the names in it; nothing of it is executed."""
-    head = names_in(Path(path).expanduser())
+    head = names_in(user_path(path))
     return all(mark in head for mark in MARKS) and not is_latent(head)
 
 
@@ -95,7 +95,7 @@ def load(
             f"{path}: with {diffusion_steps} steps, give --rescale-timesteps (the default of improved-diffusion) or "
             "--keep-timesteps (that of guided-diffusion)"
         )
-    if is_latent(names_in(Path(path).expanduser())):
+    if is_latent(names_in(user_path(path))):
         raise FileError(f"{path}: is {LATENT}")
     weights, notes = read(path, key=key, strip=strip)
     try:

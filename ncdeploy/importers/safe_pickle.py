@@ -13,7 +13,6 @@ time and memory that a file can cost are bounded:
 import io
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ncdeploy.errors import FileError
+from ncdeploy.files import user_path
 from ncdeploy.importers.pickle_machine import MAX_OPCODES, Budget, Machine, Number, Record, RefusedError, Storage
 
 MAX_BYTES = 2 << 30
@@ -48,7 +48,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     Raises FileError, in one line, for a file that is missing, too large, truncated or damaged, and for one that names
     anything outside the closed tables of this module.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     try:
         if not file.is_file():
             raise FileError(f"{path}: {'is not a regular file' if file.exists() else 'there is no such file'}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from ncdeploy.files import user_path
 from ncdeploy.training.loop import Progress
 
 
@@ -21,7 +22,7 @@ class StepLog:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, after: int, say: Callable[[str], None]) -> None:
-        self._path, self._say = Path(path).expanduser(), say
+        self._path, self._say = user_path(path), say
         self._file: IO[str] | None = None
         try:
             if after and self._path.exists():

@@ -6,7 +6,6 @@ The noise comes from the generator of `ncdeploy.sampling.noise`, so the samples 
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from ncdeploy.backends.graphs.sweeps import Outcome, SweepDriver
 from ncdeploy.backends.graphs.tables import draw, draws_of, plan_tables, widest_window
 from ncdeploy.backends.onnxruntime import Session
 from ncdeploy.errors import FileError, InputError, NumericalError
+from ncdeploy.files import user_path
 from ncdeploy.formats.describe import describe
 from ncdeploy.formats.graphrecord import GraphRecord, record_of
 from ncdeploy.formats.onnxfile import is_onnx, read_onnx
@@ -30,7 +30,7 @@ from ncdeploy.sampling.plan import Plan
 
 def is_graph(path: str | os.PathLike[str]) -> bool:
     """Whether this is an ONNX file with a sampler in it. Raises FileError for an ONNX file that is damaged."""
-    file = Path(path).expanduser()
+    file = user_path(path)
     return file.is_file() and is_onnx(file) and record_of(path, read_onnx(path).metadata) is not None
 
 

@@ -23,7 +23,7 @@ from ncdeploy.backends.tensorrt.layers import Layer, list_layers
 from ncdeploy.backends.tensorrt.preflight import Machine, check_engine, this_machine
 from ncdeploy.backends.tensorrt.runner import Runner
 from ncdeploy.errors import BackendError, FileError, InputError
-from ncdeploy.files import atomic_write, cache_folder
+from ncdeploy.files import atomic_write, cache_folder, user_path
 from ncdeploy.formats.profiles import samples_of
 from ncdeploy.formats.sidecar import Sidecar, digest, graph_digest, read_sidecar
 from ncdeploy.modelinfo import ModelInfo
@@ -46,7 +46,7 @@ class TensorRTBackend(Closing):
         if kind != "cuda" or (index and not index.isdecimal()):
             raise InputError(f"device: got {device!r}; a TensorRT engine runs on cuda or cuda:N")
         self._index = int(index or 0)
-        file = Path(path).expanduser()
+        file = user_path(path)
         self.sidecar: Sidecar = read_sidecar(path)
         if self.sidecar.graph != "denoiser":
             raise FileError(
