@@ -8,6 +8,7 @@ has no lock any more, and the next one that writes there removes it.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -109,19 +110,50 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     no debris. The new file has the mode of the old one, or what the umask says. Raises FileError if the file cannot be
     written.
     """
-    target = check_writable(path)
+    with atomic_writes(path) as (temporary,):
+        yield temporary
+
+
+@contextlib.contextmanager
+def atomic_writes(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
+    """As `atomic_write`, for files of one folder that belong together.
+
+    All are on the disk before the first is moved, and nobody else moves several there meanwhile: of two processes that
+    write the same names, one has all of them in the end.
+    """
+    targets = [check_writable(path) for path in paths]
+    folder = targets[0].parent
     try:
-        with temporary_beside(target) as (temporary, lock):
-            yield temporary
-            if not os.fstat(lock).st_size:
-                raise OSError("nothing was written")
-            with contextlib.suppress(OSError):  # no old file, or one of somebody else
-                os.fchmod(lock, stat.S_IMODE(target.stat().st_mode))
-            os.fsync(lock)
-            temporary.replace(target)
-            sync(target.parent)
+        with contextlib.ExitStack() as stack:
+            made = [(target, *stack.enter_context(temporary_beside(target))) for target in targets]
+            yield [temporary for _, temporary, _ in made]
+            for target, _, lock in made:
+                if not os.fstat(lock).st_size:
+                    raise OSError("nothing was written")
+                with contextlib.suppress(OSError):  # no old file, or one of somebody else
+                    os.fchmod(lock, stat.S_IMODE(target.stat().st_mode))
+                os.fsync(lock)
+            with _alone_in(folder) if len(made) > 1 else contextlib.nullcontext():
+                for target, temporary, _ in made:
+                    temporary.replace(target)
+            sync(folder)
     except OSError as e:
-        raise FileError(f"{path}: cannot be written: {e.strerror or e}") from e
+        raise FileError(f"{paths[0]}: cannot be written: {e.strerror or e}") from e
+
+
+@contextlib.contextmanager
+def held(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator[None]:
+    """Keep `path` for this process while the body runs: see `temporary_beside`, of which nothing is used but the lock.
+
+    Raises FileError if another process holds it, or writes it now. Where none can be made or locked, nothing is kept.
+    """
+    target = real_path(path)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError), _alone_in(target.parent):
+            if _sweep(target, folder):
+                raise FileError(f"{path}: is being written by another run; wait for its end, or choose another output")
+            stack.enter_context(temporary_beside(target, folder=folder))
+        yield
 
 
 @contextlib.contextmanager
@@ -130,9 +162,8 @@ def temporary_beside(target: Path, *, folder: bool = False) -> Iterator[tuple[Pa
 
     Yields its path and the descriptor that holds the lock. Those of killed runs are removed.
     """
-    stem, suffix = (target.name, "") if folder else (target.stem, target.suffix)
-    stem = stem[:40]  # names have at most 255 bytes
-    _sweep(target.parent, re.compile(rf"\.{re.escape(stem)}\.[0-9a-f]{{8}}\.tmp{re.escape(suffix)}"))
+    _sweep(target, folder)
+    stem, suffix = _stem(target, folder)
     while True:
         temporary = target.with_name(f".{stem}.{secrets.token_hex(4)}.tmp{suffix}")
         if folder:
@@ -167,16 +198,42 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sweep(folder: Path, pattern: re.Pattern[str]) -> None:
-    """Remove the temporary files and folders that no process has locked."""
-    for path in [folder / name for name in os.listdir(folder) if pattern.fullmatch(name)]:
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, _ANY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _stem(target: Path, folder: bool) -> tuple[str, str]:
+    """How names of temporary files and folders for a target begin and end."""
+    stem, suffix = (target.name, "") if folder else (target.stem, target.suffix)
+    if len(os.fsencode(target.name)) > 200:  # names have at most 255 bytes
+        stem = hashlib.sha256(os.fsencode(stem)).hexdigest()
+    return stem, suffix
+
+
+def _sweep(target: Path, folder: bool) -> bool:
+    """Remove the temporary files and folders that no process has locked; whether there are others."""
+    stem, suffix = map(re.escape, _stem(target, folder))
+    pattern, locked = re.compile(rf"\.{stem}\.[0-9a-f]{{8}}\.tmp{suffix}"), False
+    for path in [target.with_name(name) for name in os.listdir(target.parent) if pattern.fullmatch(name)]:
+        try:
+            with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 _remove(path)
-            finally:
-                os.close(descriptor)
+        except BlockingIOError:
+            locked = True
+        except OSError:
+            continue
+    return locked
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    descriptor = os.open(path, _ANY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """For the moment of a few names: one process at a time."""
+    return _locked(folder, fcntl.LOCK_EX)
 
 
 def _remove(path: Path) -> None:

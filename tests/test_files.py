@@ -1,5 +1,6 @@
 """Writing is checked before the work and happens in one step."""
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -9,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from ncdeploy.errors import FileError
-from ncdeploy.files import atomic_write, cache_folder, check_writable, read_file
+from ncdeploy.files import (
+    atomic_write,
+    atomic_writes,
+    cache_folder,
+    check_writable,
+    held,
+    read_file,
+    real_path,
+    user_path,
+)
 
 
 def test_a_good_place_is_accepted_and_left_alone(tmp_path: Path) -> None:
@@ -141,3 +151,76 @@ def test_only_regular_files_of_a_known_size_are_read(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="has 10 bytes, at most 9"):
         read_file(tmp_path / "file", 9, "expected a test")
     assert read_file(tmp_path / "file", 10, "expected a test") == bytes(10)
+
+
+def test_paths_that_name_nothing_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "loop", "~nobody-of-this-name/x", "a\0b"):
+        with pytest.raises(FileError):
+            real_path(path)
+    with pytest.raises(FileError, match="~nobody-of-this-name is nobody's home"):
+        user_path("~nobody-of-this-name/x")
+
+
+def test_files_that_belong_together_are_moved_together(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.plan", tmp_path / "a.plan.json"
+    with atomic_writes(first, second) as (one, two):
+        one.write_text("1")
+        two.write_text("1")
+        assert list(tmp_path.glob("a*")) == []
+    with pytest.raises(FileError, match=r"a\.plan: .*nothing was written"), atomic_writes(first, second) as (one, _):
+        one.write_text("2")
+    assert (first.read_text(), second.read_text()) == ("1", "1")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.plan", "a.plan.json"]
+
+
+WRITE_PAIR = """
+from ncdeploy.files import atomic_writes
+with atomic_writes("a", "b") as (one, two):
+    one.write_text("x")
+    two.write_text("x")
+    print("written", flush=True)
+"""
+
+
+def test_two_processes_never_move_their_files_together_between_each_other(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)  # as a process has it that is moving its files
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE_PAIR], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "written\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            assert not (tmp_path / "a").exists()
+        finally:
+            os.close(folder)
+        assert process.wait(60) == 0
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "x"
+
+
+def test_what_another_process_holds_or_writes_is_told(tmp_path: Path) -> None:
+    target = tmp_path / ("a-long-name-of-a-run-" * 4 + "1.txt")
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE_AND_WAIT, str(target)], stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        with pytest.raises(FileError, match="is being written by another run; wait"), held(target):
+            pass
+        with held(target.with_name(target.name.replace("1", "2"))), held(tmp_path / "folder", folder=True):
+            assert len(list(tmp_path.iterdir())) == 3
+        process.kill()
+        process.wait()
+        with held(target):
+            assert len(list(tmp_path.iterdir())) == 1, "what the killed run left is gone"
+        assert list(tmp_path.iterdir()) == []
+        with held(tmp_path / "none" / "x"):
+            pass
+    finally:
+        process.kill()
+        process.communicate()

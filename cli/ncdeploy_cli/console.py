@@ -1,7 +1,6 @@
 """Where words go: results to stdout, everything about the run to stderr."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -68,7 +67,9 @@ def _line(kind: str, style: str, message: str) -> None:
 
 def print_json(record: dict[str, Any]) -> None:
     """One JSON object on one line of stdout, for scripts."""
-    sys.stdout.write(json.dumps(record) + "\n")
+    import typer
+
+    typer.echo(json.dumps(record))
 
 
 def progress(

@@ -3,8 +3,10 @@
 Importing this module must stay cheap: torch, onnxruntime and NumPy load inside the commands that need them.
 """
 
+import errno
 import inspect as inspection
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -26,6 +28,7 @@ from ncdeploy_cli import (
     export,
     import_,
     inspect,
+    outputs,
     sample,
     train,
     triton,
@@ -36,6 +39,7 @@ from ncdeploy_cli import (
 _EXTRAS = {"onnxruntime": "cpu", "diffusers": "diffusers"} | dict.fromkeys(
     ("torch", "onnx", "onnxscript", "accelerate", "sklearn", "safetensors"), "torch"
 )
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _RENAMED = {  # by command: old names of options, which still work and say so
     "train": {"--steps": "--updates"},
     "demo": {"--steps": "--updates"},
@@ -57,6 +61,10 @@ class _Command(TyperCommand):
                 console.warn(f"{old} is called {renamed[old]} now; the old name will not work for ever")
                 args[i] = renamed[old] + equals + value
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with outputs.holding():
+            return super().invoke(ctx)
 
 
 class _Commands(TyperGroup):
@@ -146,6 +154,8 @@ for _panel, _commands in _PANELS.items():
 def main() -> None:
     """Entry point of the installed command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
+    What a full disk, or one that fails, raises wherever something is written ends in one line.
+
     SIGTERM, which `docker stop` and batch systems send, is taken as Ctrl-C. Warnings of other packages, logged
     ones too, are for developers: they show with -W or PYTHONWARNINGS.
     """
@@ -153,7 +163,14 @@ def main() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
-    app()
+    try:
+        app()
+    except OSError as e:
+        if e.errno not in _OF_DISKS:
+            raise
+        console.error(f"{e.filename or 'the output'}: cannot be written: {e.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what stdout still has: Python writes it at its end
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Where results go: one rule for every command that writes."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated
 
@@ -14,16 +17,32 @@ _OF_FILES = (
     ".safetensors", ".svg", ".tar", ".webp", ".zip",
 )  # fmt: skip
 
+_HELD: ContextVar[ExitStack | None] = ContextVar("_HELD", default=None)
 
-def claim(output: str | Path, *suffixes: str, force: bool, source: str | Path | None = None) -> Path:
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """Outputs claimed inside are this command's until its end: another process that claims them is told."""
+    with ExitStack() as stack:
+        before = _HELD.set(stack)
+        try:
+            yield
+        finally:
+            _HELD.reset(before)
+
+
+def claim(output: str | Path, *suffixes: str, force: bool, source: str | Path | None = None, hold: bool = True) -> Path:
     """The output, found fit before any work: it has one of these suffixes, can be written, and is new or may go.
 
-    Without suffixes it is a folder, and one with nothing in it is as good as new. source: what the command reads.
+    Without suffixes it is a folder, and one with nothing in it is as good as new.
 
-    Raises InputError for another suffix and for the source itself, FileError for what is there without `force` and
-    for places that cannot be written.
+    source: what the command reads
+    hold:   whether it is this command's until its end, see `holding`
+
+    Raises InputError for another suffix and for the source itself, FileError for what is there without `force`, for
+    what another command writes now, and for places that cannot be written.
     """
-    from ncdeploy.files import check_writable, real_path, user_path
+    from ncdeploy.files import check_writable, held, real_path, user_path
 
     path = Path(output)
     target, suffix = user_path(path), path.suffix.lower()
@@ -42,6 +61,9 @@ def claim(output: str | Path, *suffixes: str, force: bool, source: str | Path | 
         raise FileError(f"{output}: is a file, expected a folder; choose another output")
     if not force and target.exists() and (suffixes or any(target.iterdir())):
         raise FileError(f"{output}: exists; choose another output, or replace it with --force")
+    stack = _HELD.get()
+    if hold and stack is not None:
+        stack.enter_context(held(target, folder=not suffixes))
     return path
 
 

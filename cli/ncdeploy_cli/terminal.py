@@ -1,5 +1,6 @@
 """What reaches a terminal: text as text, never as markup or escape sequences, and how far a long run is."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable
@@ -36,6 +37,11 @@ class Console(RichConsole):
         """As rich does, but what is no control sequence of its own is `shown`."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=shown(segment.text, self.encoding))
+
+    def print(self, *objects: Any, **given: Any) -> None:
+        """As rich does; words about a run are not worth the run, so where stderr cannot be written, they are lost."""
+        with contextlib.suppress(OSError) if self.stderr else contextlib.nullcontext():
+            super().print(*objects, **given)
 
     def render_str(self, text: str, **given: Any) -> Text:
         """Before rich drops some of the controls."""

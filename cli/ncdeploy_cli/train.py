@@ -158,7 +158,7 @@ def train(
             f"--output {target}: cannot hold what resuming needs; train to a .pt, and convert it with "
             f"ncdeploy import {target.with_suffix('.pt')} -o {target}"
         )
-    claim(target, ".pt", ".pth", force=force or target == resume)
+    claim(target, ".pt", ".pth", force=force or target == resume, hold=False)  # of several processes, one writes
     if log is not None:
         check_writable(log)
         if real_path(log) == real_path(target):
@@ -209,11 +209,14 @@ def _note(progress: "Progress") -> str:
 
 def _run(training: "Training", target: Path, log: Path | None, save_every: int, as_json: bool) -> None:
     from ncdeploy.errors import NumericalError
+    from ncdeploy.files import held
     from ncdeploy.training import StepLog, StopRequest, resume_command, save_training
 
     show, total, began = training.main_process, training.config.steps, training.step
     saved = began
     with ExitStack() as stack:
+        if show:
+            stack.enter_context(held(target))
         stop = stack.enter_context(StopRequest())
         lines = None
         if log is not None and show:

@@ -20,7 +20,7 @@ from ncdeploy.backends.tensorrt.preflight import Machine, check_compiler, check_
 from ncdeploy.build import compiler
 from ncdeploy.build.cache import engine_file, engine_key, timing_file
 from ncdeploy.errors import BackendError, FileError, InputError, ParityError
-from ncdeploy.files import atomic_write, check_writable, user_path
+from ncdeploy.files import atomic_writes, check_writable, user_path
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.graphrecord import GraphRecord, record_of
 from ncdeploy.formats.onnxfile import read_onnx
@@ -334,9 +334,9 @@ def _reference(graph: Path, folder: Path, info: ModelInfo) -> "OnnxRuntimeBacken
 def _place(source: Path, target: Path, command: str) -> Sidecar:
     """Copy a plan and its record; the record says how to build this one."""
     sidecar = replace(read_sidecar(source), command=command)
-    with atomic_write(target) as temporary:
-        shutil.copyfile(source, temporary)
-    write_sidecar(target, sidecar)
+    with atomic_writes(target, sidecar_path(target)) as (plan, record):
+        shutil.copyfile(source, plan)
+        record.write_text(sidecar.to_json(), encoding="utf-8")
     return sidecar
 
 

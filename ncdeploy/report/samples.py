@@ -14,7 +14,7 @@ from PIL import Image
 
 from ncdeploy.drawing.images import check_image_shape, grid, pixels, to_picture, write_picture
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write, check_writable
+from ncdeploy.files import atomic_write, check_writable, temporary_beside
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.report import charts
 
@@ -62,14 +62,7 @@ def save_samples(
     check_output(path, info)
     kind, target = kind_of(path), Path(path)
     if kind == "folder":
-        target.mkdir(parents=True, exist_ok=True)
-        digits = len(str(len(samples) - 1))
-        earlier = {file for file in target.iterdir() if _NUMBERED.fullmatch(file.name)}
-        for i, picture in enumerate(pixels(samples)):
-            write_picture(file := target / f"{i:0{digits}}.png", [to_picture(picture)])
-            earlier.discard(file)
-        for file in earlier:
-            file.unlink()
+        _save_folder(target, pixels(samples))
     elif kind == ".png":
         write_picture(target, [sheet(samples, labels=labels)])
     else:
@@ -83,6 +76,26 @@ def save_samples(
                 np.savez_compressed(temporary, samples=data)
             else:
                 np.savez_compressed(temporary, samples=data, labels=labels)
+
+
+def _save_folder(target: Path, pictures: NDArray[np.uint8]) -> None:
+    """Number the pictures [n, H, W, C] in a folder, new or not; nothing there changes before all are written."""
+    digits, old = len(str(len(pictures) - 1)), target.is_dir()
+    try:
+        with temporary_beside(target / "pictures" if old else target, folder=True) as (new, _):
+            names = [f"{i:0{digits}}.png" for i in range(len(pictures))]
+            for name, picture in zip(names, pictures, strict=True):
+                write_picture(new / name, [to_picture(picture)])
+            if not old:
+                new.replace(target)
+                return
+            for name in names:
+                (new / name).replace(target / name)
+            for file in target.iterdir():
+                if _NUMBERED.fullmatch(file.name) and file.name not in names:
+                    file.unlink()
+    except OSError as e:
+        raise FileError(f"{target}: cannot be written: {e.strerror or e}") from e
 
 
 def sheet(

@@ -1,5 +1,10 @@
 """One rule for outputs, in every command that has one: nothing is replaced without --force, and suffixes are right."""
 
+import errno
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +143,76 @@ def test_inspect_says_of_samples_what_people_want_to_know(run, models):
     samples = np.load("s.npz")["samples"]
     assert f"samples 3 x 5 float32, from {samples.min():.4g} to {samples.max():.4g}" in " ".join(done.stdout.split())
     assert "{" not in done.stdout
+
+
+HOLD = """
+import sys, time
+from ncdeploy.files import held
+with held(sys.argv[1], folder=sys.argv[2] == "folder"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", sorted(set(WRITERS) - {"train"}))
+def test_an_output_that_another_run_will_write_is_refused(run, name, tmp_path):
+    output, words = WRITERS[name]
+    kind = "file" if Path(output).suffix else "folder"
+    path = os.pathsep.join(sys.path)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, output, kind],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            done = run(name, *words, "-o", output, "--force")
+        finally:
+            process.kill()
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "is being written by another run; wait for its end, or choose another output" in done.stderr
+    if name != "demo":  # which would run
+        assert "another run" not in run(name, *words, "-o", output).stderr, "a killed run holds nothing"
+        assert not any(p.name.startswith(".") for p in tmp_path.iterdir())
+
+
+def test_of_two_trainings_of_one_model_one_is_told(run):
+    path = os.pathsep.join(sys.path)
+    words = ["train", "--data", "moons", "--network", "small", "--batch", "8", "--save-every", "1", "-o", "m.pt"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ncdeploy_cli.main", *words, "--updates", "100000"],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        try:
+            while not Path("m.pt").exists():
+                assert process.poll() is None
+                time.sleep(0.1)
+            for other in (["train", "--resume", "m.pt"], [*words, "--force", "--updates", "1"]):
+                done = run(*other)
+                assert done.exit_code == 1
+                assert "m.pt: is being written by another run" in done.stderr
+        finally:
+            process.kill()
+
+
+def test_pictures_are_written_before_old_ones_go(run, models, monkeypatch, tmp_path):
+    import ncdeploy.report.samples as module
+
+    assert run("sample", models["image"], "-n", 3, "-o", "pictures").exit_code == 0
+    old = {file.name: file.read_bytes() for file in Path("pictures").iterdir()}
+    write = module.write_picture
+
+    def full(path, pictures):
+        if path.name == "2.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, pictures)
+
+    monkeypatch.setattr(module, "write_picture", full)
+    for output in ("pictures", "new"):
+        done = run("sample", models["image"], "-n", 5, "--seed", 7, "-o", output, "--force")
+        assert done.exit_code == 1
+        assert done.stderr == f"error: {output}: cannot be written: No space left on device\n"
+    assert {file.name: file.read_bytes() for file in Path("pictures").iterdir()} == old
+    assert {p.name for p in tmp_path.iterdir()} <= {"pictures", "cache"}
