@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from conditioned import CONDITIONS, OBS, PerSample, make
 from ncdeploy import InputError, make_plan, open_engine, sample
 from ncdeploy.backends.graphs.run import GraphEngine
-from ncdeploy.build.whole_windows import whole_windows
 from ncdeploy.export import export_onnx
 from ncdeploy.export.compose import choose_record, export_graph
+from ncdeploy.export.passes.whole_windows import WholeWindows
 from ncdeploy.parity.inputs import draw_samples
 
 N = 5
@@ -33,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             record = choose_record(PLAN, INFO, kind=kind, window=6, sweeps=2)
             done = export_graph(path / f"{name}.onnx", path / f"{kind}-{name}.onnx", record, threads=1)
             assert done.agreement is not None
-    whole_windows(path / "sampler-m.onnx", path / "whole-m.onnx")
+    whole, _ = WholeWindows()(onnx.load(path / "sampler-m.onnx"))
+    onnx.save(whole, path / "whole-m.onnx")
     return path
 
 

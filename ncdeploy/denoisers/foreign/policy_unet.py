@@ -2,6 +2,7 @@
 a horizon, with the observation and the training step as FiLM (Perez et al. 2018, arXiv 1709.07871) in every block."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mish
 
 from ncdeploy.errors import InputError
+from ncdeploy.ports import Condition
 
 OBSERVATION = "obs"  # the name of its condition
 PERIOD = 10000.0  # longest period of the sines of the training step, over 2 pi
@@ -61,9 +63,17 @@ class PolicyUNet(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, shape: tuple[int, ...], config: PolicyUNetConfig, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        config: PolicyUNetConfig,
+        num_classes: int = 0,
+        conditions: Sequence[Condition] = (),
+    ) -> None:
         super().__init__()
         config.check(shape)
+        if [(c.name, c.shape) for c in conditions] != [(OBSERVATION, (config.observation,))]:
+            raise InputError(f"conditions: a policy takes one, {OBSERVATION} ({config.observation},)")
         if num_classes:
             raise InputError(f"num_classes: got {num_classes}, this network takes none")
         self.config: dict[str, Any] = {"kind": "policy", **asdict(config), "widths": list(config.widths)}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ncdeploy.denoisers.torchfile import pickle_head
 from ncdeploy.errors import FileError
-from ncdeploy.files import regular_file
+from ncdeploy.files import regular_file, user_path
 from ncdeploy.formats.archive import check_archive, is_archive
 from ncdeploy.importers.pickle_machine import MAX_OPCODES, Budget, Machine, Record, RefusedError
 from ncdeploy.importers.safe_pickle import CALLS, STORAGES
@@ -52,7 +52,7 @@ _CLASSES = {
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether this is such a file, by what its pickle names."""
-    head = pickle_head(Path(path).expanduser())
+    head = pickle_head(user_path(path))
     return all(mark in head for mark in MARKS)
 
 

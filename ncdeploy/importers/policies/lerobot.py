@@ -23,6 +23,7 @@ from ncdeploy.denoisers.factory import without_memory
 from ncdeploy.denoisers.foreign.policy_unet import PolicyUNetConfig
 from ncdeploy.denoisers.foreign.resnet import BLOCKS, KeypointEncoder
 from ncdeploy.errors import FileError, InputError
+from ncdeploy.files import user_path
 from ncdeploy.importers.arguments import Arguments
 from ncdeploy.importers.diffusers_files import read_json
 from ncdeploy.importers.policies.network import policy_denoiser
@@ -72,7 +73,7 @@ def load(path: str | os.PathLike[str]) -> Denoiser:
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
-    root = Path(path).expanduser()
+    root = user_path(path)
     inside = root / "pretrained_model"
     return inside if (inside / "config.json").is_file() else root
 

@@ -65,9 +65,9 @@ def policy_denoiser(
     )
     try:
         with without_memory(len(ours)):  # what damaged settings claim must not be allocated before it is checked
-            check_weights(PolicyUNet(shape, config), ours, source)
+            check_weights(PolicyUNet(shape, config, 0, info.conditions), ours, source)
         with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
-            network = PolicyUNet(shape, config)
+            network = PolicyUNet(shape, config, 0, info.conditions)
     except InputError as e:
         raise FileError(f"{source}: {e}") from e
     put_weights(network, ours, source)
