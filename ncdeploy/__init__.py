@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ncdeploy.sampling.errorcurve import ErrorCurve
     from ncdeploy.sampling.plan import Plan, PlanBuilder
     from ncdeploy.sampling.recipe import make_plan
-    from ncdeploy.sampling.result import Choice, Sweep
+    from ncdeploy.sampling.result import Choice, Sweep, Trajectory
     from ncdeploy.sampling.solvers.base import Solver
     from ncdeploy.training import ContrastiveConfig, Dataset, TrainConfig, Training, load_data
 
@@ -80,6 +80,7 @@ _HOME = {
     "Sweep": "ncdeploy.sampling.result",
     "TrainConfig": "ncdeploy.training",
     "Training": "ncdeploy.training",
+    "Trajectory": "ncdeploy.sampling.result",
     "Value": "ncdeploy.ports",
     "build_engine": "ncdeploy.build.engine",
     "compare": "ncdeploy.parity",
@@ -143,6 +144,7 @@ __all__ = [
     "Sweep",
     "TrainConfig",
     "Training",
+    "Trajectory",
     "Value",
     "__version__",
     "build_engine",

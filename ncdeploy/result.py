@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.arrays import to_host
-from ncdeploy.sampling.result import Choice
+from ncdeploy.sampling.result import Choice, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +28,10 @@ class Result:
     choice:   what window="auto" chose, and why; None where the caller did
     rejections, rejection_odds: int64 and float64 [n], of acceptance in law: drafts that were rejected, and the summed
               probabilities of that, which they equal in the mean; None otherwise
+    complete: bool [n], of a run with a deadline: which samples came to their end. The others are the estimate at that
+              time, D at the last node of their window, and their residual is the largest of the nodes left in it,
+              infinity for what was not begun
+    trajectory: of a run with SampleOptions(keep=True), for a later `start`
     info:     of the model, where it has one; labels: int64 [n], or None
     """
 
@@ -42,6 +46,8 @@ class Result:
     choice: Choice | None = None
     rejections: NDArray[np.int64] | None = None
     rejection_odds: NDArray[np.float64] | None = None
+    complete: NDArray[np.bool_] | None = None
+    trajectory: Trajectory | None = None
     info: ModelInfo | None = None
     labels: NDArray[np.int64] | None = None
     decoded: NDArray[Any] | None = None

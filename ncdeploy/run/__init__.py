@@ -6,6 +6,11 @@ A call is checked (`request`), a window and the samples at once are decided on (
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError
 from ncdeploy.result import Result
@@ -17,7 +22,7 @@ from ncdeploy.sampling.evaluator import Denoise, Evaluator
 from ncdeploy.sampling.law import LawRun
 from ncdeploy.sampling.parallel import TOLERANCE, ParallelRun
 from ncdeploy.sampling.plan import Plan
-from ncdeploy.sampling.result import Sweep
+from ncdeploy.sampling.result import Sweep, Trajectory
 from ncdeploy.sampling.sequential import SequentialRun
 
 __all__ = ["AUTO_VALUES", "Conditions", "SampleOptions", "Sampling", "Window", "iterate", "sample"]
@@ -47,24 +52,35 @@ class Sampling(Iterator[Sweep]):
         run: SequentialRun | ParallelRun
         if policy.window is None:
             run = SequentialRun(
-                evaluator, request.plan, seeds=request.seeds, dim=request.dim, lanes=policy.lanes, like=request.like
-            )
+                evaluator, request.plan, seeds=request.seeds, dim=request.dim, lanes=policy.lanes,
+                like=request.like, keep=request.options.keep,
+            )  # fmt: skip
             steps = run.run()
         else:
             in_law = request.options.acceptance == "law"
             run = (partial(LawRun, theta=request.options.theta) if in_law else ParallelRun)(
                 evaluator, request.plan, seeds=request.seeds, dim=request.dim, window=policy.window,
                 tolerance=request.tolerance, floor=request.options.error_floor, curve=request.error_curve,
-                mean=request.mean, lanes=policy.lanes, like=request.like,
+                mean=request.mean, lanes=policy.lanes, like=request.like, start=request.start,
+                keep=request.options.keep,
             )  # fmt: skip
             steps = run.run() if policy.tuner is None else steered(run, policy.tuner)
+        complete, now = np.ones(len(request.seeds), bool), time.perf_counter()
+        end = inf if request.options.deadline is None else now + request.options.deadline
         for sweep in steps:
+            before, now = now, time.perf_counter()
             if on_sweep is not None:
                 on_sweep(sweep)
             yield sweep
+            if 2 * now - before > end and request.plan.evaluated[sweep.accepted.min() :].any():
+                complete = sweep.accepted >= sweep.nodes
+                break
         evaluator.check()
         n = len(request.seeds)
-        samples = namespace(request.like).reshape(run.samples, (n, *request.shape))
+        samples, residual = run.samples, run.residual
+        if not complete.all():
+            samples, residual = _as_known(sweep, request, residual)
+        samples = namespace(request.like).reshape(samples, (n, *request.shape))
         decoded = None
         if request.decoder is not None:
             (decoded,) = request.decoder({"x": to_host(samples)}).values()
@@ -74,7 +90,9 @@ class Sampling(Iterator[Sweep]):
             depth=evaluator.calls,
             nfe=evaluator.rows / n,
             sweeps=run.sweeps,
-            residual=run.residual,
+            residual=residual,
+            complete=None if request.options.deadline is None else complete,
+            trajectory=_trajectory(run, request),
             wall_s=time.perf_counter() - start,
             engine_s=evaluator.seconds,
             window=policy.window,
@@ -84,6 +102,26 @@ class Sampling(Iterator[Sweep]):
             info=request.info,
             labels=request.classes,
         )
+
+
+def _as_known(sweep: Sweep, request: Request, residual: NDArray[np.float64]) -> tuple[Any, NDArray[np.float64]]:
+    """Samples and residuals of a run that ended early: what is not begun is the mean, and infinitely far off."""
+    samples, residual = sweep.estimate().reshape((len(residual), request.dim)), residual.copy()
+    begun = sweep.accepted > 0
+    if not begun.all():
+        mean = 0.0 if request.mean is None else namespace(request.like).asarray(request.mean, dtype=samples.dtype)
+        samples[~begun] = mean
+        residual[~begun] = np.inf
+    left = sweep.accepted[sweep.lanes] < sweep.nodes
+    at = sweep.lanes[left]
+    residual[at] = np.maximum(residual[at], sweep.residual[left].max(axis=1, initial=0.0))
+    return samples, residual
+
+
+def _trajectory(run: SequentialRun | ParallelRun, request: Request) -> Trajectory | None:
+    if run.outputs is None:
+        return None
+    return Trajectory(plan=request.plan, seeds=tuple(request.seeds), outputs=run.outputs)
 
 
 def sample(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from numpy.typing import ArrayLike
@@ -11,7 +12,7 @@ from ncdeploy.errors import InputError
 from ncdeploy.sampling.errorcurve import ErrorCurve
 from ncdeploy.sampling.law import THETA
 from ncdeploy.sampling.parallel import ERROR_FLOOR
-from ncdeploy.sampling.result import Sweep
+from ncdeploy.sampling.result import Sweep, Trajectory
 
 Window = int | Literal["auto"] | None
 
@@ -39,8 +40,14 @@ class SampleOptions:
                  which follows the clock, a seed does not give the same sample twice
     theta:       of acceptance in law: most probable rejection of a draft that is put to the test, above 0 to 1. The law
                  is exact for each; it changes the speed a little
+    start:       of the parallel driver: where the first guess of D comes from. The trajectory of an earlier run of the
+                 same plan and seeds, whose conditions were nearly these; or a guess of the samples [n, *shape] in model
+                 units. A bad one costs sweeps, never truth
+    keep:        whether the result has a `trajectory` for a later start; takes n * nodes * values of a sample in memory
+    deadline:    seconds after the first call begins by which the run should end: when another call is not likely to fit
+                 it ends with what it knows, see `Result.complete`. One call is always made
 
-    Raises InputError for an error_floor, acceptance or theta out of range.
+    Raises InputError for an error_floor, acceptance, theta or deadline out of range.
     """
 
     guidance: float | None = None
@@ -54,6 +61,9 @@ class SampleOptions:
     on_sweep: Callable[[Sweep], None] | None = None
     acceptance: Literal["pathwise", "law"] = "pathwise"
     theta: float = THETA
+    start: Trajectory | ArrayLike | None = None
+    keep: bool = False
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         if not self.error_floor > 0:
@@ -62,3 +72,5 @@ class SampleOptions:
             raise InputError(f"acceptance: got {self.acceptance!r}; expected pathwise or law")
         if not 0 < self.theta <= 1:
             raise InputError(f"theta: got {self.theta}; expected a probability, above 0 and at most 1")
+        if self.deadline is not None and not 0 < self.deadline < inf:
+            raise InputError(f"deadline: got {self.deadline}; expected seconds, above 0")

@@ -14,12 +14,13 @@ from ncdeploy.guidance import Guided
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.ports import described, take_all
 from ncdeploy.run.options import SampleOptions, Window
-from ncdeploy.sampling.arrays import suited_to
+from ncdeploy.sampling.arrays import device_of, namespace, suited_to
 from ncdeploy.sampling.errorcurve import ErrorCurve
 from ncdeploy.sampling.evaluator import Denoise, evaluations_per_row
 from ncdeploy.sampling.law import check_law
 from ncdeploy.sampling.noise import check_seeds
 from ncdeploy.sampling.plan import Floats, Plan
+from ncdeploy.sampling.result import Trajectory
 
 Conditions = Mapping[str, ArrayLike | None]  # name -> one value per sample; None as if the name were not there
 
@@ -31,6 +32,7 @@ class Request:
     denoise:  with guidance around it where that is asked for; per_row: rows that its network sees for one row of x
     shape:    of one sample; classes: int64 [n], or None; conditions: the others, [n, *shape] each, or None
     window:   at most the evaluations of the plan; tolerance, options: as given
+    start:    [n, 1 or nodes, dim] as in `ParallelRun`, or None
     info:     of the denoiser, or None; mean: [dim], or None; decoder: of its bundle, or None
     """
 
@@ -47,6 +49,7 @@ class Request:
     mean: Floats | None
     like: Any
     decoder: PartEngine | None
+    start: Any
 
     @property
     def dim(self) -> int:
@@ -103,7 +106,7 @@ def check(
         denoise=denoise, plan=plan, seeds=names, shape=shape,
         classes=labels, conditions=_conditions(others, info, len(names)), window=_window(window, plan),
         tolerance=tolerance, options=options, info=info, mean=_mean(options, info, shape), like=like,
-        decoder=decoder,
+        decoder=decoder, start=_start(options, plan, names, shape, like, window),
     )  # fmt: skip
     _check_fit(request)
     return request
@@ -174,6 +177,34 @@ def _mean(options: SampleOptions, info: ModelInfo | None, shape: tuple[int, ...]
     return mean
 
 
+def _start(
+    options: SampleOptions, plan: Plan, seeds: list[int], shape: tuple[int, ...], like: Any, window: Window
+) -> Any:
+    given: Any = options.start
+    if given is None:
+        return None
+    if window is None:
+        raise InputError("start: is of parallel sampling; give a window, or leave it out")
+    xp, n, dim = namespace(like), len(seeds), int(np.prod(shape))
+    if isinstance(given, Trajectory):
+        if given.plan != plan:
+            raise InputError(f"start: is of plan {given.plan.name}, this is {plan.name}; start from its samples")
+        if list(given.seeds) != seeds:
+            raise InputError("start: is of other seeds, whose noise it followed; start from its samples")
+        given = given.outputs
+        if tuple(given.shape) != (n, len(plan), dim):
+            raise InputError(f"start: is of samples of {given.shape[-1]} values, these have {dim}")
+    else:
+        given = given if hasattr(given, "shape") else np.asarray(given)
+        if tuple(given.shape) != (n, *shape):
+            raise InputError(f"start: got {tuple(given.shape)}; expected a trajectory, or samples {(n, *shape)}")
+        given = given.reshape((n, 1, dim))
+    start = xp.asarray(given, dtype=like.dtype, device=device_of(like))
+    if not bool(xp.isfinite(start).all()):
+        raise InputError("start: holds NaN or infinity")
+    return start
+
+
 def _window(window: Window, plan: Plan) -> Window:
     if window is None or window == "auto":
         return window
@@ -192,6 +223,8 @@ def _check_fit(request: Request) -> None:
             raise InputError('acceptance: "law" is of parallel sampling; give a window, or window="auto"')
         if not isinstance(request.like, np.ndarray):
             raise InputError('acceptance: "law" runs on NumPy arrays; leave `like` out, or take "pathwise"')
+    if options.deadline is not None and request.window == "auto" and options.latency is None:
+        raise InputError("deadline: measuring what is fastest takes longer; give latency as well, or a window")
     if options.latency is not None and request.window != "auto":
         raise InputError('latency: only window="auto" uses it; leave it out')
     if options.max_rows is not None and options.max_rows < needed:

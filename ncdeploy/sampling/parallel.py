@@ -31,6 +31,7 @@ from ncdeploy.sampling.noise import normal
 from ncdeploy.sampling.noise_window import NoiseWindow
 from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.result import Sweep
+from ncdeploy.sampling.sequential import zero_outputs
 from ncdeploy.sampling.window import WindowTables, window_tables
 
 Ints = NDArray[np.int64]
@@ -49,6 +50,9 @@ class ParallelRun:
     curve:     the denoising error that gives g at every node, or None to estimate it from the iterates
     mean:      [dim], the data mean, first guess of D; or None for zero
     lanes:     samples worked on at once
+    start:     first guess of D in place of the mean: [n, 1, d] for all nodes, or [n, nodes, d] of an earlier run of the
+               same seeds, which nodes new to a window follow then
+    keep:      whether `outputs` holds D at every accepted node, [n, nodes, d]; else it is None
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class ParallelRun:
         mean: Floats | None,
         lanes: int,
         like: Any,
+        start: Any = None,
+        keep: bool = False,
     ) -> None:
         self.evaluator, self.plan, self.seeds, self.dim = evaluator, plan, seeds, dim
         self.tolerance, self.capacity, self.like, self.xp = tolerance, lanes, like, namespace(like)
@@ -74,6 +80,8 @@ class ParallelRun:
         self.online = OnlineJacobian(self.tables, self.xp, like, dim) if curve is None else None
         self.noise = NoiseWindow(self.tables, plan, seeds, dim, self.xp, like)
         self.mean = self.tables.on_device(np.zeros(dim) if mean is None else mean)
+        self.start = start
+        self.outputs = zero_outputs(len(seeds), plan, dim, like) if keep else None
         self.samples = self._zeros(len(seeds))
         self.sweeps = np.zeros(len(seeds), np.int64)
         self.residual = np.zeros(len(seeds))
@@ -126,6 +134,10 @@ class ParallelRun:
         t, lanes, base = self.tables, self.lanes, self.base
         self.sweeps[lanes] += 1
         self.accepted[lanes] = accepted
+        if self.outputs is not None:
+            for i, lane in enumerate(lanes.tolist()):
+                final = self.D[i, t.reach - 1 : t.reach - 1 + accepted[i] - base[i]]
+                self.outputs[lane, base[i] : accepted[i]] = final
         done, keep = accepted == t.final, np.arange(len(lanes))
         if done.any():
             ended, keep = keep[done], keep[~done]
@@ -210,7 +222,12 @@ class ParallelRun:
         self._follow(known)
         if not (t.previous[self.stop] > known).any():
             return  # nothing is new, and the states that stay fit their outputs already
-        if self.plan.stochastic:
+        if self.start is not None and self.start.shape[1] > 1:
+            nodes = np.minimum(self.node, t.final)
+            here, there = (self._index(i) for i in (self.lanes[:, None], np.maximum(known, 0)[:, None]))
+            step = self.start[here, self._index(nodes)] - self.start[here, there]
+            self.D[:, t.reach :] += self._index((self.node > known[:, None])[..., None]) * step
+        elif self.plan.stochastic:
             g = self.g if self.online is None else self.online.values()
             g = g * self._index((self.node > known[:, None])[..., None])
             self.D[:, t.reach :] += lower_matmul(self.xp, t.running_sum, g * self.noise.now)
@@ -275,7 +292,8 @@ class ParallelRun:
             x = self._zeros(n, slots)
             x[:, t.reach - 1] = xp.astype(draws[:, 0] * float(self.plan.noise[0]), x.dtype)
             self.x = xp.concat([self.x, x], axis=0)
-            self.D = xp.concat([self.D, xp.broadcast_to(self.mean, (n, slots, self.dim))], axis=0)
+            guess = self.mean if self.start is None else self.start[self._index(np.array(fresh, np.int64))][:, :1]
+            self.D = xp.concat([self.D, xp.broadcast_to(guess, (n, slots, self.dim))], axis=0)
             if self.online is not None:
                 self.online.extend(n)
             self.lanes = np.concatenate([self.lanes, np.array(fresh, np.int64)])

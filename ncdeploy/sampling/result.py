@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ncdeploy.sampling.plan import Plan
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -26,6 +28,18 @@ class Choice:
             return "sequential: no window is predicted to be faster on this engine"
         gain = self.sequential / self.seconds
         return f"window {self.window}: {self.sweeps:.0f} sweeps predicted, {gain:.1f} x faster than sequential"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory:
+    """Where a run went, to start a later one of the same plan and seeds from.
+
+    plan, seeds: of the run; outputs: [n, nodes, d], D at every node that was evaluated, array kind of the run
+    """
+
+    plan: Plan
+    seeds: tuple[int, ...]
+    outputs: Any
 
 
 @dataclass(kw_only=True, eq=False, slots=True)

@@ -16,13 +16,24 @@ from ncdeploy.sampling.result import Sweep
 _NOISE_BLOCK = 32  # nodes drawn at a time: the generator works best on many values
 
 
-class SequentialRun:
-    """Samples in groups of `lanes`, each group through all nodes of the plan."""
+def zero_outputs(n: int, plan: Plan, dim: int, like: Any) -> Any:
+    """Room for D of n samples at every node, [n, nodes, dim]."""
+    return namespace(like).zeros((n, len(plan), dim), dtype=like.dtype, device=device_of(like))
 
-    def __init__(self, evaluator: Evaluator, plan: Plan, *, seeds: list[int], dim: int, lanes: int, like: Any) -> None:
+
+class SequentialRun:
+    """Samples in groups of `lanes`, each group through all nodes of the plan.
+
+    keep: whether `outputs` holds D at every node, [n, nodes, d]; else it is None
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, plan: Plan, *, seeds: list[int], dim: int, lanes: int, like: Any, keep: bool = False
+    ) -> None:
         self.evaluator, self.plan, self.seeds, self.lanes = evaluator, plan, seeds, lanes
         self.xp, self.like, self.dim = namespace(like), like, dim
         self.samples = self.xp.zeros((len(seeds), dim), dtype=like.dtype, device=device_of(like))
+        self.outputs = zero_outputs(len(seeds), plan, dim, like) if keep else None
         self.sweeps = np.zeros(len(seeds), np.int64)
         self.residual = np.zeros(len(seeds))
         self._drawn_to = 0
@@ -44,6 +55,8 @@ class SequentialRun:
             if plan.evaluated[k]:
                 full = np.full(len(lanes), k)
                 outputs[0] = D = self.xp.asarray(self.evaluator(x, plan.sigmas[full], full, lanes), copy=True)
+                if self.outputs is not None:
+                    self.outputs[lanes[0] : lanes[-1] + 1, k] = D
                 accepted[lanes] = k + 1
                 yield Sweep(
                     calls=self.evaluator.calls, rows=len(lanes), accepted=accepted.copy(), nodes=len(plan),
