@@ -14,12 +14,15 @@ from ncdeploy.backends.sharedlibs import missing
 from ncdeploy.errors import BackendError, InputError
 from ncdeploy.files import cache_folder
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import sizes
 
 LOG_WARNING, LOG_FATAL = 2, 4
 PROVIDERS = {
     "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider",
 }  # fmt: skip
-MOST_VALUES = 1 << 20  # of x in a call that the TensorRT provider builds for; larger calls make it build again
+MOST_VALUES = (
+    1 << 20
+)  # of x, or of a condition, in a call that the TensorRT provider builds for; larger calls make it build again
 
 
 def choose_providers(
@@ -63,14 +66,17 @@ def choose_providers(
 
 def _tensorrt_options(info: ModelInfo) -> dict[str, str]:
     """One engine for any number of rows up to the most, kept; in the precision of the graph."""
-    most = max(1, MOST_VALUES // int(np.prod(info.shape)))
+    most = {"batch": max(1, MOST_VALUES // info.dim)}
+    largest = max((int(np.prod(condition.shape)) for condition in info.conditions), default=1)
+    most["samples"] = min(most["batch"], max(1, MOST_VALUES // largest))
+    ranges = {"min": dict.fromkeys(most, 1), "opt": {axis: max(1, n // 4) for axis, n in most.items()}, "max": most}
     folder = str(cache_folder() / "onnxruntime-tensorrt")
     return {
         **{
             f"trt_profile_{which}_shapes": ",".join(
-                f"{port.name}:{'x'.join(map(str, (rows, *port.shape[1:])))}" for port in info.inputs
+                f"{name}:{'x'.join(map(str, shape))}" for name, shape in sizes(info.inputs, **axes).items()
             )
-            for which, rows in (("min", 1), ("opt", max(1, most // 4)), ("max", most))
+            for which, axes in ranges.items()
         },
         "trt_fp16_enable": "1" if info.precision == "fp16" else "0",
         "trt_bf16_enable": "1" if info.precision == "bf16" else "0",

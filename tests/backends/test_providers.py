@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ncdeploy import Condition
 from ncdeploy.backends import providers
 from ncdeploy.backends.graphs.run import GraphEngine
 from ncdeploy.backends.providers import MOST_VALUES, PROVIDERS, choose_providers, load_libraries, quiet
@@ -45,6 +46,9 @@ def test_tensorrt_gets_the_precision_of_the_graph_and_one_profile_for_all_rows(m
     assert options["trt_engine_cache_path"] == str(tmp_path / "ncdeploy" / "onnxruntime-tensorrt")
     plain = choose_providers("tensorrt", None, ALL, IMAGES)[0][1]
     assert (plain["trt_fp16_enable"], plain["trt_bf16_enable"]) == ("0", "0")
+    tokens = Condition(name="tokens", dtype="float32", shape=(77, 1024))
+    prompt = choose_providers("tensorrt", None, ALL, replace(IMAGES, conditions=(tokens,)))[0][1]
+    assert prompt["trt_profile_max_shapes"] == f"x:{most}x1x8x8,sigma:{most},tokens:13x77x1024,sample:{most}"
 
 
 class Runtime:

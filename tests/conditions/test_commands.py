@@ -63,6 +63,12 @@ def test_verify_and_bench_take_them(folder, model):
     assert "--condition task=more.npz:task" in json.loads(done.stdout)["recommendation"]["command"]
 
 
+def test_tune_measures_with_conditions_of_one_sample(folder, model):
+    done = run("tune", model, "--rows", 8, "--budget", 0.1, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["rows"][0] == 1
+
+
 def test_inspect_names_them(folder, model):
     said = run("inspect", model).output
     assert "obs float32 (2, 3) of a sample" in said

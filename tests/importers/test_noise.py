@@ -1,5 +1,6 @@
 """What a network is told of the noise, and flow matching: as its own framework would ask it, or refused."""
 
+import json
 import math
 from typing import Any
 
@@ -7,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
-from ncdeploy import InputError, SampleOptions, make_plan, sample, wrap_module
+from ncdeploy import InputError, SampleOptions, make_plan, open_engine, sample, wrap_module
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers import NoiseTable, build
 from ncdeploy.denoisers.flow import TIMES
+from ncdeploy.export import export_onnx
 from ncdeploy.importers import import_model
 from ncdeploy.sampling.noise import normal
+from ncdeploy_cli.main import app
+from oracle import digits
 
 SIGMAS = NoiseTable.linear().sigmas()
 
@@ -137,6 +142,39 @@ def test_ddim_is_the_euler_steps_of_flow_matching(shift):
     run = sample(engine, plan, seeds=seeds, window=28, tolerance=1e-3, options=SampleOptions(max_rows=8 * 28))
     assert run.depth <= 10
     np.testing.assert_allclose(run.samples, x.numpy(), atol=5e-3)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_all_of_a_flow_in_one_window_takes_few_calls(shift):
+    """Of the exact denoiser of digits."""
+    plan = make_plan("ddim", 28, schedule="flow", shift=shift)
+    options = SampleOptions(shape=(1, 8, 8), like=np.zeros(()))
+    whole = sample(digits(), plan, seeds=range(4), options=options)
+    run = sample(digits(), plan, seeds=range(4), window=28, tolerance=1e-3, options=options)
+    assert run.depth <= 10
+    assert np.sqrt(np.mean((run.samples - whole.samples) ** 2)) < 5e-3
+
+
+def test_shift_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = wrap_module(Velocity(), shape=(4,), predicts="flow", noise="time01", shift=2.0)
+    export_onnx(model, tmp_path / "m.onnx", verify=False)
+    engine = open_engine(tmp_path / "m.onnx", threads=1)
+    file = str(tmp_path / "m.onnx")
+
+    def run(*words):
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    for words, shift in ((["--shift", "5"], 5.0), ([], 2.0)):
+        run("sample", file, "-n", "3", "--threads", "1", "-o", str(tmp_path / "s.npy"), "--force", *words)
+        wanted = sample(engine, engine.info.plan(shift=shift), seeds=range(3)).samples
+        np.testing.assert_allclose(np.load(tmp_path / "s.npy"), wanted, atol=1e-5)
+    few = ["--solver", "ddim", "--steps", "6", "--window", "none", "--repetitions", "1", "--samples", "4", "--json"]
+    assert "--shift 5.0" in json.loads(run("bench", file, "--shift", "5", *few))["recommendation"]["command"]
+    with pytest.raises(InputError, match="shift: schedule 'karras' takes no such option"):
+        engine.info.plan(schedule="karras", shift=3.0)
 
 
 def test_flow_schedules():
