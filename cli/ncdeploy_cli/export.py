@@ -1,7 +1,6 @@
 """`ncdeploy export`: model.pt to a self-describing, verified model.onnx."""
 
 import contextlib
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,6 +84,7 @@ def export(
     and written only if they agree. A sampler or sweep graph is also compared with the host loop on the same noise.
     """
     from ncdeploy.errors import InputError
+    from ncdeploy.files import real_path, temporary_beside
 
     target = claim(output or model.with_suffix(".onnx"), ".onnx", force=force, source=model)
     if not verify:
@@ -113,10 +113,10 @@ def export(
                 denoiser.info.plan(**of_plan), denoiser.info, kind=graph, window=window,
                 sweeps=SWEEPS if sweeps is None else sweeps, plan_input=plan_input,
             )  # fmt: skip
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        folder, _ = stack.enter_context(temporary_beside(real_path(target), folder=True))
         done = export_onnx(
             denoiser,
-            target if graph == "denoiser" else Path(folder) / "model.onnx",
+            target if graph == "denoiser" else folder / "model.onnx",
             opset=opset,
             precision=precision,
             keep_fp32=keep_fp32 or (),

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from ncdeploy.backends.tensorrt.preflight import Machine, check_compiler, check_
 from ncdeploy.build import compiler
 from ncdeploy.build.cache import engine_file, engine_key, timing_file
 from ncdeploy.errors import BackendError, FileError, InputError, ParityError
-from ncdeploy.files import atomic_writes, check_writable, user_path
+from ncdeploy.files import atomic_writes, check_writable, temporary_beside, user_path
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.graphrecord import GraphRecord, record_of
 from ncdeploy.formats.onnxfile import read_onnx
@@ -123,14 +122,14 @@ def build_engine(
             on_progress=on_progress or (lambda phase, step, steps: None), cancelled=cancelled,
         )  # fmt: skip
 
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_beside(target, folder=True) as (folder, _):  # which the next build removes if this one is killed
         source = graph
         if record is not None and record.kind == "sampler" and not record.fixed_rows:
-            source = Path(folder) / graph.name
+            source = folder / graph.name
             _with_whole_windows(graph, source)
         products = low_products(source, info.precision)
         plan, layers = _cancellable(compile_graph)
-        trial = Path(folder) / graph.with_suffix(".plan").name
+        trial = folder / graph.with_suffix(".plan").name
         trial.write_bytes(plan)
         if options.stripped:
             shutil.copy(graph, folder)

@@ -23,7 +23,7 @@ from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
 from ncdeploy.denoisers.embedding import Observed
 from ncdeploy.denoisers.error_curve import measure_error_curve
 from ncdeploy.denoisers.factory import build, default_config
-from ncdeploy.errors import DependencyError, InputError, NumericalError, install
+from ncdeploy.errors import DependencyError, InputError, NumericalError, OutOfMemoryError, install
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.ports import described, take_all
 from ncdeploy.training.config import TrainConfig
@@ -109,12 +109,19 @@ class Training:
     def run(self) -> Iterator[Progress]:
         """Train to the last step, yielding after each one; a caller may stop in between and go on later.
 
-        Raises NumericalError, naming the step, as soon as the loss or its gradient is not finite.
+        Raises NumericalError, naming the step, as soon as the loss or its gradient is not finite, and OutOfMemoryError
+        where a batch does not fit.
         """
         durations: deque[float] = deque(maxlen=_RECENT)
         while not self.done:
             began = time.perf_counter()
-            progress = self._advance()
+            try:
+                progress = self._advance()
+            except (RuntimeError, MemoryError) as e:
+                if isinstance(e, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(e):
+                    fault = f"out of memory with a batch of {self.config.batch}"
+                    raise OutOfMemoryError(f"step {self.step + 1}: {fault}; train with a smaller one") from e
+                raise
             durations.append(time.perf_counter() - began)
             self.seconds += durations[-1]
             progress = replace(progress, rate=len(durations) / sum(durations))

@@ -65,7 +65,7 @@ def resume_training(
         denoiser = build(average.config, allow_module=allow_module)
     denoiser.info = average.info
     training = Training(denoiser, data, config, parent=record.get("parent"))
-    _restore(path, training, average, state)
+    _restore(path, training, average, state, record["step"])
     training.step, training.seconds = int(record["step"]), float(record["seconds"])
     return training
 
@@ -100,13 +100,17 @@ def _state(training: Training) -> dict[str, Any]:
     }
 
 
-def _restore(path: str | os.PathLike[str], training: Training, average: Denoiser, state: dict[str, Any]) -> None:
+def _restore(
+    path: str | os.PathLike[str], training: Training, average: Denoiser, state: dict[str, Any], step: int
+) -> None:
     """Weights and moments from the state; the optimiser's settings are those of the config."""
     try:
         training.denoiser.load_state_dict(state["weights"])
         moments = state["optimizer"]["state"]
         for index, parameter in enumerate(p for group in training.optimizer.param_groups for p in group["params"]):
             entry = moments.get(index, {})
+            if index in moments and not 1 <= float(entry["step"]) <= step:
+                raise ValueError(f"weight {index} was changed in {float(entry['step'])} of {step} steps")
             for name in ("exp_avg", "exp_avg_sq") if index in moments else ():
                 if entry[name].shape != parameter.shape:
                     raise ValueError(f"{name} of weight {index} has shape {tuple(entry[name].shape)}")

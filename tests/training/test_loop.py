@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ncdeploy.denoisers import load_model, load_record, load_training_state, save_model
-from ncdeploy.errors import FileError, InputError, NumericalError
+from ncdeploy.errors import FileError, InputError, NumericalError, OutOfMemoryError
 from ncdeploy.training import (
     ContrastiveConfig,
     Dataset,
@@ -115,6 +115,21 @@ def test_resume_refuses_what_would_not_be_the_same_run(tmp_path: Path, moons: Da
     save_model(path, done.model(), record=done.record(), training_state={"weights": {}, "optimizer": {}})
     with pytest.raises(FileError, match="training state is damaged"):
         resume_training(path, steps=3)
+
+
+def test_resume_refuses_moments_of_no_step(tmp_path: Path, moons: Dataset) -> None:
+    training = finish(start(moons, TrainConfig(steps=2, batch=8, device="cpu"), network=SMALL))
+    for value in (-1.0, 0.0, 3.0, math.nan):
+        training.optimizer.state_dict()["state"][0]["step"].fill_(value)
+        save_training(tmp_path / "model.pt", training)
+        with pytest.raises(FileError, match=r"training state is damaged.*weight 0"):
+            resume_training(tmp_path / "model.pt", steps=4)
+
+
+def test_a_batch_without_memory_is_told(moons: Dataset) -> None:
+    training = start(moons, TrainConfig(steps=2, batch=2**53, device="cpu"), network=SMALL)
+    with pytest.raises(OutOfMemoryError, match=f"step 1: out of memory with a batch of {2**53}; train with a smaller"):
+        finish(training)
 
 
 @pytest.mark.parametrize("contrastive", [None, CONTRASTIVE], ids=["denoising", "contrastive"])
