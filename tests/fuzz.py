@@ -1,6 +1,7 @@
 """Every reader of files, a small sound file of each, and what a reader of any other bytes may do.
 
 As a script, many inputs, each in its time and memory: python tests/fuzz.py 10000 [reader ...]
+and single bits turned over in files of weights: python tests/fuzz.py flips 400 [reader ...]
 """
 
 import json
@@ -387,10 +388,66 @@ def run(name: str, count: int) -> Counter[str]:
     return found
 
 
+def read_numbers(file: Path) -> Any:
+    from ncdeploy.denoisers import load_model
+
+    return numbers(load_model(file))
+
+
+def read_run_numbers(file: Path) -> Any:
+    from ncdeploy.training.saving import resume_training
+
+    training = resume_training(file, data=str(file.parent / "data.npy"))
+    moments = {
+        f"{i} {name}": value
+        for i, entry in training.optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+    record = {**training.record(), "losses": None}
+    return record, numbers(training.denoiser), numbers(training.ema.denoiser), numbers(moments)
+
+
+def numbers(found: Any) -> Any:
+    """A digest of tensors, and what a model says of itself."""
+    from ncdeploy.denoisers import weights_digest
+
+    if isinstance(found, dict):
+        return weights_digest(found)
+    return weights_digest(found.state_dict()), found.config, found.info
+
+
+FLIPPED = {
+    "model.pt": Target(make=make_model, read=read_numbers),
+    "safetensors": Target(make=make_twin, read=read_numbers),
+    "checkpoint": Target(make=make_run, read=read_run_numbers),
+    "guided": Target(make=make_guided, read=lambda file: numbers(read_guided(file))),
+}
+
+
+def flips(name: str, count: int) -> Counter[str]:
+    """Of so many files with one bit turned over: which are refused, read as the same, or read as something else."""
+    target, found = FLIPPED[name], Counter[str]()
+    rng = np.random.default_rng(count)
+    with tempfile.TemporaryDirectory() as folder:
+        file = target.make(Path(folder))
+        content = file.read_bytes()
+        sound = target.read(file)
+        for _ in range(count):
+            changed = bytearray(content)
+            changed[int(rng.integers(len(changed)))] ^= 1 << int(rng.integers(8))
+            file.write_bytes(changed)
+            try:
+                found["the same" if target.read(file) == sound else "something else"] += 1
+            except NcdeployError:
+                found["refused"] += 1
+    return found
+
+
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    for chosen in sys.argv[2:] or TARGETS:
+    many, known, words = (flips, FLIPPED, sys.argv[2:]) if sys.argv[1] == "flips" else (run, TARGETS, sys.argv[1:])
+    for chosen in words[1:] or known:
         start = time.perf_counter()
-        outcome = run(chosen, int(sys.argv[1]))
+        outcome = many(chosen, int(words[0]))
         sys.stdout.write(f"{chosen}: {dict(outcome)} in {time.perf_counter() - start:.0f} s\n")
         sys.stdout.flush()

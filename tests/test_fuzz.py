@@ -35,6 +35,13 @@ def test_no_reader_waits_for_a_pipe_or_takes_a_folder(name: str, tmp_path: Path)
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", fuzz.FLIPPED)
+def test_no_bit_that_turns_over_changes_what_is_read(name: str) -> None:
+    found = fuzz.flips(name, 60)
+    assert set(found) <= {"refused", "the same"}, found
+    assert found["refused"] > 30
+
+
 def test_what_a_reader_does_wrong_is_told(tmp_path: Path) -> None:
     def read(file: Path) -> None:
         if file.stat().st_size % 2:

@@ -79,7 +79,9 @@ def save_model(
     with atomic_write(path) as temporary, temporary.open("wb") as f:
         try:
             torch.save(payload, f)
-        except RuntimeError as e:  # PyTorch's writer reports a full disk this way
+        except RuntimeError as e:  # PyTorch's writer reports a full disk this way, without the reason
+            f.write(bytes(1 << 16))  # which this has
+            f.flush()
             raise FileError(f"{path}: cannot be written: {str(e).splitlines()[0]}") from e
 
 

@@ -60,11 +60,13 @@ class ParityReport:
     @property
     def summary(self) -> str:
         """One line."""
-        worst = f"max |difference| {self.max_abs:.2g}, worst at sigma {self.worst_sigma:.4g}"
+        level = next(level for level in self.levels if level.sigma == self.worst_sigma)
+        worst = f"max |difference| {self.max_abs:.2g}, worst at sigma {level.sigma:.4g}"
+        found = f"{level.max_abs:.2g} where {level.allowed:.2g} is allowed"
         where = f"row {self.worst_row} of a batch of {self.worst_batch}"
         plans = ", ".join(f"{t.plan} {max(t.final_rms, t.worst_node_rms):.2g}" for t in self.trajectories)
-        limits = f"tolerances {self.tolerance:g} and {self.trajectory_tolerance:g}"
-        return f"{worst} ({where}); trajectory rms {plans}; {limits}"
+        limits = f"tolerances {self.tolerance:g}, at high sigma more, and {self.trajectory_tolerance:g}"
+        return f"{worst}: {found} ({where}); trajectory rms {plans}; {limits}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: all fields, ok, trajectory_rms and summary. None stands for a difference that is not finite."""

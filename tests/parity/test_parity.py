@@ -161,6 +161,22 @@ def test_a_difference_at_training_levels_alone_is_seen(plan):
     assert compare(Gaussian(), Gaussian(neighbour)).levels[0].max_abs == 0, "elsewhere they are equal"
 
 
+def test_a_difference_above_the_tolerance_stands_beside_what_is_allowed_there():
+    """float32's rounding of sigma, 4e-6 of it, comes on top: what agrees must not read as if it did not."""
+
+    def rounded(self, x, sigma, labels):
+        return self.exact(x, sigma, labels) + np.float32(3.9e-6) * sigma[:, None, None, None]
+
+    report = compare(Gaussian(), Gaussian(rounded))
+    assert report.ok
+    assert report.max_abs > report.tolerance
+    level = max(report.levels, key=lambda level: level.max_abs / level.allowed)
+    assert (
+        f"worst at sigma {level.sigma:.4g}: {level.max_abs:.2g} where {level.allowed:.2g} is allowed" in report.summary
+    )
+    assert "tolerances 0.0001, at high sigma more, and 0.001" in report.summary
+
+
 def test_the_worst_place_is_named():
     report = compare(Gaussian(), Gaussian(off_around_one_sigma))
     assert abs(np.log(report.worst_sigma / 3.0)) < 0.2
@@ -168,6 +184,7 @@ def test_the_worst_place_is_named():
     bad = [level.sigma for level in report.levels if level.max_abs > level.allowed]
     assert all(abs(np.log(sigma / 3.0)) < 0.2 for sigma in bad)
     assert f"{report.worst_sigma:.4g}" in report.summary
+    assert "0.002 where 0.00011 is allowed" in report.summary
     report = compare(Gaussian(), Gaussian(nan_in_the_last_row_of_a_large_batch))
     assert (report.worst_row, report.worst_batch) == (63, 64)
     assert report.max_abs == np.inf
