@@ -142,6 +142,17 @@ def atomic_writes(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
 
 
 @contextlib.contextmanager
+def workplace(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside `path`, for what it is made of: gone afterwards, or with the next one there if this
+    process is killed. Raises FileError for what cannot be written in it."""
+    try:
+        with temporary_beside(real_path(path), folder=True) as (folder, _):
+            yield folder
+    except OSError as e:
+        raise FileError(f"{path}: cannot be written: {e.strerror or e}") from e
+
+
+@contextlib.contextmanager
 def held(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator[None]:
     """Keep `path` for this process while the body runs: see `temporary_beside`, of which nothing is used but the lock.
 

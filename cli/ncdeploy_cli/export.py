@@ -84,7 +84,7 @@ def export(
     and written only if they agree. A sampler or sweep graph is also compared with the host loop on the same noise.
     """
     from ncdeploy.errors import InputError
-    from ncdeploy.files import real_path, temporary_beside
+    from ncdeploy.files import workplace
 
     target = claim(output or model.with_suffix(".onnx"), ".onnx", force=force, source=model)
     if not verify:
@@ -113,7 +113,7 @@ def export(
                 denoiser.info.plan(**of_plan), denoiser.info, kind=graph, window=window,
                 sweeps=SWEEPS if sweeps is None else sweeps, plan_input=plan_input,
             )  # fmt: skip
-        folder, _ = stack.enter_context(temporary_beside(real_path(target), folder=True))
+        folder = stack.enter_context(workplace(target))
         done = export_onnx(
             denoiser,
             target if graph == "denoiser" else folder / "model.onnx",

@@ -19,7 +19,7 @@ from ncdeploy.backends.tensorrt.preflight import Machine, check_compiler, check_
 from ncdeploy.build import compiler
 from ncdeploy.build.cache import engine_file, engine_key, timing_file
 from ncdeploy.errors import BackendError, FileError, InputError, ParityError
-from ncdeploy.files import atomic_writes, check_writable, temporary_beside, user_path
+from ncdeploy.files import atomic_writes, check_writable, user_path, workplace
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.graphrecord import GraphRecord, record_of
 from ncdeploy.formats.onnxfile import read_onnx
@@ -122,7 +122,7 @@ def build_engine(
             on_progress=on_progress or (lambda phase, step, steps: None), cancelled=cancelled,
         )  # fmt: skip
 
-    with temporary_beside(target, folder=True) as (folder, _):  # which the next build removes if this one is killed
+    with workplace(path) as folder:
         source = graph
         if record is not None and record.kind == "sampler" and not record.fixed_rows:
             source = folder / graph.name
