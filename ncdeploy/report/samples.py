@@ -3,6 +3,7 @@
 Samples come in model units (images fill [-1, 1]); files of numbers are written in the units of the data.
 """
 
+import io
 import os
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ncdeploy.drawing.images import check_image_shape, grid, pixels, to_picture, write_picture
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write, check_writable, temporary_beside
+from ncdeploy.files import atomic_write, check_writable, sync, temporary_beside
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.report import charts
 
@@ -69,7 +70,9 @@ def save_samples(
         data = info.to_data_units(np.asarray(samples, np.float64)).astype(np.float32)
         with atomic_write(target) as temporary:
             if kind == ".npy":
-                np.save(temporary, data)
+                buffer = io.BytesIO()  # straight to a file, a full disk would be a matter of counts
+                np.save(buffer, data)
+                temporary.write_bytes(buffer.getbuffer())
             elif kind == ".csv":
                 np.savetxt(temporary, data, fmt="%.9g", delimiter=",")  # nine digits give float32 back
             elif labels is None:
@@ -85,15 +88,18 @@ def _save_folder(target: Path, pictures: NDArray[np.uint8]) -> None:
         with temporary_beside(target / "pictures" if old else target, folder=True) as (new, _):
             names = [f"{i:0{digits}}.png" for i in range(len(pictures))]
             for name, picture in zip(names, pictures, strict=True):
-                write_picture(new / name, [to_picture(picture)])
+                to_picture(picture).save(new / name, optimize=True)
+                sync(new / name)
             if not old:
                 new.replace(target)
+                sync(target.parent)
                 return
             for name in names:
                 (new / name).replace(target / name)
             for file in target.iterdir():
                 if _NUMBERED.fullmatch(file.name) and file.name not in names:
                     file.unlink()
+            sync(target)
     except OSError as e:
         raise FileError(f"{target}: cannot be written: {e.strerror or e}") from e
 

@@ -198,18 +198,18 @@ def test_of_two_trainings_of_one_model_one_is_told(run):
 
 
 def test_pictures_are_written_before_old_ones_go(run, models, monkeypatch, tmp_path):
-    import ncdeploy.report.samples as module
+    from PIL import Image
 
     assert run("sample", models["image"], "-n", 3, "-o", "pictures").exit_code == 0
     old = {file.name: file.read_bytes() for file in Path("pictures").iterdir()}
-    write = module.write_picture
+    write = Image.Image.save
 
-    def full(path, pictures):
+    def full(picture, path, **options):
         if path.name == "2.png":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, pictures)
+        write(picture, path, **options)
 
-    monkeypatch.setattr(module, "write_picture", full)
+    monkeypatch.setattr(Image.Image, "save", full)
     for output in ("pictures", "new"):
         done = run("sample", models["image"], "-n", 5, "--seed", 7, "-o", output, "--force")
         assert done.exit_code == 1
