@@ -1,6 +1,7 @@
 """What lies where a curve is kept cannot spoil later runs: what cannot be read is measured anew."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +60,24 @@ def test_a_sound_curve_is_used(file: Path) -> None:
     where(file).parent.mkdir(parents=True)
     where(file).write_text(other.to_json())
     assert tune_again(file) == other
+
+
+def test_whatever_makes_calls_take_another_time_has_a_curve_of_its_own(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(*, threads: int | None = 2, name: str = "a", engine: str = "engine", **info: Any) -> Path:
+        backend: Any = SimpleNamespace(info=replace(INFO, **info), name=name)
+        return kept.latency_file(file / engine, backend, threads=threads)
+
+    (file / "other").write_text("")
+    digest = {"weights_digest": "0" * 64}
+    places = [
+        place(), place(threads=1), place(threads=None), place(name="b"), place(engine="other"),
+        place(precision="fp16"), place(**digest),
+    ]  # fmt: skip
+    monkeypatch.setattr(os, "cpu_count", lambda: 999)
+    assert len({*places, place()}) == len(places) + 1
+    assert place(**digest) == place(engine="other", **digest), "the same weights in another place are the same engine"
 
 
 def test_a_pipe_or_a_cache_that_cannot_be_made_is_no_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

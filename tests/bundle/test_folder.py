@@ -48,6 +48,17 @@ def test_replaced_with_its_mode_and_without_debris(
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_folder_with_one_other_thing_in_it_stays(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    write(target, "new")  # an empty one is as good as none
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").write_text("dear")
+    with pytest.raises(FileError, match="a folder with other things in it, which stay"):
+        write(tmp_path / "mine", "new")
+    assert (tmp_path / "mine" / "letter").read_text() == "dear"
+
+
 def test_a_failure_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
     write(target, "old")

@@ -20,6 +20,7 @@ from ncdeploy.bundle import make_bundle
 from ncdeploy.formats.manifest import read_manifest
 from ncdeploy.formats.planfile import decode, encode
 from ncdeploy.formats.sidecar import Sidecar, sidecar_path
+from plan_files import RULES, plan_bytes
 from tiny_models import write_mixture
 
 COUNTS = [500, pytest.param(10_000, marks=pytest.mark.slow)]
@@ -118,6 +119,12 @@ def manifest_in_words(data: bytes) -> str:
     ]
     numbers += [plan.tolerance for plan in manifest.plans]
     return " ".join(words).replace("\n", " ") + " " + hashlib.sha256(np.array(numbers, float).tobytes()).hexdigest()
+
+
+def test_every_rule_of_a_plan_is_kept(probe: Probe) -> None:
+    assert probe("p", plan_bytes()) == plan_in_words(plan_bytes())
+    for rule, change in RULES.items():
+        assert probe("p", plan_bytes(change)).startswith("refused: plan: "), rule
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -11,6 +11,7 @@ from mutations import mutate
 from ncdeploy import FileError, InputError, Plan, make_plan
 from ncdeploy.formats.planfile import decode, encode
 from oracle import error_curve
+from plan_files import RULES, plan_bytes
 
 PLANS = [make_plan("ddpm", 100), make_plan("ddim", 20, eta=0.5), make_plan("heun", 18), make_plan("unipc", 25, order=3)]
 
@@ -105,6 +106,13 @@ def test_what_is_not_a_plan_is_refused_before_memory_is_taken(change, said):
     tracemalloc.stop()
     assert str(e.value).startswith("p.ncplan: ")
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_of_a_plan_is_kept(rule):
+    assert len(decode(plan_bytes(), "p.ncplan").plan) == 8
+    with pytest.raises(FileError, match="is a damaged plan"):
+        decode(plan_bytes(RULES[rule]), "p.ncplan")
 
 
 def test_a_jacobian_must_be_one():

@@ -50,6 +50,17 @@ def test_labels_choose_the_colour_and_points_outside_the_limits_are_left_out():
     assert _centre_of_ink(with_far) == pytest.approx((x, y), abs=1)
 
 
+@pytest.mark.parametrize(("log_x", "middle"), [(True, 0.5), (False, 9 / 99)])
+def test_curves_stand_at_their_places_on_either_scale(log_x, middle):
+    drawn = charts.render(
+        charts.curves({"a": [(1.0, 0.0), (10.0, 1.0), (100.0, 0.0)]}, x_name="x", log_x=log_x), (4, 3)
+    )
+    paths = [path.get("d", "").split() for path in ET.fromstring(drawn).iter(f"{SVG}path")]
+    (line,) = (words for words in paths if words.count("L") == 2 and "z" not in words)
+    x0, x1, x2 = (float(line[i]) for i in (1, 4, 7))
+    assert (x1 - x0) / (x2 - x0) == pytest.approx(middle, abs=0.01)
+
+
 def test_limits_are_square_and_hold_the_points():
     points = np.random.default_rng(0).normal(size=(500, 2)) * [3, 1] + [5, -2]
     left, right, bottom, top = charts.plot_limits(points)
