@@ -110,9 +110,10 @@ def make_plan_file(folder: Path) -> Path:
 
 
 def read_plan_file(file: Path) -> Any:
-    from ncdeploy.formats.planfile import decode
+    from ncdeploy.files import read_file
+    from ncdeploy.formats.planfile import MAX_SIZE, decode
 
-    return decode(file.read_bytes(), str(file))
+    return decode(read_file(file, MAX_SIZE, "expected a plan"), str(file))
 
 
 def make_bundle_of(folder: Path) -> Path:
