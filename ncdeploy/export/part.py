@@ -77,12 +77,15 @@ def export_part(
     return part
 
 
-def export_parts(denoiser: Denoiser, paths: Mapping[Role, str | os.PathLike[str]]) -> None:
+def export_parts(
+    denoiser: Denoiser, paths: Mapping[Role, str | os.PathLike[str]], *, threads: int | None = None
+) -> None:
     """Write what an importer found before and after a denoiser, its `parts`. Raises as `export_part` does."""
     for part in denoiser.parts:
         export_part(
-            part.module, paths[part.role], role=part.role, of=denoiser, inputs=part.inputs, outputs=part.outputs
-        )
+            part.module, paths[part.role], role=part.role, of=denoiser, inputs=part.inputs, outputs=part.outputs,
+            threads=threads,
+        )  # fmt: skip
 
 
 def _example(takes: Sequence[Value], n: int) -> list[torch.Tensor]:
