@@ -89,7 +89,7 @@ class TrainConfig:
     contrastive:     None trains with the denoising loss alone
     conditional:     learn the labels of the data
     label_dropout:   share of rows trained as "unconditional", with the null value of every condition that has one;
-                     above 0, a new model's null values are 0
+                     above 0, the conditions of a new model have one, a number that is not in the data
     sigma_min/max:   noise levels to learn, in model units; the default holds Karras' 0.002 .. 80 and the 0.01 .. 157
                      of DDPM's 1000 steps with linear beta
     device:          auto = what accelerate finds; precision: bf16 computes inside the network in half width

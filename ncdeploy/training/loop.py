@@ -16,7 +16,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
@@ -281,10 +283,15 @@ def describe(data: Dataset, config: TrainConfig) -> ModelInfo:
         mean=tuple(data.mean.round(6).flatten().tolist()),
         default_plan=dict(DEFAULT_PLAN),
         conditions=tuple(
-            replace(c, null=0.0 if c.dtype == "float32" and config.label_dropout else None)
+            replace(c, null=_outside(data.conditions[c.name])) if c.dtype == "float32" and config.label_dropout else c
             for c in described(data.conditions)
         ),
     )
+
+
+def _outside(values: NDArray[Any]) -> float:
+    """A number below all of these and their negatives: what means "none" must mean nothing else."""
+    return -1.0 - math.ceil(float(np.abs(values).max()))
 
 
 def check_fit(denoiser: Denoiser, data: Dataset, config: TrainConfig) -> None:

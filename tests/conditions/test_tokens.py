@@ -29,7 +29,8 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, noise: Tensor, tokens: Tensor, sample: Tensor) -> Tensor:
         pixels = torch.stack([x, noise[:, None].expand_as(x)], dim=-1)  # (B, d, 2)
         keys, values = self.keys(tokens)[sample], self.values(tokens)[sample]
-        output: Tensor = self.outer(scaled_dot_product_attention(self.query(pixels), keys, values))[..., 0]
+        mixed = scaled_dot_product_attention(*(t[:, None] for t in (self.query(pixels), keys, values)))  # one head
+        output: Tensor = self.outer(mixed[:, 0])[..., 0]
         return output
 
 

@@ -51,7 +51,7 @@ def test_a_trained_model_goes_where_its_condition_says() -> None:
     for _ in training.run():
         pass
     trained = training.finish()
-    assert trained.info.conditions == (Condition(name="obs", dtype="float32", shape=(2,), null=0.0),)
+    assert trained.info.conditions == (Condition(name="obs", dtype="float32", shape=(2,), null=-641.0),)
     obs = np.array([[100, 100], [100, 540], [540, 320], [320, 320]], np.float32)
     engine = TorchBackend(trained, threads=1)
 
@@ -116,6 +116,24 @@ def test_what_is_dropped_is_dropped_together() -> None:
     assert torch.equal(labels == 1, dropped)
     objective((Condition(name="obs", dtype="float32", shape=(2,)),), label_dropout=0.3)(record, 0)
     assert not (seen[1][1] == torch.tensor([7.0, 8.0])).any()
+
+
+def test_a_condition_of_zero_is_a_condition() -> None:
+    """Where zeros are data, as of an angle or a switch, zero does not mean none."""
+    x = reach(100)[0]
+    switch = (x[:, 0] > 0).astype(np.float32)
+    data = Dataset(
+        name="switch", x=x, held_out=x, conditions={"on": switch}, held_out_conditions={"on": switch}
+    )  # fmt: skip
+    model = start(data, TrainConfig(device="cpu"), network=SMALL).denoiser.eval()
+    for weights in model.parameters():
+        nn.init.normal_(weights, std=0.3)
+    off, on, none = (
+        model(torch.ones(1, 2), torch.ones(1), None, {"on": torch.tensor([v])}, torch.zeros(1, dtype=torch.int64))
+        for v in (0.0, 1.0, model.info.conditions[0].none().item())
+    )
+    assert model.info.conditions[0].null == -2
+    assert min((off - on).abs().max(), (off - none).abs().max(), (on - none).abs().max()) > 0.01
 
 
 def test_without_dropout_there_is_nothing_to_guide_away_from() -> None:
@@ -253,5 +271,5 @@ def test_pictures_and_their_graph(folder: Path) -> None:
     export = export_onnx(model, folder / "u.onnx", threads=1)
     assert export.parity is not None
     assert export.parity.ok
-    with pytest.raises(InputError, match="network: song takes no conditions; choose one of unet, mlp, module"):
+    with pytest.raises(InputError, match="network: song takes no conditions; choose one of unet, mlp"):
         build({**model.config, "network": {"kind": "song"}})
