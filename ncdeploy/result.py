@@ -29,8 +29,8 @@ class Result:
     rejections, rejection_odds: int64 and float64 [n], of acceptance in law: drafts that were rejected, and the summed
               probabilities of that, which they equal in the mean; None otherwise
     complete: bool [n], of a run with a deadline: which samples came to their end. The others are the estimate at that
-              time, D at the last node of their window, and their residual is the largest of the nodes left in it,
-              infinity for what was not begun
+              time, D at the last node of their window, or the mean if not begun; their residual is the largest of the
+              nodes left in that window, infinity where nobody knows: not begun, sequential, or in law
     trajectory: of a run with SampleOptions(keep=True), for a later `start`
     info:     of the model, where it has one; labels: int64 [n], or None
     """

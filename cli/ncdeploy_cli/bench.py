@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _WHAT, _EFFORT, _WANTED, _RUN = "What is compared", "Effort", "What is wanted", "How it is run"
 _SOLVERS, _STEPS, _WINDOWS = "dpmpp_2m,unipc,heun,ddim", "8,15,30", "16,auto"
-_UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0}
 
 
 def bench(
@@ -118,7 +117,7 @@ def bench(
     from ncdeploy.evaluation.recommend import check_targets, recommend
     from ncdeploy.sampling.parallel import TOLERANCE
 
-    budget_s = None if budget is None else _seconds(budget)
+    budget_s = None if budget is None else options.seconds("--budget", budget)
     check_targets(quality=quality, budget_s=budget_s)
     if output is not None:
         claim(output, *SUFFIXES, force=force)
@@ -212,17 +211,6 @@ def _windows(texts: list[str]) -> "list[Window]":
         )
     widths: list[Window] = [*sorted({int(part) for part in fixed})]
     return [*widths, "auto"] if "auto" in parts else widths
-
-
-def _seconds(text: str) -> float:
-    from ncdeploy.errors import InputError
-
-    number = text.strip().rstrip("msin")
-    unit = text.strip()[len(number) :]
-    try:
-        return float(number) * _UNITS[unit]
-    except (KeyError, ValueError) as e:
-        raise InputError(f'--budget {text}: expected a time with its unit, "200ms", "1.5s" or "2min"') from e
 
 
 def _own(advice: "Recommendation | None", given: dict[str, Any]) -> dict[str, Any]:

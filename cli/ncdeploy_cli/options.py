@@ -125,3 +125,16 @@ def trust(panel: str | None = None, *, what: str = "a model") -> Any:
     return typer.Option(
         "--trust", help=f"Run the Python code that {what} imported from module:function names.", rich_help_panel=panel
     )
+
+
+_UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0}
+
+
+def seconds(option: str, text: str) -> float:
+    """A time such as "200ms". Raises InputError for one without its unit."""
+    number = text.strip().rstrip("msin")
+    unit = text.strip()[len(number) :]
+    try:
+        return float(number) * _UNITS[unit]
+    except (KeyError, ValueError) as e:
+        raise InputError(f'{option} {text}: expected a time with its unit, "200ms", "1.5s" or "2min"') from e

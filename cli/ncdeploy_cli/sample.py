@@ -117,6 +117,14 @@ def sample(
             rich_help_panel=_RUN,
         ),
     ] = "pathwise",
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help='End by then with what is known, "20ms": the time of sampling alone, without opening the model.',
+            show_default="none",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     rows: Annotated[
         int | None,
         typer.Option(help="Most rows in one network call.", show_default="by sample size", rich_help_panel=_RUN),
@@ -166,6 +174,7 @@ def sample(
         raise InputError(f"--accept {accept}: expected pathwise or law")
     if accept == "law" and tolerance is not None:
         raise InputError("--tolerance: acceptance in law has none, it is exact; leave it out, or --accept")
+    until = None if deadline is None else options.seconds("--deadline", deadline)
     if output is not None:
         claim_samples(output, force=force)
     of_plan = {
@@ -180,7 +189,7 @@ def sample(
             tolerance=tolerance, rows=rows, device=device, threads=threads, force=force, plan=of_plan,
             without={"plan": plan_name, "window": window, "sequential": True if parallel is False else None,
                      "shape": shape, "sigma_data": sigma_data, "num_classes": num_classes, "mode": mode,
-                     "accept": accept if accept == "law" else None},
+                     "deadline": deadline, "accept": accept if accept == "law" else None},
         )  # fmt: skip
         _report(result, plan, how, n, output, guidance, as_json)
         return
@@ -227,7 +236,7 @@ def sample(
                 tolerance=TOLERANCE if tolerance is None else tolerance,
                 options=SampleOptions(
                     guidance=guidance, latency=latency, max_rows=rows, on_sweep=show,
-                    like=None if accept == "law" else backend.like, acceptance=accept,  # type: ignore[arg-type]
+                    like=None if accept == "law" else backend.like, acceptance=accept, deadline=until,  # type: ignore[arg-type]
                 ),
             )  # fmt: skip
 
@@ -248,6 +257,11 @@ def _report(
         if result.choice is not None:
             console.stdout().print(str(result.choice))
         console.stdout().print(_summary(result, plan, how, n))
+        if result.complete is not None and not result.complete.all():
+            late = int((~result.complete).sum())
+            console.warn(
+                f"{late} of {console.samples(n)} did not come to their end by the deadline: what is known of them"
+            )
         console.stdout().print(f"wrote {output}")
 
 
@@ -264,6 +278,7 @@ def _record(result: "Result", plan: "Plan", how: Execution, n: int, output: str)
         "nfe": result.nfe,
         "sweeps": float(result.sweeps.mean()),
         "residual": float(result.residual.max()),
+        "complete": None if result.complete is None else int(result.complete.sum()),
         "rejections": None if result.rejections is None else float(result.rejections.mean()),
         "wall_s": result.wall_s,
         "engine_s": result.engine_s,

@@ -79,7 +79,7 @@ class Sampling(Iterator[Sweep]):
         n = len(request.seeds)
         samples, residual = run.samples, run.residual
         if not complete.all():
-            samples, residual = _as_known(sweep, request, residual)
+            samples, residual = _as_known(sweep, request, run)
         samples = namespace(request.like).reshape(samples, (n, *request.shape))
         decoded = None
         if request.decoder is not None:
@@ -104,17 +104,22 @@ class Sampling(Iterator[Sweep]):
         )
 
 
-def _as_known(sweep: Sweep, request: Request, residual: NDArray[np.float64]) -> tuple[Any, NDArray[np.float64]]:
-    """Samples and residuals of a run that ended early: what is not begun is the mean, and infinitely far off."""
-    samples, residual = sweep.estimate().reshape((len(residual), request.dim)), residual.copy()
-    begun = sweep.accepted > 0
-    if not begun.all():
-        mean = 0.0 if request.mean is None else namespace(request.like).asarray(request.mean, dtype=samples.dtype)
-        samples[~begun] = mean
-        residual[~begun] = np.inf
+def _as_known(sweep: Sweep, request: Request, run: SequentialRun | ParallelRun) -> tuple[Any, NDArray[np.float64]]:
+    """Samples and residuals of a run that ended early: what is not begun is the mean. Nobody knows how far off that is,
+    nor a sequential run, nor one in law."""
+    residual = run.residual.copy()
+    samples = sweep.estimate().reshape((len(residual), request.dim))
+    not_begun = sweep.accepted == 0
+    if not_begun.any():
+        samples[not_begun] = (
+            0.0 if request.mean is None else namespace(request.like).asarray(request.mean, dtype=samples.dtype)
+        )
     left = sweep.accepted[sweep.lanes] < sweep.nodes
-    at = sweep.lanes[left]
-    residual[at] = np.maximum(residual[at], sweep.residual[left].max(axis=1, initial=0.0))
+    residual[sweep.accepted < sweep.nodes] = np.inf
+    if isinstance(run, ParallelRun) and request.options.acceptance == "pathwise":
+        residual[sweep.lanes[left]] = np.maximum(
+            run.residual[sweep.lanes[left]], sweep.residual[left].max(axis=1, initial=0.0)
+        )
     return samples, residual
 
 

@@ -177,7 +177,7 @@ class _Options(ctypes.Structure):
         ("library", ctypes.c_char_p), ("provider", ctypes.c_char_p), ("provider_options", ctypes.c_void_p),
         ("provider_option_count", ctypes.c_size_t), ("threads", ctypes.c_int), ("spinning", ctypes.c_int),
         ("arena", ctypes.c_int), ("shared_threads", ctypes.c_int), ("acceptance", ctypes.c_int),
-        ("theta", ctypes.c_double),
+        ("theta", ctypes.c_double), ("deadline", ctypes.c_double),
     )  # fmt: skip
 
 
@@ -209,7 +209,7 @@ class _Report(ctypes.Structure):
     _fields_ = (
         ("size", ctypes.c_size_t), ("depth", ctypes.c_size_t), ("nfe", ctypes.c_double), ("residual", ctypes.c_double),
         ("wall_s", ctypes.c_double), ("engine_s", ctypes.c_double), ("rejections", ctypes.c_double),
-        ("rejection_odds", ctypes.c_double),
+        ("rejection_odds", ctypes.c_double), ("complete", ctypes.c_size_t),
     )  # fmt: skip
 
 
@@ -399,7 +399,12 @@ def test_acceptance_in_law_is_that_of_python(native: Native, tmp_path: Path) -> 
     assert abs(report.rejections - wanted.rejections.mean()) < 0.2
     assert abs(report.rejection_odds - wanted.rejection_odds.mean()) < 0.2
     assert report.depth < 30
+    assert report.complete == 16
     native.lib.ncdeploy_close(sampler)
+    _, late = native.open(law.path, native.options(threads=1, deadline=1e-9))
+    assert native.sample(late, samples, seeds, ctypes.byref(report)) == 0, native.error
+    assert (report.depth, report.complete) == (1, 0)
+    native.lib.ncdeploy_close(late)
 
 
 @pytest.mark.parametrize(

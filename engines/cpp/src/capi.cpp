@@ -219,6 +219,7 @@ ncdeploy_status ncdeploy_open(const char *bundle, const ncdeploy_options *option
         chosen.acceptance =
             given.acceptance == NCDEPLOY_LAW ? ncdeploy::Acceptance::law : ncdeploy::Acceptance::pathwise;
         chosen.theta = given.theta;
+        chosen.deadline = given.deadline;
         std::unique_ptr<ncdeploy::Engine> engine = open_engine(opened, engine_options(given));
         auto sampler = std::make_unique<ncdeploy_sampler>();
         chosen.on_sweep = [of = sampler.get()](const ncdeploy::Sweep &sweep) { tell(*of->request, sweep); };
@@ -271,7 +272,8 @@ ncdeploy_status ncdeploy_sample(ncdeploy_sampler *sampler, const ncdeploy_reques
             };
             const ncdeploy_report figures{room,          result.depth,    result.nfe,
                                           residual,      result.wall_s,   result.engine_s,
-                                          mean(result.rejections), mean(result.rejection_odds)};
+                                          mean(result.rejections), mean(result.rejection_odds),
+                                          static_cast<std::size_t>(std::count(result.complete.begin(), result.complete.end(), 1))};
             std::memset(report, 0, room);
             std::memcpy(report, &figures, std::min(room, sizeof figures));
         }

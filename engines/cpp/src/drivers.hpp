@@ -1,6 +1,9 @@
 // The two ways to run a plan. Each fills in samples, sweeps and residual of the result.
 #pragma once
 
+#include <algorithm>
+#include <chrono>
+
 #include "evaluator.hpp"
 #include "ncdeploy/ncdeploy.hpp"
 
@@ -15,6 +18,27 @@ struct Run {
     std::size_t dim;
     std::size_t lanes; // samples worked on at once
     Result &result;
+    const Result *start;                         // or null
+    std::chrono::steady_clock::time_point begin; // of the run
+
+    // Whether another call like the one that began then is not likely to end by the deadline.
+    bool late(std::chrono::steady_clock::time_point call) const {
+        const auto now = std::chrono::steady_clock::now();
+        return options.deadline > 0 &&
+               std::chrono::duration<double>(now - begin + (now - call)).count() > options.deadline;
+    }
+
+    // A sample that has not come to its end: the estimate, null for the mean, and how far off it is.
+    void leave(std::size_t sample, const float *estimate, double residual) const {
+        float *out = result.samples.data() + sample * dim;
+        result.complete[sample] = 0;
+        result.residual[sample] = std::max(result.residual[sample], residual);
+        if (estimate) {
+            std::copy_n(estimate, dim, out);
+        } else {
+            std::copy(mean.begin(), mean.end(), out);
+        }
+    }
 };
 
 // Forward substitution: samples in groups of `lanes`, each group through all nodes.

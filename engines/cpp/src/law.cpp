@@ -25,6 +25,7 @@ class LawLane final : public Lane {
         while (!decide(k)) {
             ++k;
         }
+        store(k);
         follow(k, known);
     }
 
@@ -102,8 +103,7 @@ class LawLane final : public Lane {
     // Drafts and outputs of the nodes from `first` on, which are new.
     void extend(std::size_t first) {
         for (std::size_t k = first; k <= stop_; ++k) {
-            roll(k, k < stop_ ? g(k) : 0.0F);
-            std::copy(frozen_.begin(), frozen_.end(), track_.D[k]);
+            roll(k, first - 1, k < stop_ ? g(k) : 0.0F);
         }
     }
 

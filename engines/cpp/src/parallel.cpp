@@ -41,11 +41,13 @@ class PathwiseLane final : public Lane {
         }
         std::size_t accepted = stop_, steady = window_.last;
         double worst = 0;
+        left_ = 0;
         for (std::size_t k = base_ + 1; k <= stop_; ++k) {
             const double residual = solve(k);
             if (k == stop_ || !run_.plan.evaluated[k]) {
                 continue;
             }
+            left_ = accepted != stop_ || !(residual <= run_.options.tolerance) ? std::max(left_, residual) : left_;
             if (accepted == stop_ && !(residual <= run_.options.tolerance)) {
                 accepted = k;
             } else if (accepted == stop_) {
@@ -56,6 +58,7 @@ class PathwiseLane final : public Lane {
                 break; // what lies behind starts anew
             }
         }
+        store(accepted);
         slide(accepted, steady);
         double &residual = run_.result.residual[sample];
         residual = std::max(residual, worst);
@@ -97,10 +100,7 @@ class PathwiseLane final : public Lane {
         draw_window();
         for (std::size_t k = std::max(first, base_); k <= stop_; ++k) {
             jacobian_.reset(k, g_known);
-            if (k > base_) {
-                roll(k, static_cast<float>(jacobian_.at(k)));
-            }
-            std::copy(frozen_.begin(), frozen_.end(), track_.D[k]);
+            roll(k, std::max<std::size_t>(first, 1) - 1, static_cast<float>(jacobian_.at(k)));
         }
     }
 
@@ -133,6 +133,7 @@ void run_parallel(const Run &run) {
         if (lanes.empty()) {
             return;
         }
+        const auto call = std::chrono::steady_clock::now();
         for (const auto &lane : lanes) {
             lane->submit(run.evaluator);
         }
@@ -148,6 +149,15 @@ void run_parallel(const Run &run) {
         lanes.remove_if([](const auto &lane) { return lane->done(); });
         if (run.options.on_sweep) {
             run.options.on_sweep({run.evaluator.calls, rows, run.plan.size(), accepted});
+        }
+        if (run.late(call) && (!lanes.empty() || waiting < run.seeds.size())) {
+            for (const auto &lane : lanes) {
+                run.leave(lane->sample, lane->estimate(), lane->left());
+            }
+            for (; waiting < run.seeds.size(); ++waiting) {
+                run.leave(waiting, nullptr, std::numeric_limits<double>::infinity());
+            }
+            return;
         }
     }
 }

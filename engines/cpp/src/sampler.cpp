@@ -30,6 +30,25 @@ void check_law(const Plan &plan, const Options &options) {
     }
 }
 
+void check_start(const Result &start, const std::vector<std::uint64_t> &seeds, const Plan &plan, const Options &options,
+                 std::size_t dim) {
+    if (options.window == 0) {
+        throw InputError("start: is of parallel sampling; give a window, or leave it out");
+    }
+    const bool whole = !start.trajectory.empty();
+    const std::vector<float> &values = whole ? start.trajectory : start.samples;
+    const std::size_t wanted = seeds.size() * (whole ? plan.size() : 1) * dim;
+    if (values.size() != wanted) {
+        throw InputError(text("start: got ", values.size(), " values, expected ", wanted));
+    }
+    if (whole && start.seeds != seeds) {
+        throw InputError("start: is of other seeds, whose noise it followed; start from its samples alone");
+    }
+    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) {
+        throw InputError("start: holds NaN or infinity");
+    }
+}
+
 } // namespace
 
 Sampler::Sampler(Engine &engine, Plan plan, Options options)
@@ -40,6 +59,9 @@ Sampler::Sampler(Engine &engine, Plan plan, Options options)
     const std::size_t width = std::max<std::size_t>(options_.window, 1);
     if (!(options_.tolerance >= 0)) {
         throw InputError(text("tolerance: got ", options_.tolerance, "; expected 0 or more"));
+    }
+    if (!(options_.deadline >= 0)) {
+        throw InputError(text("deadline: got ", options_.deadline, "; expected seconds, or 0 for none"));
     }
     if (!(options_.error_floor > 0)) {
         throw InputError(text("error_floor: got ", options_.error_floor, "; expected a positive number"));
@@ -71,10 +93,14 @@ Sampler::Sampler(Engine &engine, Plan plan, Options options)
     }
 }
 
-Result Sampler::sample(const std::vector<std::uint64_t> &seeds, const Conditions &conditions) const {
+Result Sampler::sample(const std::vector<std::uint64_t> &seeds, const Conditions &conditions,
+                       const Result *start_from) const {
     const ModelInfo &info = engine_.info();
     if (seeds.empty()) {
         throw InputError("seeds: got none; give one per sample");
+    }
+    if (start_from) {
+        check_start(*start_from, seeds, plan_, options_, info.dim());
     }
     const detail::Inputs inputs(info, conditions, seeds.size(), options_.guidance && !info.guidance);
     const auto start = std::chrono::steady_clock::now();
@@ -85,10 +111,14 @@ Result Sampler::sample(const std::vector<std::uint64_t> &seeds, const Conditions
         result.samples.resize(seeds.size() * info.dim());
         result.sweeps.resize(seeds.size());
         result.residual.resize(seeds.size());
+        result.complete.assign(seeds.size(), 1);
+        result.seeds = seeds;
+        result.trajectory.resize(options_.keep ? seeds.size() * plan_.size() * info.dim() : 0);
         result.rejections.resize(seeds.size());
         result.rejection_odds.resize(seeds.size());
         detail::Evaluator evaluator(engine_, plan_, inputs, options_.guidance);
-        const detail::Run run{evaluator, plan_, options_, seeds, info.mean, info.dim(), lanes, result};
+        const detail::Run run{evaluator, plan_, options_, seeds, info.mean, info.dim(), lanes, result,
+                              start_from, start};
         (options_.window ? detail::run_parallel : detail::run_sequential)(run);
         result.depth = evaluator.calls;
         result.nfe = static_cast<double>(evaluator.rows) / static_cast<double>(seeds.size());

@@ -1,5 +1,6 @@
 // Forward substitution through a plan: one network call after another.
 #include <algorithm>
+#include <limits>
 
 #include "drivers.hpp"
 #include "noise.hpp"
@@ -8,11 +9,13 @@
 namespace ncdeploy::detail {
 namespace {
 
-void group(const Run &run, std::size_t first, std::size_t last, std::vector<std::size_t> &accepted) {
+// Returns whether there is time for more.
+bool group(const Run &run, std::size_t first, std::size_t last, std::vector<std::size_t> &accepted) {
     const Plan &plan = run.plan;
     std::vector<Track> tracks(last - first, Track(plan.reach + 1, run.dim));
     std::vector<float> noise(run.dim);
     for (std::size_t k = 0; k < plan.size(); ++k) {
+        const auto call = std::chrono::steady_clock::now();
         for (std::size_t i = first; i < last; ++i) {
             Track &track = tracks[i - first];
             std::fill(noise.begin(), noise.end(), 0.0F);
@@ -38,20 +41,39 @@ void group(const Run &run, std::size_t first, std::size_t last, std::vector<std:
         if (run.options.on_sweep) {
             run.options.on_sweep({run.evaluator.calls, rows, plan.size(), accepted});
         }
+        for (std::size_t i = first; run.options.keep && i < last; ++i) {
+            std::copy_n(tracks[i - first].D[k], run.dim,
+                        run.result.trajectory.data() + (i * plan.size() + k) * run.dim);
+        }
+        const bool ends = std::none_of(plan.evaluated.begin() + static_cast<std::ptrdiff_t>(k) + 1,
+                                       plan.evaluated.end(), [](unsigned char due) { return due; });
+        if (!ends && run.late(call)) {
+            for (std::size_t i = first; i < last; ++i) {
+                run.leave(i, tracks[i - first].D[k], std::numeric_limits<double>::infinity());
+            }
+            return false;
+        }
     }
+    const bool late = run.late(std::chrono::steady_clock::now());
     for (std::size_t i = first; i < last; ++i) {
         std::copy_n(tracks[i - first].x[plan.size() - 1], run.dim, run.result.samples.data() + i * run.dim);
         accepted[i] = plan.size();
         run.result.sweeps[i] = plan.evaluations();
     }
+    return !late;
 }
 
 } // namespace
 
 void run_sequential(const Run &run) {
     std::vector<std::size_t> accepted(run.seeds.size(), 0);
+    bool time = true;
     for (std::size_t first = 0; first < run.seeds.size(); first += run.lanes) {
-        group(run, first, std::min(first + run.lanes, run.seeds.size()), accepted);
+        const std::size_t last = std::min(first + run.lanes, run.seeds.size());
+        for (std::size_t i = first; !time && i < last; ++i) {
+            run.leave(i, nullptr, std::numeric_limits<double>::infinity());
+        }
+        time = time && group(run, first, last, accepted);
     }
 }
 

@@ -193,6 +193,128 @@ void conditions_belong_to_their_sample() {
           "labels: this model is unconditional and takes none");
 }
 
+std::size_t median(std::vector<std::size_t> values) {
+    std::nth_element(values.begin(), values.begin() + static_cast<long>(values.size() / 2), values.end());
+    return values[values.size() / 2];
+}
+
+void a_start_saves_sweeps_and_changes_nothing() {
+    for (const Acceptance acceptance : {Acceptance::pathwise, Acceptance::law}) {
+        const Plan plan = plans()[acceptance == Acceptance::law ? 5 : 4];
+        Mixture engine(dim);
+        Options options = window(plan.evaluations());
+        options.acceptance = acceptance;
+        options.keep = true;
+        const Sampler sampler(engine, plan, options);
+        const Result cold = sampler.sample(seeds);
+        Result last = cold;
+        for (int step = 0; step < 3; ++step) {
+            engine.drift += 0.001;
+            last = sampler.sample(seeds, {}, &last);
+            CHECK(median(last.sweeps) <= 3 && median(last.sweeps) <= median(cold.sweeps));
+        }
+        CHECK(median(last.sweeps) < median(cold.sweeps));
+        Result far;
+        far.samples.assign(seeds.size() * dim, 30);
+        CHECK(median(sampler.sample(seeds, {}, &far).sweeps) <= plan.evaluations());
+        if (acceptance == Acceptance::law) {
+            continue; // another sample of the same law
+        }
+        const Result sequential = Sampler(engine, plan).sample(seeds);
+        CHECK(rms(last, sequential) < 2e-3);
+        options.tolerance = 0;
+        CHECK(Sampler(engine, plan, options).sample(seeds, {}, &far).samples == sequential.samples);
+        CHECK(Sampler(engine, plan, options).sample(seeds, {}, &cold).samples == sequential.samples);
+        options.window = 7;
+        options.max_rows = 14;
+        CHECK(Sampler(engine, plan, options).sample(seeds, {}, &cold).samples == sequential.samples);
+        options.window = options.max_rows = 0;
+        const Result steps = Sampler(engine, plan, options).sample(seeds);
+        CHECK(steps.trajectory.size() == seeds.size() * plan.size() * dim);
+        double worst = 0;
+        for (std::size_t i = 0; i < steps.trajectory.size(); ++i) {
+            worst = std::max(worst, std::abs(static_cast<double>(steps.trajectory[i]) - last.trajectory[i]));
+        }
+        CHECK(worst < 0.02);
+        const auto refused = [&](const std::vector<std::uint64_t> &of, const Result &start) {
+            return thrown<InputError>([&] { sampler.sample(of, {}, &start); });
+        };
+        CHECK(refused({9, 1, 2, 3, 4}, cold).rfind("start: is of other seeds", 0) == 0);
+        CHECK(refused({0, 1}, cold).rfind("start: got ", 0) == 0);
+        far.samples[3] = NAN;
+        CHECK(refused(seeds, far) == "start: holds NaN or infinity");
+        CHECK(thrown<InputError>([&] { Sampler(engine, plan).sample(seeds, {}, &cold); })
+                  .rfind("start: is of parallel sampling", 0) == 0);
+    }
+}
+
+void a_run_ends_by_its_deadline() {
+    const Plan plan = plans()[5];
+    Mixture engine(dim);
+    for (const std::size_t width : {0, 9, 39}) {
+        for (const Acceptance acceptance : {Acceptance::pathwise, Acceptance::law}) {
+            Options options = window(width);
+            if (width == 0 && acceptance == Acceptance::law) {
+                continue;
+            }
+            options.acceptance = acceptance;
+            options.max_rows = 2 * std::max<std::size_t>(width, 1);
+            const Result whole = Sampler(engine, plan, options).sample(seeds);
+            CHECK(whole.complete == std::vector<unsigned char>(seeds.size(), 1));
+            options.deadline = 1000;
+            CHECK(Sampler(engine, plan, options).sample(seeds).samples == whole.samples);
+            options.deadline = 1e-9;
+            const Result early = Sampler(engine, plan, options).sample(seeds);
+            CHECK(early.depth == 1 && early.complete == std::vector<unsigned char>(seeds.size(), 0));
+            CHECK(std::all_of(early.samples.begin(), early.samples.end(), [](float v) { return std::isfinite(v); }));
+            CHECK(early.samples[0] != 0 && early.samples[2 * dim] == 0); // the third sample was not begun
+            CHECK(early.residual[0] > 1e-3 && std::isinf(early.residual[2]));
+        }
+    }
+    Options options = window(9);
+    options.deadline = -1;
+    CHECK(thrown<InputError>([&] { Sampler(engine, plan, options); }).rfind("deadline: got -1", 0) == 0);
+}
+
+void samples_in_law_have_the_law() {
+    // Of two Gaussians: how many samples lie at either, and how far from its centre they are, against sequential ones.
+    const Plan plan = make_plan(25, 1);
+    Mixture engine(dim);
+    std::vector<std::uint64_t> many(4000);
+    std::iota(many.begin(), many.end(), 0);
+    const auto statistics = [&](const Options &options, double &rejections, double &odds) {
+        const Result result = Sampler(engine, plan, options).sample(many);
+        double positive = 0, spread = 0;
+        for (std::size_t i = 0; i < many.size(); ++i) {
+            double dot = 0;
+            for (std::size_t d = 0; d < dim; ++d) {
+                dot += Mixture::center(d) * result.samples[i * dim + d];
+            }
+            positive += dot > 0;
+            for (std::size_t d = 0; d < dim; ++d) {
+                const double off = result.samples[i * dim + d] - (dot > 0 ? 1 : -1) * Mixture::center(d);
+                spread += off * off / static_cast<double>(many.size() * dim);
+            }
+        }
+        rejections = static_cast<double>(
+            std::accumulate(result.rejections.begin(), result.rejections.end(), std::size_t{0}));
+        odds = std::accumulate(result.rejection_odds.begin(), result.rejection_odds.end(), 0.0);
+        return std::pair(positive / static_cast<double>(many.size()), spread);
+    };
+    double rejections = 0, odds = 0;
+    const auto wanted = statistics(window(0), rejections, odds);
+    CHECK(rejections == 0 && odds == 0);
+    for (const double theta : {0.05, 0.5, 1.0}) {
+        Options options = window(12);
+        options.acceptance = Acceptance::law;
+        options.theta = theta;
+        const auto found = statistics(options, rejections, odds);
+        CHECK(std::abs(found.first - wanted.first) < 4 * std::sqrt(0.5 / 4000));
+        CHECK(std::abs(found.second / wanted.second - 1) < 4 * std::sqrt(4.0 / (4000.0 * dim)));
+        CHECK(odds > 100 && std::abs(rejections - odds) < 5 * std::sqrt(odds));
+    }
+}
+
 void progress_is_told() {
     Mixture engine(dim);
     for (const std::size_t width : {0, 6}) {
@@ -294,6 +416,9 @@ int main() {
     the_jacobian_saves_sweeps();
     guidance_mixes_two_evaluations();
     conditions_belong_to_their_sample();
+    a_start_saves_sweeps_and_changes_nothing();
+    a_run_ends_by_its_deadline();
+    samples_in_law_have_the_law();
     progress_is_told();
     a_steady_sweep_allocates_nothing();
     noise_drawn_meanwhile_is_the_same();

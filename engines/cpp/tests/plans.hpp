@@ -55,14 +55,14 @@ class Mixture : public ncdeploy::Engine {
             const double sigma = batch.sigma[i], variance = 0.09 + sigma * sigma;
             double dot = 0;
             for (std::size_t d = 0; d < dim; ++d) {
-                dot += center(d) * x[d];
+                dot += center(d) * (x[d] - drift);
             }
             double mean = std::tanh(dot / variance);
             if (batch.labels && batch.labels[i] < 2) {
                 mean = batch.labels[i] == 0 ? 1 : -1;
             }
             for (std::size_t d = 0; d < dim; ++d) {
-                const double D = (0.09 * x[d] + sigma * sigma * mean * center(d)) / variance;
+                const double D = (0.09 * x[d] + sigma * sigma * (mean * center(d) + drift)) / variance;
                 batch.denoised[i * dim + d] = sigma < poison ? NAN : static_cast<float>(D);
             }
         }
@@ -72,6 +72,7 @@ class Mixture : public ncdeploy::Engine {
     static double center(std::size_t d) { return d % 2 ? 0.8 : -0.5; }
 
     std::size_t largest = 0; // batch so far
+    double drift = 0;        // of the data, everywhere
     double poison = 0;       // below this noise level D is NaN
 
   private:

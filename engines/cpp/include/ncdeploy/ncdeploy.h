@@ -71,6 +71,7 @@ typedef struct ncdeploy_options {
 
     int acceptance; /* NCDEPLOY_PATHWISE or NCDEPLOY_LAW */
     double theta;   /* in law: most probable rejection that a node is still tested at; speed alone depends on it */
+    double deadline; /* seconds after which a run should have ended, with what it knows then; 0: none */
 } ncdeploy_options;
 
 /* When a node of a parallel run is final: when it stands still, which gives the samples of a sequential run to the
@@ -118,6 +119,7 @@ typedef struct ncdeploy_report {
     double wall_s, engine_s; /* seconds of the run, and those inside the network */
     double rejections;       /* in law: drafts that were rejected, per sample; and the summed probabilities of that, */
     double rejection_odds;   /* which they equal in the mean */
+    size_t complete;         /* samples that came to their end by the deadline */
 } ncdeploy_report;
 
 /* "major.minor.patch" */

@@ -127,6 +127,8 @@ struct Options {
     std::size_t max_rows = 0; // most rows the network sees in one call; 0: no limit
     Acceptance acceptance = Acceptance::pathwise;
     double theta = 0.5; // in law: most probable rejection that a node is still tested at; speed alone depends on it
+    double deadline = 0; // seconds after which a run should have ended, with what it knows then; 0: none
+    bool keep = false;   // whether the result has a trajectory for a later start
     std::optional<double> guidance;              // weight of classifier-free guidance; doubles the rows
     std::function<void(const Sweep &)> on_sweep; // called after every network call; what it throws ends the run
 };
@@ -139,6 +141,12 @@ struct Result {
     std::vector<double> residual;    // [n], largest residual that was accepted, relative to sigma; 0 in law
     std::vector<std::size_t> rejections; // [n], of acceptance in law: drafts that were rejected
     std::vector<double> rejection_odds;  // [n], and the summed probabilities of that, which they equal in the mean
+    // [n]: whether a sample came to its end by the deadline. Otherwise it is D at the last node of its window, and its
+    // residual the largest of the nodes left in it; what was not begun is the data's mean. In law, and for what was not
+    // begun, that residual is infinity.
+    std::vector<unsigned char> complete;
+    std::vector<std::uint64_t> seeds;
+    std::vector<float> trajectory;   // [n, nodes, *shape], D at every evaluated node; empty unless options.keep
     double wall_s = 0, engine_s = 0; // seconds of the run, and those inside the network
 };
 
@@ -182,8 +190,11 @@ class Sampler {
 
     // One sample per seed. conditions: all that the model takes, each with one array for every seed; with the labels
     // under "labels", for example {{"labels", std::vector<std::int64_t>{0, 1, 2}}}.
+    // start: an earlier result of the same plan and seeds, whose conditions were nearly these; of a sampler that keeps
+    // trajectories, or with `samples` alone as a guess. A bad one costs sweeps, never truth.
     // Throws InputError, NumericalError and whatever the engine and on_sweep throw.
-    Result sample(const std::vector<std::uint64_t> &seeds, const Conditions &conditions = {}) const;
+    Result sample(const std::vector<std::uint64_t> &seeds, const Conditions &conditions = {},
+                  const Result *start = nullptr) const;
 
     const Plan &plan() const { return plan_; }
     const Options &options() const { return options_; }
