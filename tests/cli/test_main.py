@@ -150,3 +150,21 @@ def test_without_torch_the_line_that_installs_it_is_shown(tmp_path, command):
 def test_every_command_is_registered_once():
     names = [c.name or c.callback.__name__ for c in app.registered_commands]
     assert sorted(names) == sorted(COMMANDS)
+
+
+def test_results_that_cannot_be_written_end_in_one_line(models):
+    """On a full disk; to a reader that has gone they end without a word."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
+    for words in (["--version"], ["inspect", models["image"]], ["inspect", models["image"], "--json"]):
+        command = [sys.executable, "-m", "ncdeploy_cli.main", *words]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+        assert (done.returncode, done.stderr.splitlines()) == (
+            1, ["error: the output: cannot be written: No space left on device"],
+        )  # fmt: skip
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (1, "")
