@@ -147,17 +147,21 @@ def kill(name: str, count: int, folder: Path) -> Counter[str]:
     run(folder, command.words)
     long = max(run(folder, command.words) for _ in range(2))
     there = names(folder)
-    for i in range(count):
+    while found["killed"] < count:
         child = start(folder, command.words)
         time.sleep(float(rng.uniform(0, long)))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        found["killed" if status == signal.SIGKILL else "ended before"] += 1
+        if status != signal.SIGKILL:
+            found["ended before"] += 1
+            long *= 0.9
+            continue
+        found["killed"] += 1
         command.whole(output)
         found["with temporary files"] += names(folder) != there
         if name == "train":
             found["resumed bit-exact"] += resume(folder, output)
-        if i % NEXT == NEXT - 1:
+        if not found["killed"] % NEXT:
             run(folder, command.words)
             assert names(folder) == there, names(folder) ^ there
             command.whole(output)
