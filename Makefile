@@ -1,4 +1,5 @@
 # make demo    train, export, verify and sample on handwritten digits; open demo/index.html
+# make policy  train a robot policy on a toy task, import, bundle and drive it in Python and C++; open policy/policy.png
 # make test    the test suite
 # make test-fast  those of sampling, formats, drawing and running engines
 # make test-slow  the tests that take minutes
@@ -14,10 +15,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast test-slow check bench figures study gpu-check clean
+.PHONY: demo policy test test-fast test-slow check bench figures study gpu-check clean
 
 demo: $(READY)
 	$(BIN)/ncdeploy demo -o demo --force
+
+policy: $(READY) build/onnxruntime
+	$(BIN)/python -m examples.policy -o policy
 
 test: $(READY) build/onnxruntime
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist worksteal -m "not slow and not timing"
@@ -58,7 +62,7 @@ gpu-check:
 	$(PYTHON) -m benchmarks.gpu -o gpu-check $(GPU_CHECK) && exit $$tests
 
 clean:
-	rm -rf $(VENV) demo gpu-check build dist
+	rm -rf $(VENV) demo policy gpu-check build dist
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from examples.policy import task
+from ncdeploy import Condition
 from ncdeploy.denoisers import NoiseTable
 from ncdeploy.denoisers.foreign.policy_unet import PolicyUNet, PolicyUNetConfig
 
@@ -57,7 +58,8 @@ def train(*, steps: int = 3000, demonstrations: int = 200, batch: int = 64, seed
     config = PolicyUNetConfig(
         observation=obs.shape[1], widths=WIDTHS, embedding=EMBEDDING, kernel=KERNEL, groups=GROUPS
     )
-    network = PolicyUNet((HORIZON, 2), config)
+    condition = Condition(name="obs", dtype="float32", shape=(obs.shape[1],))
+    network = PolicyUNet((HORIZON, 2), config, conditions=(condition,))
     averaged = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
