@@ -14,8 +14,8 @@ from torch import nn
 from ncdeploy.backends.parts import PartEngine
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import weights_digest
-from ncdeploy.errors import BackendError, InputError, ParityError
-from ncdeploy.export.graph import DEFAULT_OPSET, trace_module
+from ncdeploy.errors import InputError, ParityError
+from ncdeploy.export.graph import DEFAULT_OPSET, trace_module, write
 from ncdeploy.files import atomic_write
 from ncdeploy.formats.parts import PART_OF, SAMPLES, Part, Role, read_part
 from ncdeploy.ports import Port, Value
@@ -61,16 +61,9 @@ def export_part(
         outputs=names, opset=opset,
         ports=[Port(name=name, dtype="", shape=(SAMPLES,)) for name in [*(v.name for v in takes), *names]],
     )  # fmt: skip
-    import onnx
-
     info = replace(info, weights_digest=weights_digest(of.state_dict()))
-    onnx.helper.set_model_props(graph, {PART_OF: str(info.weights_digest)})
     with atomic_write(path) as temporary:
-        try:
-            onnx.checker.check_model(graph, full_check=True)
-            temporary.write_bytes(graph.SerializeToString())
-        except Exception as e:  # checker, shape inference and protobuf raise unrelated types
-            raise BackendError(f"{path}: the graph is not valid ONNX: {str(e).strip().splitlines()[0]}") from e
+        write(graph, {PART_OF: str(info.weights_digest)}, temporary)
         part = read_part(temporary, role, info, os.fspath(path))
         with PartEngine(temporary, part, info, threads=threads) as engine:
             _compare(model, engine, path)
