@@ -45,7 +45,7 @@ def windows(demonstrations: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return states, aims, acts
 
 
-def train(*, steps: int = 3000, demonstrations: int = 200, batch: int = 64, seed: int = 0) -> tuple[PolicyUNet, Any]:
+def train(*, steps: int = 2500, demonstrations: int = 200, batch: int = 64, seed: int = 0) -> tuple[PolicyUNet, Any]:
     """The averaged network, and the statistics by feature."""
     torch.manual_seed(seed)
     states, goals, actions = windows(demonstrations, seed)
@@ -61,7 +61,7 @@ def train(*, steps: int = 3000, demonstrations: int = 200, batch: int = 64, seed
     condition = Condition(name="obs", dtype="float32", shape=(obs.shape[1],))
     network = PolicyUNet((HORIZON, 2), config, conditions=(condition,))
     averaged = copy.deepcopy(network)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, foreach=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
     signal = torch.tensor(NoiseTable.cosine(TRAINING_STEPS).alphas_cumprod, dtype=torch.float32)
     rows = torch.arange(batch)
@@ -75,8 +75,7 @@ def train(*, steps: int = 3000, demonstrations: int = 200, batch: int = 64, seed
         optimizer.step()
         rate.step()
         with torch.no_grad():
-            for mean, value in zip(averaged.parameters(), network.parameters(), strict=True):
-                mean.lerp_(value, 1 - EMA)
+            torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - EMA)
     return averaged, statistics
 
 

@@ -20,6 +20,7 @@ from ncdeploy.training import (
     load_data,
     resume_training,
     save_training,
+    saving,
     start,
 )
 from ncdeploy.training.ema import EMA
@@ -124,6 +125,28 @@ def test_resume_refuses_moments_of_no_step(tmp_path: Path, moons: Dataset) -> No
         save_training(tmp_path / "model.pt", training)
         with pytest.raises(FileError, match=r"training state is damaged.*weight 0"):
             resume_training(tmp_path / "model.pt", steps=4)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path, moons: Dataset, monkeypatch) -> None:
+    """Another run saves between two looks at it: never the record of one and the weights of the other."""
+    path, later = tmp_path / "model.pt", tmp_path / "later.pt"
+    training = start(moons, TrainConfig(steps=9, batch=8, device="cpu"), network=SMALL)
+    for step in training.run():
+        if step.step in (2, 3):
+            save_training(path if step.step == 2 else later, training)
+    wanted = different(resume_training(later), resume_training(path))
+    assert wanted
+
+    def replacing(of: Path) -> dict:
+        if later.exists():
+            later.replace(path)
+        return load_record(of)
+
+    monkeypatch.setattr(saving, "load_record", replacing)
+    resumed = resume_training(path)
+    monkeypatch.undo()
+    assert resumed.step == 3
+    assert different(resumed, resume_training(path)) == []
 
 
 def test_a_batch_without_memory_is_told(moons: Dataset) -> None:
