@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.policy", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("policy"), help="a folder; what is in it is replaced")
     parser.add_argument("--steps", type=int, default=2500, help="of the training")
-    parser.add_argument("--episodes", type=int, default=64, help="that are driven")
+    parser.add_argument("--episodes", type=int, default=40, help="that are driven")
     parser.add_argument("--onnxruntime", type=Path, default=Path("build/onnxruntime"), help="its headers, for C++")
     parser.add_argument("--skip-cpp", action="store_true", help="Python alone")
     options = parser.parse_args(arguments)
