@@ -201,7 +201,7 @@ def _is_npz(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError):
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 

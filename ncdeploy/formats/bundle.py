@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import user_path
+from ncdeploy.files import unexchanged, user_path
 from ncdeploy.formats.describe import check_graph
 from ncdeploy.formats.filetype import MANIFEST, is_bundle
 from ncdeploy.formats.manifest import DIGEST, MAX_MANIFEST, FileEntry, Manifest, PlanEntry, read_manifest
@@ -83,21 +83,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     (see `ncdeploy.bundle`) or in which any bit has changed.
     """
     folder = user_path(path)
-    while True:
-        before = _identity(folder)
-        try:
-            return _open(path, folder)
-        except FileError:
-            if _identity(folder) == before:
-                raise
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        found = folder.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+    return unexchanged(folder, lambda: _open(path, folder))
 
 
 def _open(path: str | os.PathLike[str], folder: Path) -> Bundle:

@@ -80,7 +80,7 @@ def _zip_kind(path: str | os.PathLike[str], file: Path) -> Kind:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as e:
         raise FileError(f"{path}: is truncated or damaged; copy or make it again") from e
     if any(name.endswith("/data.pkl") for name in names):
         return Kind.TORCH

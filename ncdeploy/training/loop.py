@@ -16,9 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
@@ -26,14 +24,13 @@ from ncdeploy.denoisers.embedding import Observed
 from ncdeploy.denoisers.error_curve import measure_error_curve
 from ncdeploy.denoisers.factory import build, default_config
 from ncdeploy.errors import DependencyError, InputError, NumericalError, OutOfMemoryError, install
-from ncdeploy.modelinfo import ModelInfo
-from ncdeploy.ports import described, take_all
+from ncdeploy.ports import take_all
 from ncdeploy.training.config import TrainConfig
 from ncdeploy.training.data import Dataset
 from ncdeploy.training.ema import EMA
+from ncdeploy.training.fit import DEFAULT_PLAN, check_fit, describe
 from ncdeploy.training.objective import Objective
 
-DEFAULT_PLAN = {"solver": "dpmpp_2m", "steps": 25, "schedule": "karras", "sigma_min": 0.02, "sigma_max": 80.0}
 _CURVE_SIGMAS, _CURVE_SAMPLES = 32, 1024
 _CURVE_VALUES = 1 << 16  # enough at every noise level; large samples bring so many sooner
 _FEW = 2_000_000  # 650 colour pictures of 32 x 32
@@ -267,44 +264,6 @@ def start_from(denoiser: Denoiser, data: Dataset, config: TrainConfig) -> Traini
     parent = {"data": info.data, "weights_digest": info.weights_digest or weights_digest(denoiser.state_dict())}
     denoiser.info = replace(info, error_curve=None)
     return Training(denoiser, data, config, parent=parent)
-
-
-def describe(data: Dataset, config: TrainConfig) -> ModelInfo:
-    """What a model trained so will say of itself, before it is measured."""
-    return ModelInfo(
-        shape=data.shape,
-        sigma_min=config.sigma_min,
-        sigma_max=config.sigma_max,
-        sigma_data=data.sigma_data,
-        num_classes=data.num_classes if config.conditional else 0,
-        offset=data.offset,
-        scale=data.scale,
-        data=data.name,
-        mean=tuple(data.mean.round(6).flatten().tolist()),
-        default_plan=dict(DEFAULT_PLAN),
-        conditions=tuple(
-            replace(c, null=_outside(data.conditions[c.name])) if c.dtype == "float32" and config.label_dropout else c
-            for c in described(data.conditions)
-        ),
-    )
-
-
-def _outside(values: NDArray[Any]) -> float:
-    """A number below all of these and their negatives: what means "none" must mean nothing else."""
-    return -1.0 - math.ceil(float(np.abs(values).max()))
-
-
-def check_fit(denoiser: Denoiser, data: Dataset, config: TrainConfig) -> None:
-    """Raise InputError unless the denoiser can be trained on the data as the config asks."""
-    wanted = describe(data, config)
-    if config.conditional and not data.num_classes:
-        raise InputError(f"conditional: the data {data.name!r} have no labels; train without --conditional")
-    for name in ("shape", "num_classes"):
-        have, want = getattr(denoiser.info, name), getattr(wanted, name)
-        if have != want:
-            raise InputError(f"{name}: the model has {have}, the data {data.name!r} ask for {want}")
-    if not any(p.requires_grad for p in denoiser.parameters()):
-        raise InputError("the model has no weights to train")
 
 
 def _accelerator(config: TrainConfig) -> Any:

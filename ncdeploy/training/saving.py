@@ -11,7 +11,7 @@ from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import load_model, load_record, load_training_state, save_model
 from ncdeploy.denoisers.factory import build
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import user_path
+from ncdeploy.files import unexchanged
 from ncdeploy.training.config import TrainConfig
 from ncdeploy.training.data import Dataset, load_data
 from ncdeploy.training.loop import Training
@@ -42,7 +42,9 @@ def resume_training(
     On one CPU the resumed run ends in the very weights of an uninterrupted one.
     Raises FileError for a file without a run to resume, InputError if the data have changed or nothing is left to do.
     """
-    average, record, state = _read(path, allow_module)
+    average, record, state = unexchanged(  # another run may save meanwhile
+        path, lambda: (load_model(path, allow_module=allow_module), load_record(path), load_training_state(path))
+    )
     config = read_config(path, record)
     if steps is not None:
         config = replace(config, steps=steps)
@@ -68,28 +70,6 @@ def resume_training(
     _restore(path, training, average, state, record["step"])
     training.step, training.seconds = int(record["step"]), float(record["seconds"])
     return training
-
-
-def _read(path: str | os.PathLike[str], allow_module: bool) -> tuple[Denoiser, dict[str, Any], dict[str, Any]]:
-    """Model, record and state of one file, which another run may replace meanwhile."""
-    while True:
-        before = _identity(path)
-        try:
-            found = load_model(path, allow_module=allow_module), load_record(path), load_training_state(path)
-        except FileError:
-            if _identity(path) == before:
-                raise
-            continue
-        if _identity(path) == before:
-            return found
-
-
-def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    try:
-        found = user_path(path).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
 
 
 def read_config(path: str | os.PathLike[str], record: dict[str, Any]) -> TrainConfig:

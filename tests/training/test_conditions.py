@@ -25,7 +25,7 @@ from ncdeploy.training import (
     start,
     start_from,
 )
-from ncdeploy.training.loop import describe
+from ncdeploy.training.fit import describe
 from ncdeploy.training.objective import Objective
 
 SMALL = {"width": 32, "blocks": 2}

@@ -14,7 +14,7 @@ from ncdeploy.training.alphas import LogisticAlphas
 from ncdeploy.training.config import ContrastiveConfig, TrainConfig
 from ncdeploy.training.contrastive import Draws, contrastive_loss, draw, llr, vp_scale
 from ncdeploy.training.data import Dataset
-from ncdeploy.training.loop import describe
+from ncdeploy.training.fit import describe
 from ncdeploy.training.objective import Objective
 
 WIDE = LogisticAlphas.within(1e-3, 300.0)
