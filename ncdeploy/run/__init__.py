@@ -17,7 +17,7 @@ from ncdeploy.result import Result
 from ncdeploy.run.options import SampleOptions, Window
 from ncdeploy.run.policy import AUTO_VALUES, decide, steered
 from ncdeploy.run.request import Conditions, Request, check
-from ncdeploy.sampling.arrays import namespace, to_host
+from ncdeploy.sampling.arrays import device_of, namespace, to_host
 from ncdeploy.sampling.evaluator import Denoise, Evaluator
 from ncdeploy.sampling.law import LawRun
 from ncdeploy.sampling.parallel import TOLERANCE, ParallelRun
@@ -106,14 +106,16 @@ class Sampling(Iterator[Sweep]):
 
 def _as_known(sweep: Sweep, request: Request, run: SequentialRun | ParallelRun) -> tuple[Any, NDArray[np.float64]]:
     """Samples and residuals of a run that ended early: what is not begun is the mean. Nobody knows how far off that is,
-    nor a sequential run, nor one in law."""
-    residual = run.residual.copy()
+    nor a sequential run, nor one in law. A trajectory that is kept goes on with the estimate."""
+    residual, like = run.residual.copy(), request.like
     samples = sweep.estimate().reshape((len(residual), request.dim))
     not_begun = sweep.accepted == 0
     if not_begun.any():
-        samples[not_begun] = (
-            0.0 if request.mean is None else namespace(request.like).asarray(request.mean, dtype=samples.dtype)
-        )
+        mean = np.zeros(request.dim) if request.mean is None else request.mean
+        samples[not_begun] = namespace(like).asarray(mean, dtype=like.dtype, device=device_of(like))
+    if run.outputs is not None:
+        for i in np.flatnonzero(sweep.accepted < sweep.nodes):
+            run.outputs[i, sweep.accepted[i] :] = samples[i]
     left = sweep.accepted[sweep.lanes] < sweep.nodes
     residual[sweep.accepted < sweep.nodes] = np.inf
     if isinstance(run, ParallelRun) and request.options.acceptance == "pathwise":

@@ -168,3 +168,19 @@ def test_samples_that_were_not_begun_are_the_mean() -> None:
     assert (found.samples[1:] == 0.25).all()
     assert np.isinf(found.residual[1:]).all()
     assert not found.complete.any()
+
+
+@pytest.mark.parametrize("window", [None, 12, 50])
+def test_a_run_that_ended_early_is_a_start_too(monkeypatch, window) -> None:
+    """Its trajectory goes on with what was known: no worse than none, and better where there was time for much."""
+    cold = run()
+    for deadline in (1.5, 40.5):
+        clock = Clock()
+        monkeypatch.setattr(time, "perf_counter", lambda clock=clock: clock.now)
+        options = SampleOptions(shape=SHAPE, error_curve=curve(), deadline=deadline, keep=True)
+        early = sample(clock, ODE, seeds=SEEDS, window=window, options=options)
+        monkeypatch.undo()
+        assert np.abs(early.trajectory.outputs[:, -2]).max() > 0
+        warm = run(start=early.trajectory)
+        assert np.median(warm.sweeps) <= np.median(cold.sweeps) + 1
+    assert np.median(warm.sweeps) < np.median(cold.sweeps)

@@ -28,8 +28,9 @@ struct Run {
                std::chrono::duration<double>(now - begin + (now - call)).count() > options.deadline;
     }
 
-    // A sample that has not come to its end: the estimate, null for the mean, and how far off it is.
-    void leave(std::size_t sample, const float *estimate, double residual) const {
+    // A sample that has not come to its end: nodes that are final, the estimate, null for the mean, and how far off it
+    // is. A trajectory that is kept goes on with the estimate.
+    void leave(std::size_t sample, std::size_t accepted, const float *estimate, double residual) const {
         float *out = result.samples.data() + sample * dim;
         result.complete[sample] = 0;
         result.residual[sample] = std::max(result.residual[sample], residual);
@@ -37,6 +38,9 @@ struct Run {
             std::copy_n(estimate, dim, out);
         } else {
             std::copy(mean.begin(), mean.end(), out);
+        }
+        for (std::size_t k = accepted; options.keep && k < plan.size(); ++k) {
+            std::copy_n(out, dim, result.trajectory.data() + (sample * plan.size() + k) * dim);
         }
     }
 };

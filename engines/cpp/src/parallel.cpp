@@ -152,10 +152,10 @@ void run_parallel(const Run &run) {
         }
         if (run.late(call) && (!lanes.empty() || waiting < run.seeds.size())) {
             for (const auto &lane : lanes) {
-                run.leave(lane->sample, lane->estimate(), lane->left());
+                run.leave(lane->sample, lane->accepted(), lane->estimate(), lane->left());
             }
             for (; waiting < run.seeds.size(); ++waiting) {
-                run.leave(waiting, nullptr, std::numeric_limits<double>::infinity());
+                run.leave(waiting, 0, nullptr, std::numeric_limits<double>::infinity());
             }
             return;
         }

@@ -49,7 +49,7 @@ bool group(const Run &run, std::size_t first, std::size_t last, std::vector<std:
                                        plan.evaluated.end(), [](unsigned char due) { return due; });
         if (!ends && run.late(call)) {
             for (std::size_t i = first; i < last; ++i) {
-                run.leave(i, tracks[i - first].D[k], std::numeric_limits<double>::infinity());
+                run.leave(i, k + 1, tracks[i - first].D[k], std::numeric_limits<double>::infinity());
             }
             return false;
         }
@@ -71,7 +71,7 @@ void run_sequential(const Run &run) {
     for (std::size_t first = 0; first < run.seeds.size(); first += run.lanes) {
         const std::size_t last = std::min(first + run.lanes, run.seeds.size());
         for (std::size_t i = first; !time && i < last; ++i) {
-            run.leave(i, nullptr, std::numeric_limits<double>::infinity());
+            run.leave(i, 0, nullptr, std::numeric_limits<double>::infinity());
         }
         time = time && group(run, first, last, accepted);
     }

@@ -269,6 +269,11 @@ void a_run_ends_by_its_deadline() {
             CHECK(std::all_of(early.samples.begin(), early.samples.end(), [](float v) { return std::isfinite(v); }));
             CHECK(early.samples[0] != 0 && early.samples[2 * dim] == 0); // the third sample was not begun
             CHECK(early.residual[0] > 1e-3 && std::isinf(early.residual[2]));
+            options.keep = true;
+            const Result kept = Sampler(engine, plan, options).sample(seeds);
+            const std::size_t last = plan.size() - 1; // its trajectory goes on with what was known
+            CHECK(std::equal(kept.samples.begin(), kept.samples.begin() + dim,
+                             kept.trajectory.begin() + static_cast<long>(last * dim)));
         }
     }
     Options options = window(9);
