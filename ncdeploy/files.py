@@ -14,13 +14,10 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from ncdeploy.errors import FileError
-
-T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -49,29 +46,6 @@ def real_path(path: str | os.PathLike[str]) -> Path:
         return user_path(path).resolve()
     except (OSError, ValueError, RuntimeError) as e:
         raise FileError(f"{path}: is not the name of a file: {e}") from e
-
-
-def unexchanged(path: str | os.PathLike[str], read: Callable[[], T]) -> T:
-    """What `read` makes of a file or folder, which others may exchange meanwhile: then it is read again, so that
-    nothing is of two of them. What it raises holds for one that stayed."""
-    while True:
-        before = _identity(path)
-        try:
-            found = read()
-        except FileError:
-            if _identity(path) == before:
-                raise
-            continue
-        if _identity(path) == before:
-            return found
-
-
-def _identity(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
-    try:
-        found = user_path(path).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def regular_file(path: str | os.PathLike[str], expected: str) -> Path:

@@ -184,13 +184,13 @@ def _port(port: Port) -> str:
 
 def _torch(path: str | os.PathLike[str], file: Path, allow_module: bool) -> Inspection:
     try:
-        from ncdeploy.denoisers.checkpoint import load_model, load_record
+        from ncdeploy.denoisers.checkpoint import load_checkpoint
         from ncdeploy.denoisers.safetensors_file import is_safetensors
     except ImportError as e:
         raise DependencyError(f"{path}: is a PyTorch model; to look inside: {install('torch')}") from e
-    denoiser = load_model(path, allow_module=allow_module)
+    denoiser, record, _ = load_checkpoint(path, allow_module=allow_module)
     count = sum(t.numel() for t in denoiser.state_dict().values() if t.is_floating_point())
-    details = {"config": denoiser.config, "record": load_record(path)}
+    details = {"config": denoiser.config, "record": record}
     kind = "model.safetensors" if is_safetensors(file) else "model.pt"
     return Inspection(
         kind=kind, size=file.stat().st_size, info=denoiser.info, parameters=count, details=details

@@ -1,7 +1,14 @@
 """Models as one function, denoised = D(x, sigma[, labels]), with everything else inside. Needs PyTorch."""
 
 from ncdeploy.denoisers.base import Denoiser
-from ncdeploy.denoisers.checkpoint import load_model, load_record, load_training_state, save_model, weights_digest
+from ncdeploy.denoisers.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_model,
+    load_record,
+    save_model,
+    weights_digest,
+)
 from ncdeploy.denoisers.error_curve import measure_error_curve
 from ncdeploy.denoisers.factory import build, default_config
 from ncdeploy.denoisers.mixture import Mixture
@@ -16,6 +23,7 @@ __all__ = [
     "VESDE",
     "VP",
     "VPSDE",
+    "Checkpoint",
     "Denoiser",
     "MLPConfig",
     "Mixture",
@@ -24,9 +32,9 @@ __all__ = [
     "UNetConfig",
     "build",
     "default_config",
+    "load_checkpoint",
     "load_model",
     "load_record",
-    "load_training_state",
     "measure_error_curve",
     "save_model",
     "weights_digest",

@@ -19,7 +19,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,19 @@ from ncdeploy.records import read
 FORMAT = 1
 FIELDS = {"config": dict, "weights": dict, "info": str, "record": dict}
 MARKS = [b"X" + len(name).to_bytes(4, "little") + name.encode() for name in ("format", *FIELDS)]  # names in a pickle
+
+
+class Checkpoint(NamedTuple):
+    """What one model file holds.
+
+    model:          on the CPU and in eval mode
+    record:         the training record
+    training_state: what resuming needs; None in a finished model
+    """
+
+    model: Denoiser
+    record: dict[str, Any]
+    training_state: dict[str, Any] | None
 
 
 def save_model(
@@ -95,6 +108,14 @@ def load_model(path: str | os.PathLike[str], *, allow_module: bool = False) -> D
     Raises FileError for a file that is missing, truncated, altered, foreign, of another format, holds code, or names
     code that is not allowed; DependencyError where its network needs a package that is not installed.
     """
+    return load_checkpoint(path, allow_module=allow_module).model
+
+
+def load_checkpoint(path: str | os.PathLike[str], *, allow_module: bool = False) -> Checkpoint:
+    """All that a model file holds, of one reading: a run that saves meanwhile replaces the file, and mixes nothing.
+
+    Raises as `load_model` does.
+    """
     payload = _read(path)
     try:
         info = ModelInfo.from_json(payload["info"])
@@ -115,7 +136,7 @@ def load_model(path: str | os.PathLike[str], *, allow_module: bool = False) -> D
         raise FileError(f"{path}: info and config disagree on {', '.join(differing)}; the file was altered")
     denoiser.load_state_dict(weights, assign=True)
     denoiser.info = info
-    return denoiser.eval()
+    return Checkpoint(denoiser.eval(), payload["record"], payload.get("training_state"))
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:
@@ -141,14 +162,6 @@ def load_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The training record of a model file. Raises FileError as `load_model` does."""
     record: dict[str, Any] = _read(path)["record"]
     return record
-
-
-def load_training_state(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `save_model` was given as training_state. Raises FileError if the file has none, or as `load_model` does."""
-    state = _read(path).get("training_state")
-    if not isinstance(state, dict):
-        raise FileError(f"{path}: holds a finished model without training state; nothing to resume from")
-    return state
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -216,6 +229,8 @@ def _checked(path: str | os.PathLike[str], payload: Any) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if not isinstance(payload.get(name), kind):
             raise FileError(f"{path}: the field {name!r} is missing or damaged; copy or train the file again")
+    if not isinstance(payload.get("training_state", {}), dict):
+        raise FileError(f"{path}: the training state is damaged; the file was altered")
     if not all(isinstance(tensor, Tensor) for tensor in payload["weights"].values()):
         raise FileError(f"{path}: the weights are not all tensors; the file was altered")
     try:

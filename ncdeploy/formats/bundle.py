@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import unexchanged, user_path
+from ncdeploy.files import user_path
 from ncdeploy.formats.describe import check_graph
 from ncdeploy.formats.filetype import MANIFEST, is_bundle
 from ncdeploy.formats.manifest import DIGEST, MAX_MANIFEST, FileEntry, Manifest, PlanEntry, read_manifest
@@ -23,6 +23,7 @@ from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
 from ncdeploy.sampling.plan import Plan
 
 AGAIN = "copy the bundle again, or make it again with ncdeploy bundle"
+ATTEMPTS = 10  # at a bundle that is exchanged while it is read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,10 +81,28 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     A bundle that is exchanged for another one meanwhile is read again.
 
     Raises FileError, in one line, for a folder that is no bundle, and for a bundle that breaks a rule of its format
-    (see `ncdeploy.bundle`) or in which any bit has changed.
+    (see `ncdeploy.bundle`), in which any bit has changed, or that is exchanged again and again.
     """
     folder = user_path(path)
-    return unexchanged(folder, lambda: _open(path, folder))
+    for _ in range(ATTEMPTS):
+        before = _identity(folder)
+        try:
+            bundle = _open(path, folder)
+        except FileError:
+            if _identity(folder) == before:
+                raise
+            continue
+        if _identity(folder) == before:
+            return bundle
+    raise FileError(f"{path}: is exchanged for another bundle faster than it can be read; try again later")
+
+
+def _identity(folder: Path) -> tuple[int, int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _open(path: str | os.PathLike[str], folder: Path) -> Bundle:

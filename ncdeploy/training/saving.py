@@ -8,10 +8,9 @@ from typing import Any
 import torch
 
 from ncdeploy.denoisers.base import Denoiser
-from ncdeploy.denoisers.checkpoint import load_model, load_record, load_training_state, save_model
+from ncdeploy.denoisers.checkpoint import load_checkpoint, save_model
 from ncdeploy.denoisers.factory import build
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import unexchanged
 from ncdeploy.training.config import TrainConfig
 from ncdeploy.training.data import Dataset, load_data
 from ncdeploy.training.loop import Training
@@ -42,9 +41,9 @@ def resume_training(
     On one CPU the resumed run ends in the very weights of an uninterrupted one.
     Raises FileError for a file without a run to resume, InputError if the data have changed or nothing is left to do.
     """
-    average, record, state = unexchanged(  # another run may save meanwhile
-        path, lambda: (load_model(path, allow_module=allow_module), load_record(path), load_training_state(path))
-    )
+    average, record, state = load_checkpoint(path, allow_module=allow_module)
+    if state is None:
+        raise FileError(f"{path}: holds a finished model without training state; nothing to resume from")
     config = read_config(path, record)
     if steps is not None:
         config = replace(config, steps=steps)

@@ -288,6 +288,18 @@ def test_a_bundle_that_is_exchanged_while_it_is_read_is_read_again(copy, monkeyp
     assert 0.25 in [plan.tolerance for plan in open_bundle(copy).plans.values()]
 
 
+def test_a_bundle_that_never_stays_is_refused(copy, monkeypatch):
+    def check(folder: Path, name: str, entry: Any) -> None:
+        os.utime(shutil.copytree(copy, copy.with_name("other")))
+        shutil.rmtree(copy)
+        copy.with_name("other").rename(copy)
+        real(folder, name, entry)
+
+    real = bundle_format._check_file
+    monkeypatch.setattr(bundle_format, "_check_file", check)
+    refused(copy, "is exchanged for another bundle faster than it can be read")
+
+
 def test_folders_that_are_no_bundle(tmp_path):
     with pytest.raises(FileError, match="no such folder"):
         open_bundle(tmp_path / "missing")

@@ -22,9 +22,9 @@ from ncdeploy.denoisers import (
     NoiseTable,
     build,
     default_config,
+    load_checkpoint,
     load_model,
     load_record,
-    load_training_state,
     save_model,
 )
 from ncdeploy.errors import FileError, InputError
@@ -85,14 +85,13 @@ def test_opens_as_plain_weights(saved: Path) -> None:
     assert set(payload) == {"format", "config", "weights", "info", "record", "training_state", "digest"}
     assert json.loads(json.dumps(payload["config"])) == payload["config"]
     assert load_record(saved) == {"loss": [1.5, 0.5]}
-    assert load_training_state(saved) == {"step": 7}
+    assert load_checkpoint(saved).training_state == {"step": 7}
 
 
 def test_a_finished_model_has_nothing_to_resume(tmp_path: Path) -> None:
     save_model(tmp_path / "m.pt", vp())
     assert load_record(tmp_path / "m.pt") == {}
-    with pytest.raises(FileError, match="nothing to resume"):
-        load_training_state(tmp_path / "m.pt")
+    assert load_checkpoint(tmp_path / "m.pt").training_state is None
 
 
 def test_a_flipped_byte_in_any_weight_is_noticed(saved: Path) -> None:
@@ -170,18 +169,18 @@ def test_a_change_of_anything_is_noticed(saved: Path) -> None:
 def test_no_flipped_bit_is_read_as_other_numbers(saved: Path) -> None:
     """The checksums of the archive name each one that is read at all; what nobody reads may be flipped."""
     content = saved.read_bytes()
-    model, state = load_model(saved), load_training_state(saved)
+    model, record, state = load_checkpoint(saved)
     rng, noticed = np.random.default_rng(0), 0
     for bit in rng.integers(0, 8 * len(content), 150):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << int(bit % 8)
         saved.write_bytes(damaged)
         try:
-            found, again = load_model(saved), load_training_state(saved)
+            found, *again = load_checkpoint(saved)
         except FileError:
             noticed += 1
             continue
-        assert (found.info, found.config, again) == (model.info, model.config, state)
+        assert (found.info, found.config, *again) == (model.info, model.config, record, state)
         assert all(torch.equal(t, found.state_dict()[name]) for name, t in model.state_dict().items())
     assert noticed > 75
 
