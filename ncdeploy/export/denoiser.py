@@ -3,7 +3,6 @@
 import copy
 import importlib.metadata
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, ParityError, install
 from ncdeploy.export.graph import DEFAULT_OPSET, MAX_BYTES, check_opset, require_onnx, trace, write
 from ncdeploy.export.guidance import GuidedDenoiser
-from ncdeploy.files import atomic_write
+from ncdeploy.files import atomic_write, workplace
 from ncdeploy.modelinfo import METADATA_KEY, PRECISIONS, ModelInfo
 from ncdeploy.parity import LIMITS, ParityReport, check_tolerances, compare
 
@@ -115,7 +114,7 @@ def export_onnx(
                 return _compare(model, candidate, tolerance, trajectory_tolerance, threads)
 
             if precision in types.LOW:
-                parity, advice = _verify_low(traced, graph, info, keep_fp32, agreement, threads, stage)
+                parity, advice = _verify_low(path, traced, graph, info, keep_fp32, agreement, threads, stage)
             else:
                 parity, advice = agreement(temporary), ""
             if not parity.ok:
@@ -158,6 +157,7 @@ def _compare(
 
 
 def _verify_low(
+    path: str | os.PathLike[str],
     traced: "onnx.ModelProto",
     lowered: "onnx.ModelProto",
     info: ModelInfo,
@@ -166,12 +166,15 @@ def _verify_low(
     threads: int | None,
     stage: Callable[[str], None],
 ) -> tuple[ParityReport, str]:
-    """Compare a graph in half precision, its rounding emulated; where it disagrees, say what to keep in float32."""
+    """Compare a graph in half precision, its rounding emulated; where it disagrees, say what to keep in float32.
+
+    path: of what is exported, beside which there is room for such a graph
+    """
     from ncdeploy.export.passes.emulate import Emulate
     from ncdeploy.export.sensitivity import layers_to_keep
 
-    with tempfile.TemporaryDirectory() as folder:
-        emulated = Path(folder) / "emulated.onnx"
+    with workplace(path) as folder:
+        emulated = folder / "emulated.onnx"
 
         def compare_emulated(graph: "onnx.ModelProto") -> ParityReport:
             write(Emulate()(graph)[0], {METADATA_KEY: info.to_json()}, emulated)

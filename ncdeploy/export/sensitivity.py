@@ -4,9 +4,7 @@ Each layer alone is put into half precision and its effect on D measured; then t
 1, 2, 4, ... of them, until the comparison passes. So what is named has been tried.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,10 +65,7 @@ def _run(graph: onnx.ModelProto, pool: Pool, info: ModelInfo, threads: int | Non
     options.log_severity_level = 4
     if threads is not None:
         options.intra_op_num_threads = threads
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "layer.onnx"
-        onnx.save(graph, path)
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds: dict[str, Any] = {"x": pool.x, "sigma": pool.sigma}
     given = dict(pool.given)
     feeds |= given.pop("conditions", {}) | given

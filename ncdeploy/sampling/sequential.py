@@ -32,6 +32,7 @@ class SequentialRun:
     ) -> None:
         self.evaluator, self.plan, self.seeds, self.lanes = evaluator, plan, seeds, lanes
         self.xp, self.like, self.dim = namespace(like), like, dim
+        self._state, self._denoised, self._noise = plan.state.tolist(), plan.denoised.tolist(), plan.noise.tolist()
         self.samples = self.xp.zeros((len(seeds), dim), dtype=like.dtype, device=device_of(like))
         self.outputs = zero_outputs(len(seeds), plan, dim, like) if keep else None
         self.sweeps = np.zeros(len(seeds), np.int64)
@@ -67,11 +68,10 @@ class SequentialRun:
         self.sweeps[lanes] = plan.evaluations
 
     def _row(self, k: int, lanes: Any, states: deque[Any], outputs: deque[Any]) -> Any:
-        plan = self.plan
-        terms = [float(c) * v for c, v in zip(plan.state[k], states, strict=False) if c]
-        terms += [float(c) * v for c, v in zip(plan.denoised[k], outputs, strict=False) if c]
-        if plan.noise[k]:
-            terms.append(float(plan.noise[k]) * self._draw(k, lanes))
+        terms = [c * v for c, v in zip(self._state[k], states, strict=False) if c]
+        terms += [c * v for c, v in zip(self._denoised[k], outputs, strict=False) if c]
+        if self._noise[k]:
+            terms.append(self._noise[k] * self._draw(k, lanes))
         x = terms[0]
         for term in terms[1:]:
             x = x + term

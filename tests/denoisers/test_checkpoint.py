@@ -260,6 +260,7 @@ def nested(depth: int) -> list[Any]:
         (weights(**{"network.inner.bias": torch.ones(16, dtype=torch.int64)}), "int64"),
         (weights(**{"network.inner.bias": torch.ones(16).to_sparse()}), "sparse"),
         (weights(**{"network.inner.bias": torch.ones(1).expand(16)}), "more values than it holds"),
+        (weights(**{"network.inner.bias": torch.ones(6).as_strided((16,), (0,))}), "more values than it holds"),
         (lambda p: {**p, "weights": dict.fromkeys(map(str, range(100)), torch.ones(2**16))}, "fits into it"),
         (config(network={"kind": "mlp", "width": 16, "blocks": 10**9}), "asks for more than"),
         (config(network={"kind": "mlp", "width": torch.ones(1), "blocks": 1}), "no setting"),

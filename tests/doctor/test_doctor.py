@@ -221,3 +221,20 @@ def test_this_machine():
     diagnosis = diagnose()
     assert diagnosis.usable
     assert {finding(diagnosis, name).status for name in ("torch", "onnxruntime", "provider CPU")} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Node (add): fallback to CPU EP has been explicitly disabled by the user", "it leaves even 1 + 1 to the CPU"),
+        ("libfoo.so.1: cannot open shared object file\nat line 12", "libfoo.so.1: cannot open shared object file"),
+    ],
+)
+def test_why_a_provider_does_not_run_is_told_in_one_line(monkeypatch, said, told):
+    import onnxruntime
+
+    def refuse(*_args, **_options):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    assert Machine().provider_failure(CPU) == told
