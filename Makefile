@@ -7,6 +7,7 @@
 # make bench   the figures of README.md, measured side by side
 # make study   the arms of the contrastive study on digits, seed by seed; takes hours, and goes on where it stopped
 # make figures  the pictures of README and docs, from the demo's model
+# make docs    the documentation's pages: build/site/index.html
 # make gpu-check  on a machine with a CUDA device: the tests that need one, then a benchmark of 7 minutes, in gpu-check/.
 #                 GPU_CHECK="--resume" goes on with it. Nothing is installed: PYTHON is what has PyTorch with CUDA
 
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo policy test test-fast test-slow check bench figures study gpu-check clean
+.PHONY: demo policy test test-fast test-slow check docs bench figures study gpu-check clean
 
 demo: $(READY)
 	$(BIN)/ncdeploy demo -o demo --force
@@ -39,7 +40,10 @@ build/onnxruntime: $(READY)
 test-slow: $(READY) build/onnxruntime
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --timeout 1200
 
-check: $(READY)
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+check: $(READY) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -66,5 +70,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,cpu,rtx,report,test,check]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,cpu,rtx,report,test,check,docs]'
 	touch $@

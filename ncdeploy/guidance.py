@@ -24,14 +24,16 @@ from ncdeploy.sampling.callsizes import CallSizes, sizes_of
 class Guided:
     """A conditional denoiser with guidance: a callable of the same kind, at two evaluations a row, in one call.
 
-    denoise:    callable D(x, sigma, labels), or with conditions, see `ncdeploy.backends.base`; arrays or tensors
-    weight:     w of every row, unless a call brings its own
-    null_label: the label that means "no class"; told by `denoise.info` where there is one
-
     `info` is that of the denoiser with info.guidance = True, or None. A denoiser that takes guidance itself (an
     exported graph) is only handed the weights.
 
-    Raises InputError for a model without classes or without an unconditional one, and for a weight that is not finite.
+    Attributes:
+        denoise: callable D(x, sigma, labels), or with conditions, see `ncdeploy.backends.base`; arrays or tensors
+        weight: w of every row, unless a call brings its own
+        null_label: the label that means "no class"; told by `denoise.info` where there is one
+
+    Raises:
+        InputError: for a model without classes or without an unconditional one, and for a weight that is not finite
     """
 
     def __init__(self, denoise: Callable[..., Any], weight: float = 1.0, *, null_label: int | None = None) -> None:

@@ -27,12 +27,13 @@ from ncdeploy.sampling.errorcurve import ErrorCurve
 class Inspection:
     """What a file says of itself.
 
-    kind:       "model.pt", "model.safetensors", "model.onnx", "sampler.onnx", "sweep.onnx", "encoder.onnx",
-                "decoder.onnx", "model.plan", "samples" or "bundle"
-    size:       bytes, of a bundle those of all its files
-    info:       the model's record; None for samples and for ONNX files of other origin
-    parameters: number of floating-point weights and tables
-    details:    of the kind: opset, operators, inputs ...; config and training record; arrays; plans and parity
+    Attributes:
+        kind: "model.pt", "model.safetensors", "model.onnx", "sampler.onnx", "sweep.onnx", "encoder.onnx",
+            "decoder.onnx", "model.plan", "samples" or "bundle"
+        size: bytes, of a bundle those of all its files
+        info: the model's record; None for samples and for ONNX files of other origin
+        parameters: number of floating-point weights and tables
+        details: of the kind: opset, operators, inputs ...; config and training record; arrays; plans and parity
     """
 
     kind: str
@@ -79,9 +80,12 @@ def time_layers(path: str | os.PathLike[str], rows: int | None = None) -> LayerT
 def inspect_file(path: str | os.PathLike[str], *, allow_module: bool = False) -> Inspection:
     """Look into model.pt, model.safetensors, model.onnx, model.plan, an .npz of samples or a bundle, which is checked.
 
-    allow_module: whether a model.pt may name Python code that makes its network, which is then imported and run
+    Args:
+        allow_module: whether a model.pt may name Python code that makes its network, which is then imported and run
 
-    Raises FileError for anything else, DependencyError for model.pt without PyTorch.
+    Raises:
+        FileError: for anything else
+        DependencyError: for model.pt without PyTorch
     """
     file = user_path(path)
     if is_bundle(path):

@@ -44,7 +44,8 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 class ModelInfo:
     """Everything a runtime needs to know of a denoiser D(x, sigma[, labels]). Model units are what the network sees.
 
-    Raises InputError for a field that does not hold what is said beside it.
+    Raises:
+        InputError: for a field that does not hold what is said beside it
     """
 
     shape: tuple[int, ...] = field(

@@ -58,7 +58,8 @@ class Value:
     def take(self, given: Any, n: int) -> NDArray[Any]:
         """Values of n samples as an array of the right dtype [n, *shape].
 
-        Raises InputError, naming the value, for another shape or type and for NaN and infinity.
+        Raises:
+            InputError: naming the value, for another shape or type and for NaN and infinity
         """
         try:
             values = np.asarray(given)
@@ -80,7 +81,8 @@ class Value:
 class Condition(Value):
     """An input that all rows of a sample share: an observation, the tokens of a prompt, a picture.
 
-    Raises InputError for a name that a model's other inputs have, and for a null value of another size.
+    Raises:
+        InputError: for a name that a model's other inputs have, and for a null value of another size
     """
 
     name: str = field(metadata=about(matching(_NAME, "a name of letters, digits and _"), "of the graph's input"))

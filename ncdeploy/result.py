@@ -17,22 +17,25 @@ from ncdeploy.sampling.result import Choice, Trajectory
 class Result:
     """A finished run of n samples.
 
-    samples:  [n, *shape], array kind and dtype of the run, in model units
-    decoded:  [n, ...] NumPy array, what the decoder of the bundle made of the samples; None without one
-    depth:    network calls made one after another
-    nfe:      rows the network evaluated per sample, on average; guidance takes two for each D
-    sweeps:   int64 [n], network calls each sample took part in
-    residual: float64 [n], largest residual that was accepted, relative to sigma; 0 for sequential runs
-    wall_s:   seconds of the whole run; engine_s: those spent inside the network
-    window:   evaluated nodes per sample and sweep at the start, None for sequential
-    choice:   what window="auto" chose, and why; None where the caller did
-    rejections, rejection_odds: int64 and float64 [n], of acceptance in law: drafts that were rejected, and the summed
-              probabilities of that, which they equal in the mean; None otherwise
-    complete: bool [n], of a run with a deadline: which samples came to their end. The others are the estimate at that
-              time, D at the last node of their window, or the mean if not begun; their residual is the largest of the
-              nodes left in that window, infinity where nobody knows: not begun, sequential, or in law
-    trajectory: of a run with SampleOptions(keep=True), for a later `start`
-    info:     of the model, where it has one; labels: int64 [n], or None
+    Attributes:
+        samples: [n, *shape], array kind and dtype of the run, in model units
+        decoded: [n, ...] NumPy array, what the decoder of the bundle made of the samples; None without one
+        depth: network calls made one after another
+        nfe: rows the network evaluated per sample, on average; guidance takes two for each D
+        sweeps: int64 [n], network calls each sample took part in
+        residual: float64 [n], largest residual that was accepted, relative to sigma; 0 for sequential runs
+        wall_s: seconds of the whole run
+        engine_s: those spent inside the network
+        window: evaluated nodes per sample and sweep at the start, None for sequential
+        choice: what window="auto" chose, and why; None where the caller did
+        rejections, rejection_odds: int64 and float64 [n], of acceptance in law: drafts that were rejected, and the
+            summed probabilities of that, which they equal in the mean; None otherwise
+        complete: bool [n], of a run with a deadline: which samples came to their end. The others are the estimate at
+            that time, D at the last node of their window, or the mean if not begun; their residual is the largest of
+            the nodes left in that window, infinity where nobody knows: not begun, sequential, or in law
+        trajectory: of a run with SampleOptions(keep=True), for a later `start`
+        info: of the model, where it has one
+        labels: int64 [n], or None
     """
 
     samples: Any

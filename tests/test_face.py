@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,16 +47,6 @@ def test_every_error_is_there() -> None:
         name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
     }
     assert own <= set(ncdeploy.__all__)
-
-
-@pytest.mark.parametrize("path", ["README.md", "engines/README.md"])
-def test_what_the_documents_import_is_there(path: str) -> None:
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL):
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and node.module == "ncdeploy":
-                assert {alias.name for alias in node.names} <= set(ncdeploy.__all__)
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ncdeploy."):
-                pytest.fail(f"{path}: imports from {node.module}; everything users need is in ncdeploy")
 
 
 def test_nothing_heavy_is_imported_for_the_names() -> None:

@@ -39,9 +39,11 @@ _TURNS = 3, 20  # at least and at most, of measuring a few sizes again
 class Latency:
     """t(B), linear between measured batch sizes and in proportion beyond the largest.
 
-    rows: increasing batch sizes, from 1; seconds: of one call each, not falling
-    asked: the largest batch that was wanted; larger than the last of `rows` where that took too long
-    set_up: seconds that the first call of a size takes beyond a later one, of an engine that has call sizes
+    Attributes:
+        rows: increasing batch sizes, from 1
+        seconds: of one call each, not falling
+        asked: the largest batch that was wanted; larger than the last of `rows` where that took too long
+        set_up: seconds that the first call of a size takes beyond a later one, of an engine that has call sizes
             (`sampling.callsizes`): its calls of fewer rows take what the next size takes. None for any other
     """
 
@@ -121,16 +123,17 @@ def measure_latency(
     """Every size beside others, in random order and many rounds, so that how busy the machine was cancels out (see
     `_fit`); made not to fall.
 
-    denoise:  callable D(x, sigma[, labels]), x [B, *shape]
-    max_rows: largest batch that a sampler may ask for; sizes in steps of about 1.5 up to it, or the engine's own. Those
-              are set up first, every third before the others, and what that takes does not count
-    label:    a class for every row, for a model that needs one
-    conditions: of a denoiser that takes some, [n, *shape]: all rows belong to the first sample, as in a window. Where
-              none are given, those of its info get values that mean nothing
-    like:     an array of the run's kind, dtype and device; NumPy float32 if None
-    budget:   seconds after which no further call begins; a size that would take a 30th of it is left out, up to 8 rows
-              one that would take a third
-    on_call:  is given the part of the budget used, after every measurement
+    Args:
+        denoise: callable D(x, sigma[, labels]), x [B, *shape]
+        max_rows: largest batch that a sampler may ask for; sizes in steps of about 1.5 up to it, or the engine's own.
+            Those are set up first, every third before the others, and what that takes does not count
+        label: a class for every row, for a model that needs one
+        conditions: of a denoiser that takes some, [n, *shape]: all rows belong to the first sample, as in a window.
+            Where none are given, those of its info get values that mean nothing
+        like: an array of the run's kind, dtype and device; NumPy float32 if None
+        budget: seconds after which no further call begins; a size that would take a 30th of it is left out, up to 8
+            rows one that would take a third
+        on_call: is given the part of the budget used, after every measurement
     """
     start = time.perf_counter()
     call = _timed(denoise, shape, label, conditions, like)

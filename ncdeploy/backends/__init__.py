@@ -37,18 +37,22 @@ def open_engine(
     A bundle or its folder opens its engine; of a folder, every file is checked first. Its encoder and decoder, which
     ONNX Runtime runs, are `.encoder` and `.decoder` of the engine, and `sample` uses them.
 
-    device:    "cpu", "cuda" or "cuda:N"; there is no fallback from one to the other. A .plan runs on CUDA alone, which
-               "cpu", the default, then means. For an .onnx also "tensorrt" or "tensorrt:N", the TensorRT inside ONNX
-               Runtime, which needs the version that it was built for
-    threads:   CPU threads inside one operator; None = the runtime's default
-    providers: ONNX Runtime execution providers in order of preference, instead of `device`
-    info:      what the model is, for an ONNX file that does not say so itself (see `info_from_flags`)
-    allow_module: whether a model.pt may name Python code that makes its network, which is then imported and run
-    mode:      of model.pt, "eager", "compile" or "graphs", see `TorchBackend`; of a .plan, "graphs" (CUDA graphs, the
-               default) or "eager"
+    Args:
+        device: "cpu", "cuda" or "cuda:N"; there is no fallback from one to the other. A .plan runs on CUDA alone, which
+            "cpu", the default, then means. For an .onnx also "tensorrt" or "tensorrt:N", the TensorRT inside ONNX
+            Runtime, which needs the version that it was built for
+        threads: CPU threads inside one operator; None = the runtime's default
+        providers: ONNX Runtime execution providers in order of preference, instead of `device`
+        info: what the model is, for an ONNX file that does not say so itself (see `info_from_flags`)
+        allow_module: whether a model.pt may name Python code that makes its network, which is then imported and run
+        mode: of model.pt, "eager", "compile" or "graphs", see `TorchBackend`; of a .plan, "graphs" (CUDA graphs, the
+            default) or "eager"
 
-    Raises FileError for files that cannot be opened, BackendError for a device or provider that is not there or
-    refuses the model, DependencyError when the runtime is not installed, InputError for options that do not fit.
+    Raises:
+        FileError: for files that cannot be opened
+        BackendError: for a device or provider that is not there or refuses the model
+        DependencyError: when the runtime is not installed
+        InputError: for options that do not fit
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads: got {threads}, expected at least 1, or none for the runtime's default")

@@ -27,19 +27,26 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """A loaded model. `name` says what runs it and where, for reports.
+    """A loaded model, called as D(x, sigma[, labels[, guidance]]) with x [B, *shape] and sigma [B] in float32, which
+    returns a fresh [B, *shape]; where `info.conditions` lists some, also with `conditions`, {name: [S, *shape]}, and
+    `sample`, int64 [B], that says whose each row is.
 
-    encoder, decoder: of an engine that came out of a bundle with them, see `ncdeploy.backends.parts`
+    Attributes:
+        encoder, decoder: of an engine that came out of a bundle with them, see `ncdeploy.backends.parts`
     """
 
     encoder: "PartEngine | None"
     decoder: "PartEngine | None"
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """What the model says of itself."""
+        ...
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What runs it and where, for reports."""
+        ...
 
     @property
     def like(self) -> Any:

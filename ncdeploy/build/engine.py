@@ -67,18 +67,22 @@ def build_engine(
     back, compared and timed; graphs with a sampler in them are run by other programs. A sampler graph is built in the
     form that TensorRT's loops allow, see `WholeWindows`.
 
-    profiles:    rows of a call; for a graph with a sampler in it, samples
-    command:     what the user may type to build it again, kept for messages
-    verify:      compare with the graph on ONNX Runtime's CPU, within what the precision allows
-    reuse:       take an engine of exactly the same inputs from the cache, see `cache.engine_key`; one that was never
-                 compared counts only where it cannot or shall not be. A cache folder that cannot be written is no error
-    on_progress: called with (phase, step, steps) while TensorRT works, from its threads
-
     Ctrl-C ends the build at TensorRT's next step, and nothing is written.
 
-    Raises DependencyError without the runtime, BackendError without the GPU that TensorRT needs, or if it refuses the
-    graph or did not keep its precision, ParityError if the engine computes something else, FileError for files,
-    InputError for options that TensorRT for RTX does not have.
+    Args:
+        profiles: rows of a call; for a graph with a sampler in it, samples
+        command: what the user may type to build it again, kept for messages
+        verify: compare with the graph on ONNX Runtime's CPU, within what the precision allows
+        reuse: take an engine of exactly the same inputs from the cache, see `cache.engine_key`; one that was never
+            compared counts only where it cannot or shall not be. A cache folder that cannot be written is no error
+        on_progress: called with (phase, step, steps) while TensorRT works, from its threads
+
+    Raises:
+        DependencyError: without the runtime
+        BackendError: without the GPU that TensorRT needs, or if it refuses the graph or did not keep its precision
+        ParityError: if the engine computes something else
+        FileError: for files
+        InputError: for options that TensorRT for RTX does not have
     """
     stage = on_stage or (lambda text: None)
     machine = this_machine(device, runtime)

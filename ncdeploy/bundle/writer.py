@@ -55,22 +55,26 @@ def make_bundle(
 ) -> Bundle:
     """Write a bundle to the folder `output`, see `ncdeploy.bundle`, and return it opened.
 
-    engine:    model.onnx, or model.plan with its model.plan.json beside it
-    plans:     at least one, the default first; their names become those of files
-    window:    nodes per sample and sweep in parallel sampling, at most; no plan has more than its evaluations
-    tolerance: of parallel sampling, see `ncdeploy.sample`
-    info:      what the model is, for an ONNX file that does not say so itself
-    graphs:    further ONNX graphs of the model, copied under their names
-    encoder, decoder: ONNX graphs that run once a sample before and after it, see `ncdeploy.formats.parts`
-    verify:    run each plan in sequence and in parallel, and encoder and decoder on samples together and one by one,
-               before the bundle is put in place, and record how they compare
-    reference: a model that the engine must agree with, see `ncdeploy.parity.compare`; threads and allow_module are
-               those of `ncdeploy.open_engine`
-    force:     replace a bundle that is there; a folder with other things in it never is
-    on_stage:  called with a few words as each stage begins
+    Args:
+        engine: model.onnx, or model.plan with its model.plan.json beside it
+        plans: at least one, the default first; their names become those of files
+        window: nodes per sample and sweep in parallel sampling, at most; no plan has more than its evaluations
+        tolerance: of parallel sampling, see `ncdeploy.sample`
+        info: what the model is, for an ONNX file that does not say so itself
+        graphs: further ONNX graphs of the model, copied under their names
+        encoder: ONNX graphs that run once a sample before and after it, see `ncdeploy.formats.parts`
+        decoder: ONNX graphs that run once a sample before and after it, see `ncdeploy.formats.parts`
+        verify: run each plan in sequence and in parallel, and encoder and decoder on samples together and one by one,
+            before the bundle is put in place, and record how they compare
+        reference: a model that the engine must agree with, see `ncdeploy.parity.compare`; threads and allow_module are
+            those of `ncdeploy.open_engine`
+        force: replace a bundle that is there; a folder with other things in it never is
+        on_stage: called with a few words as each stage begins
 
-    Raises FileError for files that are not what they should be and an output that cannot be written, InputError for
-    plans and options that do not fit, ParityError if a comparison fails, and what `ncdeploy.open_engine` raises.
+    Raises:
+        FileError: for files that are not what they should be and an output that cannot be written
+        InputError: for plans and options that do not fit
+        ParityError: if a comparison fails, and what `ncdeploy.open_engine` raises
     """
     stage = on_stage or (lambda text: None)
     check_folder(output, mark=MANIFEST, force=force)

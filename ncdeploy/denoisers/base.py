@@ -16,12 +16,13 @@ from ncdeploy.ports import Value
 class Denoiser(nn.Module, ABC):
     """An estimate of the clean sample x0 from x = x0 + sigma n, n standard normal.
 
-    notes:  what an importer left out or chose, for people; not saved
-    parts:  the encoder and the decoder that an importer found beside it; not saved
-    info:   what the model says of itself (shape, noise range, classes ...)
-    config: JSON-able; `ncdeploy.denoisers.build(config)` makes the same architecture again
-
     Subclasses are final. They may compute in any floating dtype: `denoiser.double()` serves gradient checks.
+
+    Attributes:
+        notes: what an importer left out or chose, for people; not saved
+        parts: the encoder and the decoder that an importer found beside it; not saved
+        info: what the model says of itself (shape, noise range, classes ...)
+        config: JSON-able; `ncdeploy.denoisers.build(config)` makes the same architecture again
     """
 
     info: ModelInfo
@@ -54,7 +55,8 @@ class Denoiser(nn.Module, ABC):
     def fill_labels(self, sigma: Tensor, labels: Tensor | None) -> Tensor | None:
         """The labels to condition on: those given, else "unconditional" for every row, else None without classes.
 
-        Raises InputError for labels where there are no classes, and for none where there is no unconditional class.
+        Raises:
+            InputError: for labels where there are no classes, and for none where there is no unconditional class
         """
         if self.info.num_classes == 0:
             if labels is not None:

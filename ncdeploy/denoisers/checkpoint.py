@@ -62,12 +62,15 @@ def save_model(
 ) -> None:
     """Write the denoiser, its info and its training record; a reader never sees half a file.
 
-    path:           model.safetensors writes that format, any other name model.pt
-    record:         JSON-able
-    training_state: None, bool, numbers, text, tensors, and lists, tuples and dicts of them
+    Args:
+        path: model.safetensors writes that format, any other name model.pt
+        record: JSON-able
+        training_state: None, bool, numbers, text, tensors, and lists, tuples and dicts of them
 
-    Raises FileError if the file cannot be written, InputError for values that could not be read back, and for a
-    training_state in model.safetensors, which cannot hold one.
+    Raises:
+        FileError: if the file cannot be written
+        InputError: for values that could not be read back, and for a training_state in model.safetensors, which cannot
+            hold one
     """
     _check_rebuildable(denoiser)
     twin = wants_safetensors(path)
@@ -101,12 +104,15 @@ def save_model(
 def load_model(path: str | os.PathLike[str], *, allow_module: bool = False) -> Denoiser:
     """The denoiser, on the CPU and in eval mode, with its weights checked against their digest.
 
-    path:         model.pt or model.safetensors, whatever its name
-    allow_module: whether the file may name a Python function that makes its network (a model imported from
-                  "package.module:function"); the function is then imported and run
+    Args:
+        path: model.pt or model.safetensors, whatever its name
+        allow_module: whether the file may name a Python function that makes its network (a model imported from
+            "package.module:function"); the function is then imported and run
 
-    Raises FileError for a file that is missing, truncated, altered, foreign, of another format, holds code, or names
-    code that is not allowed; DependencyError where its network needs a package that is not installed.
+    Raises:
+        FileError: for a file that is missing, truncated, altered, foreign, of another format, holds code, or names code
+            that is not allowed
+        DependencyError: where its network needs a package that is not installed
     """
     return load_checkpoint(path, allow_module=allow_module).model
 

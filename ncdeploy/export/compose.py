@@ -65,16 +65,19 @@ def export_graph(
 ) -> GraphExport:
     """Write the graph that `record` describes (see `choose_record`) around the denoiser graph in a file.
 
-    denoiser: what `export_onnx` wrote
-    verify:   compare samples with those of the host loop from the same noise, see `ncdeploy.parity.agreement`
-    threads:  CPU threads of the comparison
-    on_stage: called with a few words as each stage begins
-
     An earlier file at `path` is replaced only on success.
 
-    Raises ParityError when the samples differ, BackendError for a network that cannot be put into a graph or does not
-    fit into one file, FileError for a file that cannot be read or written or is no denoiser, InputError if both files
-    are the same.
+    Args:
+        denoiser: what `export_onnx` wrote
+        verify: compare samples with those of the host loop from the same noise, see `ncdeploy.parity.agreement`
+        threads: CPU threads of the comparison
+        on_stage: called with a few words as each stage begins
+
+    Raises:
+        ParityError: when the samples differ
+        BackendError: for a network that cannot be put into a graph or does not fit into one file
+        FileError: for a file that cannot be read or written or is no denoiser
+        InputError: if both files are the same
     """
     stage = on_stage or (lambda text: None)
     if real_path(path) == real_path(denoiser):

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Export:
     """What was written. parity is None only if verification was switched off; size in bytes.
 
-    low, kept: layers whose convolutions and matrix products are in half precision, and those that keep_fp32 spared
+    Attributes:
+        low, kept: layers whose convolutions and matrix products are in half precision, and those that keep_fp32 spared
     """
 
     path: Path
@@ -55,22 +56,26 @@ def export_onnx(
 ) -> Export:
     """Write the denoiser to `path` as ONNX and check it against PyTorch before the file appears there.
 
-    opset:                18, 19 or 20; a bf16 graph is declared as 22
-    precision:            fp32; tf32, the same graph with leave to use TensorFloat-32 where it runs; fp16 or bf16, see
-                          `ncdeploy.export.passes.lower`, with inputs and output in float32
-    keep_fp32:            patterns of layers that stay float32 in fp16 and bf16
-    guidance:             add an input of weights of classifier-free guidance, see `ncdeploy.export.guidance`
-    verify:               compare with PyTorch, see `ncdeploy.parity.compare`, whose tolerances the next two are. In
-                          fp16 and bf16 each operator's rounding is emulated, for a CPU has no such kernels
-    threads:              CPU threads of the comparison
-    on_stage:             called with a few words as each stage begins
-
     The denoiser is left as it is. An earlier file at `path` is replaced only on success.
 
-    Raises ParityError when the graph disagrees with PyTorch, naming the layers to keep in float32 where that is the
-    cause, BackendError when it cannot be exported or does not fit into one file, FileError when the file cannot be
-    written, DependencyError when a package is missing, InputError for guidance of a model without classes or without
-    an unconditional one, and for values of precision and keep_fp32 that do not exist.
+    Args:
+        opset: 18, 19 or 20; a bf16 graph is declared as 22
+        precision: fp32; tf32, the same graph with leave to use TensorFloat-32 where it runs; fp16 or bf16, see
+            `ncdeploy.export.passes.lower`, with inputs and output in float32
+        keep_fp32: patterns of layers that stay float32 in fp16 and bf16
+        guidance: add an input of weights of classifier-free guidance, see `ncdeploy.export.guidance`
+        verify: compare with PyTorch, see `ncdeploy.parity.compare`, whose tolerances the next two are. In fp16 and bf16
+            each operator's rounding is emulated, for a CPU has no such kernels
+        threads: CPU threads of the comparison
+        on_stage: called with a few words as each stage begins
+
+    Raises:
+        ParityError: when the graph disagrees with PyTorch, naming the layers to keep in float32 where that is the cause
+        BackendError: when it cannot be exported or does not fit into one file
+        FileError: when the file cannot be written
+        DependencyError: when a package is missing
+        InputError: for guidance of a model without classes or without an unconditional one, and for values of precision
+            and keep_fp32 that do not exist
     """
     stage = on_stage or (lambda text: None)
     check_opset(opset)

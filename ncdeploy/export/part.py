@@ -36,14 +36,18 @@ def export_part(
 ) -> Part:
     """Write a module as the encoder or decoder of a model, and check it against PyTorch before it appears.
 
-    module:  takes tensors [samples, *shape] in the order of `inputs`, returns one, or several as a tuple
-    of:      the model; an encoder's outputs are conditions of it, a decoder takes its samples
-    inputs:  what an encoder takes; a decoder takes `x` alone
-    outputs: names, in the module's order; of an encoder the model's conditions unless given, of a decoder "decoded"
+    Args:
+        module: takes tensors [samples, *shape] in the order of `inputs`, returns one, or several as a tuple
+        of: the model; an encoder's outputs are conditions of it, a decoder takes its samples
+        inputs: what an encoder takes; a decoder takes `x` alone
+        outputs: names, in the module's order; of an encoder the model's conditions unless given, of a decoder "decoded"
 
-    Raises InputError for inputs that do not fit the role, BackendError for a module that cannot be exported,
-    ParityError when the graph disagrees with it, FileError when the outputs do not fit the model or the file cannot be
-    written, DependencyError without onnx or ONNX Runtime.
+    Raises:
+        InputError: for inputs that do not fit the role
+        BackendError: for a module that cannot be exported
+        ParityError: when the graph disagrees with it
+        FileError: when the outputs do not fit the model or the file cannot be written
+        DependencyError: without onnx or ONNX Runtime
     """
     info = of.info
     if (inputs is None) != (role == "decoder"):

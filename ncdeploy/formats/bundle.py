@@ -30,9 +30,10 @@ ATTEMPTS = 10  # at a bundle that is exchanged while it is read
 class BundledPlan:
     """A plan with the window and tolerance that suit it.
 
-    plan, jacobian: as in `ncdeploy.formats.planfile.StoredPlan`
-    window:         nodes per sample and sweep in parallel sampling
-    tolerance:      of parallel sampling, see `ncdeploy.sample`
+    Attributes:
+        plan, jacobian: as in `ncdeploy.formats.planfile.StoredPlan`
+        window: nodes per sample and sweep in parallel sampling
+        tolerance: of parallel sampling, see `ncdeploy.sample`
     """
 
     plan: Plan
@@ -45,15 +46,16 @@ class BundledPlan:
 class Bundle:
     """A bundle whose files were all read and found whole.
 
-    path:     the folder
-    engine:   model.onnx or model.plan in it
-    info:     what the model is
-    plans:    by name; the first is the one to use if none is asked for
-    graphs:   further ONNX graphs of the model, by name of the file
-    parts:    its encoder and decoder, by these words
-    parity:   what was compared when the bundle was made, or None
-    versions: of the packages that made it
-    size:     bytes of all files together
+    Attributes:
+        path: the folder
+        engine: model.onnx or model.plan in it
+        info: what the model is
+        plans: by name; the first is the one to use if none is asked for
+        graphs: further ONNX graphs of the model, by name of the file
+        parts: its encoder and decoder, by these words
+        parity: what was compared when the bundle was made, or None
+        versions: of the packages that made it
+        size: bytes of all files together
     """
 
     path: Path
@@ -80,8 +82,9 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
     A bundle that is exchanged for another one meanwhile is read again.
 
-    Raises FileError, in one line, for a folder that is no bundle, and for a bundle that breaks a rule of its format
-    (see `ncdeploy.bundle`), in which any bit has changed, or that is exchanged again and again.
+    Raises:
+        FileError: in one line, for a folder that is no bundle, and for a bundle that breaks a rule of its format (see
+            `ncdeploy.bundle`), in which any bit has changed, or that is exchanged again and again
     """
     folder = user_path(path)
     for _ in range(ATTEMPTS):

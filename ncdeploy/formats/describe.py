@@ -49,9 +49,11 @@ def info_from_flags(
 ) -> ModelInfo | None:
     """What the user's options say of an ONNX file without metadata; None if no option was given.
 
-    shape: sizes without the batch axis, or text such as "3,64,64"; read off the graph unless given
+    Args:
+        shape: sizes without the batch axis, or text such as "3,64,64"; read off the graph unless given
 
-    Raises InputError naming the options that are still missing, or if the file describes itself.
+    Raises:
+        InputError: naming the options that are still missing, or if the file describes itself
     """
     if all(value is None for value in (shape, sigma_min, sigma_max, sigma_data, num_classes)):
         return None

@@ -44,12 +44,15 @@ FORMATS = tuple(name for name, _ in IMPORTERS)
 def import_model(src: str | os.PathLike[str], *, format: str | None = None, **options: Any) -> Denoiser:
     """The model in `src` as a denoiser, on the CPU and in eval mode.
 
-    src:     a file, a folder, or for the format module the name "package.module:function"
-    format:  one of FORMATS; None finds it by looking at the content
-    options: what the format's importer takes (its `load` documents them); None counts as not given
+    Args:
+        src: a file, a folder, or for the format module the name "package.module:function"
+        format: one of FORMATS; None finds it by looking at the content
+        options: what the format's importer takes (its `load` documents them); None counts as not given
 
-    Raises FileError for a source that is missing, foreign or unsafe, InputError for an option that the format does
-    not take or that does not fit, DependencyError when a package is missing.
+    Raises:
+        FileError: for a source that is missing, foreign or unsafe
+        InputError: for an option that the format does not take or that does not fit
+        DependencyError: when a package is missing
     """
     text = os.fspath(src)
     name = detect_format(text) if format is None else _known_format(format)

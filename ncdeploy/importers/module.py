@@ -142,7 +142,8 @@ def wrap_module(
     factory:       "package.module:function" that makes the module again; without one the model can be exported and
                    sampled, but not saved
 
-    Raises InputError for options that do not fit, and for a module that cannot be called so.
+    Raises:
+        InputError: for options that do not fit, and for a module that cannot be called so
     """
     also = ("F", *FLOWS)
     prediction: Prediction = "x0" if predicts in also else named_prediction(predicts, also=also)

@@ -54,7 +54,8 @@ def compare(
     Models that take guidance are compared at random weights between 0 and 3; if only one takes it, the other is
     guided from outside.
 
-    Raises InputError if the models differ in shape or classes, or for tolerances that are not positive.
+    Raises:
+        InputError: if the models differ in shape or classes, or for tolerances that are not positive
     """
     check_comparable(reference, candidate)
     if conditions is not None:

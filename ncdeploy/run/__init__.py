@@ -143,21 +143,24 @@ def sample(
 ) -> Result:
     """Draw one sample per seed.
 
-    denoise:    callable D(x, sigma) or, with labels, D(x, sigma, labels); x [B, *shape], sigma [B]. One with a
-                ModelInfo in `.info` (every backend) says of what shape its samples are
-    plan:       what `ncdeploy.make_plan` or a solver returns
-    seeds:      one integer per sample; a sample depends on its seed alone, not on batch or window
-    conditions: {"labels": one class index per sample}, for a model with classes; and {name: [n, *shape]} for each of
-                the conditions that its info lists, or in their place what the encoder of its bundle takes. A denoiser
-                without info takes any, as D(..., conditions=, sample=)
-    window:     None runs sequentially; an integer is the evaluated nodes per sample and sweep, at most the plan's
-                length; "auto" takes what is predicted to be fastest (see `tuner`), sequential included, and corrects
-                it while running
-    tolerance:  a node is accepted when the rms of its change is at most tolerance * hypot(sigma, error_floor);
-                0 iterates to the sequential result
-    options:    the rest, see `SampleOptions`: guidance, the array kind and device, the largest batch ...
+    Args:
+        denoise: callable D(x, sigma) or, with labels, D(x, sigma, labels); x [B, *shape], sigma [B]. One with a
+            ModelInfo in `.info` (every backend) says of what shape its samples are
+        plan: what `ncdeploy.make_plan` or a solver returns
+        seeds: one integer per sample; a sample depends on its seed alone, not on batch or window
+        conditions: {"labels": one class index per sample}, for a model with classes; and {name: [n, *shape]} for each
+            of the conditions that its info lists, or in their place what the encoder of its bundle takes. A denoiser
+            without info takes any, as D(..., conditions=, sample=)
+        window: None runs sequentially; an integer is the evaluated nodes per sample and sweep, at most the plan's
+            length; "auto" takes what is predicted to be fastest (see `tuner`), sequential included, and corrects it
+            while running
+        tolerance: a node is accepted when the rms of its change is at most tolerance * hypot(sigma, error_floor); 0
+            iterates to the sequential result
+        options: the rest, see `SampleOptions`: guidance, the array kind and device, the largest batch ...
 
-    Raises InputError for values that do not fit, NumericalError when the network returns NaN or infinity.
+    Raises:
+        InputError: for values that do not fit
+        NumericalError: when the network returns NaN or infinity
     """
     run = iterate(
         denoise, plan, seeds=seeds, conditions=conditions, window=window, tolerance=tolerance, options=options

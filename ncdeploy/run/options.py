@@ -21,33 +21,35 @@ Window = int | Literal["auto"] | None
 class SampleOptions:
     """Options of `ncdeploy.sample` and `ncdeploy.iterate` that most calls leave alone.
 
-    guidance:    weight of classifier-free guidance, for a model with classes and an unconditional one: 1 is the
-                 conditional model, 0 the unconditional one. Each D then takes two rows of the same call
-    shape:       of one sample, without the batch axis; a denoiser with a ModelInfo in `.info` tells it
-    latency:     of the engine, for window="auto", which checks it for long runs where it decides between sequential
-                 and parallel; None measures it now, which takes about a second
-    error_curve: the model's denoising error (None: ModelInfo.error_curve); without one the parallel driver estimates
-                 the scalar Jacobian from its iterates
-    mean:        [*shape], the mean of the data (None: ModelInfo.mean), first guess of the parallel driver
-    error_floor: in model units; below this noise level the tolerance is absolute
-    max_rows:    most rows the network sees in one call; more samples than fit are worked on in turn
-    like:        an array whose kind, dtype and device the run uses; None: a PyTorch module's, else NumPy float32
-    on_sweep:    called after every network call
-    acceptance:  of the parallel driver: "pathwise" iterates to the sequential sample of the seed, to the tolerance;
-                 "law" draws a sample from exactly the sampler's distribution, in fewer calls and without a tolerance,
-                 but not that of sequential sampling from the seed: for plans whose rows all add noise (ddpm, ddim with
-                 eta > 0, dpmpp_2m_sde), on NumPy arrays (see `ncdeploy.sampling.law`). With window="auto",
-                 which follows the clock, a seed does not give the same sample twice
-    theta:       of acceptance in law: most probable rejection of a draft that is put to the test, above 0 to 1. The law
-                 is exact for each; it changes the speed a little
-    start:       of the parallel driver: where the first guess of D comes from. The trajectory of an earlier run of the
-                 same plan and seeds, whose conditions were nearly these; or a guess of the samples [n, *shape] in model
-                 units. A bad one costs sweeps, never truth
-    keep:        whether the result has a `trajectory` for a later start; takes n * nodes * values of a sample in memory
-    deadline:    seconds after the first call begins by which the run should end: when another call is not likely to fit
-                 it ends with what it knows, see `Result.complete`. One call is always made
+    Attributes:
+        guidance: weight of classifier-free guidance, for a model with classes and an unconditional one: 1 is the
+            conditional model, 0 the unconditional one. Each D then takes two rows of the same call
+        shape: of one sample, without the batch axis; a denoiser with a ModelInfo in `.info` tells it
+        latency: of the engine, for window="auto", which checks it for long runs where it decides between sequential and
+            parallel; None measures it now, which takes about a second
+        error_curve: the model's denoising error (None: ModelInfo.error_curve); without one the parallel driver
+            estimates the scalar Jacobian from its iterates
+        mean: [*shape], the mean of the data (None: ModelInfo.mean), first guess of the parallel driver
+        error_floor: in model units; below this noise level the tolerance is absolute
+        max_rows: most rows the network sees in one call; more samples than fit are worked on in turn
+        like: an array whose kind, dtype and device the run uses; None: a PyTorch module's, else NumPy float32
+        on_sweep: called after every network call
+        acceptance: of the parallel driver: "pathwise" iterates to the sequential sample of the seed, to the tolerance;
+            "law" draws a sample from exactly the sampler's distribution, in fewer calls and without a tolerance, but
+            not that of sequential sampling from the seed: for plans whose rows all add noise (ddpm, ddim with eta > 0,
+            dpmpp_2m_sde), on NumPy arrays (see `ncdeploy.sampling.law`). With window="auto", which follows the clock, a
+            seed does not give the same sample twice
+        theta: of acceptance in law: most probable rejection of a draft that is put to the test, above 0 to 1. The law
+            is exact for each; it changes the speed a little
+        start: of the parallel driver: where the first guess of D comes from. The trajectory of an earlier run of the
+            same plan and seeds, whose conditions were nearly these; or a guess of the samples [n, *shape] in model
+            units. A bad one costs sweeps, never truth
+        keep: whether the result has a `trajectory` for a later start; takes n * nodes * values of a sample in memory
+        deadline: seconds after the first call begins by which the run should end: when another call is not likely to
+            fit it ends with what it knows, see `Result.complete`. One call is always made
 
-    Raises InputError for an error_floor, acceptance, theta or deadline out of range.
+    Raises:
+        InputError: for an error_floor, acceptance, theta or deadline out of range
     """
 
     guidance: float | None = None

@@ -25,16 +25,18 @@ Floats = NDArray[np.float64]
 class Plan:
     """Coefficients of one sampling run; n nodes that reach back over `reach` earlier ones.
 
-    name:      for people, for example "ddim-100"
-    sigmas:    float64 [n], noise standard deviation of each node, in units of the data
-    state:     float64 [n, reach], coefficient of x_{k-1-h}
-    denoised:  float64 [n, reach], coefficient of D_{k-1-h}
-    noise:     float64 [n], coefficient of a fresh standard normal draw
-    evaluated: bool [n], whether the denoiser is called at the node
-
     Plans of the same name and coefficients are equal, so that what was worked out for one is found again for the other.
 
-    Raises InputError when the arrays do not form a plan that can be run forward.
+    Attributes:
+        name: for people, for example "ddim-100"
+        sigmas: float64 [n], noise standard deviation of each node, in units of the data
+        state: float64 [n, reach], coefficient of x_{k-1-h}
+        denoised: float64 [n, reach], coefficient of D_{k-1-h}
+        noise: float64 [n], coefficient of a fresh standard normal draw
+        evaluated: bool [n], whether the denoiser is called at the node
+
+    Raises:
+        InputError: when the arrays do not form a plan that can be run forward
     """
 
     name: str

@@ -50,19 +50,22 @@ def make_plan(
 ) -> Plan:
     """The plan of a solver on a schedule, both by name.
 
-    solver:    a name of `ncdeploy.solvers`: ddpm, ddim, euler, heun, dpmpp_2m ...
-    steps:     steps of the solver, at least 1; each is one evaluation of the denoiser, for heun two but for the last
-    schedule:  karras, exponential, ddpm (linear beta), cosine, table or flow; None = the solver's usual: ddpm for
-               ddpm and ddim, karras for the others
-    sigma_min, sigma_max: of karras and exponential, in units of the data; None = 0.02 and 80
-    spacing:   of ddpm, cosine and table: leading (None), trailing or linspace
-    levels:    of table, which needs them: sigma of every training step, increasing
-    shift:     of flow: 1 (None) for equal steps, above 1 for more of them at noise
-    eta:       of ddim: 0 (None) to 1
-    variance:  of ddpm: posterior (None) or beta
-    order:     of unipc, 1 to 3 (None = 2), and of ipndm, 1 to 4 (None = 4)
+    Args:
+        solver: a name of `ncdeploy.solvers`: ddpm, ddim, euler, heun, dpmpp_2m ...
+        steps: steps of the solver, at least 1; each is one evaluation of the denoiser, for heun two but for the last
+        schedule: karras, exponential, ddpm (linear beta), cosine, table or flow; None = the solver's usual: ddpm for
+            ddpm and ddim, karras for the others
+        sigma_min: of karras and exponential, in units of the data; None = 0.02 and 80
+        sigma_max: of karras and exponential, in units of the data; None = 0.02 and 80
+        spacing: of ddpm, cosine and table: leading (None), trailing or linspace
+        levels: of table, which needs them: sigma of every training step, increasing
+        shift: of flow: 1 (None) for equal steps, above 1 for more of them at noise
+        eta: of ddim: 0 (None) to 1
+        variance: of ddpm: posterior (None) or beta
+        order: of unipc, 1 to 3 (None = 2), and of ipndm, 1 to 4 (None = 4)
 
-    Raises InputError for an unknown name, a value out of range, or an option that would do nothing.
+    Raises:
+        InputError: for an unknown name, a value out of range, or an option that would do nothing
     """
     solver = _known("solver", solver, SOLVERS)
     schedule = _known("schedule", SOLVERS[solver].schedule if schedule is None else schedule, SCHEDULES)

@@ -14,7 +14,8 @@ from ncdeploy.sampling.plan import Plan
 class Choice:
     """window: None for sequential; lanes: samples worked on at once; sweeps: predicted, of a sample
 
-    seconds, sequential: predicted, of the run as chosen and of the best sequential one
+    Attributes:
+        seconds, sequential: predicted, of the run as chosen and of the best sequential one
     """
 
     window: int | None
@@ -34,7 +35,9 @@ class Choice:
 class Trajectory:
     """Where a run went, to start a later one of the same plan and seeds from.
 
-    plan, seeds: of the run; outputs: [n, nodes, d], D at every node that was evaluated, array kind of the run
+    Attributes:
+        plan, seeds: of the run
+        outputs: [n, nodes, d], D at every node that was evaluated, array kind of the run
     """
 
     plan: Plan
@@ -46,10 +49,14 @@ class Trajectory:
 class Sweep:
     """The state after one network call.
 
-    calls:     network calls so far; rows: nodes evaluated in this call (with guidance the network sees twice as many)
-    accepted:  int64 [n], nodes of each sample that are final; nodes: how many there are
-    lanes:     int64 [m], the samples this call worked on; base: int64 [m], their first node
-    residual:  float64 [m, span], change of node base + 1 + i over its noise level; 0 behind the window
+    Attributes:
+        calls: network calls so far
+        rows: nodes evaluated in this call (with guidance the network sees twice as many)
+        accepted: int64 [n], nodes of each sample that are final
+        nodes: how many there are
+        lanes: int64 [m], the samples this call worked on
+        base: int64 [m], their first node
+        residual: float64 [m, span], change of node base + 1 + i over its noise level; 0 behind the window
     """
 
     calls: int

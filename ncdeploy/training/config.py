@@ -19,20 +19,22 @@ WEIGHTINGS = ("edm", "likelihood", "ddpm")
 class ContrastiveConfig:
     """The contrastive loss, on the first samples of each batch.
 
-    weight:           of the loss *per dimension*, beside the denoising loss, which is per dimension too
-    contrast:         ve: the alternative is x0 + s n; vp: (x0 + s n) / sqrt(1 + s^2), the paper's
-    fraction, terms:  points to tell apart as a share of the batch, half of them samples (at least one) and half the
-                      same with noise; draws averaged for each point before the softplus, half of them of noise and
-                      half of its negative, an even number; one step costs 2 * fraction * batch * terms rows more
-    warmup:           steps over which the weight rises linearly from 0
-    s_min, s_max:     noise that tells the alternative from the data, drawn uniformly in ln s
-    gap:              how far below s the noise on the data themselves is, exp(-gap / sqrt(d)) s in d dimensions;
-                      0 leaves them clean
-    tau_min, tau_max: reach of the integral over alpha = -2 ln tau
-
     s and tau are in units of sigma_data. Data are easily told from data with noise on them, the more so the more
     dimensions there are: there the softplus saturates and teaches nothing. Two noise levels that are 1 / sqrt(d) apart
     in ln s are about gap^2 nats apart in any dimension, in the directions where noise hides the data.
+
+    Attributes:
+        weight: of the loss *per dimension*, beside the denoising loss, which is per dimension too
+        contrast: ve: the alternative is x0 + s n
+        vp: (x0 + s n) / sqrt(1 + s^2), the paper's
+        fraction, terms: points to tell apart as a share of the batch, half of them samples (at least one) and half the
+            same with noise; draws averaged for each point before the softplus, half of them of noise and half of its
+            negative, an even number; one step costs 2 * fraction * batch * terms rows more
+        warmup: steps over which the weight rises linearly from 0
+        s_min, s_max: noise that tells the alternative from the data, drawn uniformly in ln s
+        gap: how far below s the noise on the data themselves is, exp(-gap / sqrt(d)) s in d dimensions; 0 leaves them
+            clean
+        tau_min, tau_max: reach of the integral over alpha = -2 ln tau
     """
 
     weight: float = 0.1

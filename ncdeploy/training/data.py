@@ -32,12 +32,13 @@ FEWEST_ROWS = 16
 class Dataset:
     """Samples in model units; data units = offset + scale * model units.
 
-    name:            what the model will call its data
-    x, held_out:     float32 [N, *shape] and [M, *shape]
-    labels, held_out_labels: int64 [N] and [M], or None
-    num_classes:     0 without labels
-    conditions, held_out_conditions: what a sample was seen under, [N, ...] and [M, ...] by name
-    origin:          arguments of `load_data` that make it again
+    Attributes:
+        name: what the model will call its data
+        x, held_out: float32 [N, *shape] and [M, *shape]
+        labels, held_out_labels: int64 [N] and [M], or None
+        num_classes: 0 without labels
+        conditions, held_out_conditions: what a sample was seen under, [N, ...] and [M, ...] by name
+        origin: arguments of `load_data` that make it again
     """
 
     name: str
@@ -90,14 +91,17 @@ def load_data(
 ) -> Dataset:
     """Load `spec` (see the top of this file) and split it; the same seed gives the same split.
 
-    seed:     of the split, and of the points of a generated set
-    held_out: share kept for measuring, above 0 and below 1
-    size:     side in pixels to bring a folder of pictures to
-    conditions: of every sample, in the order of the data: "obs" for an array of that name in the .npz, "obs=obs.npy" or
-              "obs=other.npz:key" for one elsewhere
+    Args:
+        seed: of the split, and of the points of a generated set
+        held_out: share kept for measuring, above 0 and below 1
+        size: side in pixels to bring a folder of pictures to
+        conditions: of every sample, in the order of the data: "obs" for an array of that name in the .npz,
+            "obs=obs.npy" or "obs=other.npz:key" for one elsewhere
 
-    Raises InputError for data that cannot be trained on or a name that is not known, FileError for files
-    that cannot be read, DependencyError when a reader's package is missing.
+    Raises:
+        InputError: for data that cannot be trained on or a name that is not known
+        FileError: for files that cannot be read
+        DependencyError: when a reader's package is missing
     """
     if not 0 < held_out < 1:
         raise InputError(f"held_out: got {held_out}, expected a share between 0 and 1, for example 0.2")

@@ -65,7 +65,9 @@ class Training:
     ) -> None:
         """Train the denoiser itself, not a copy. parent: the model it comes from, for the record.
 
-        Raises InputError where denoiser, data and config do not fit, DependencyError without accelerate.
+        Raises:
+            InputError: where denoiser, data and config do not fit
+            DependencyError: without accelerate
         """
         check_fit(denoiser, data, config)
         self.data, self.config, self.parent = data, config, parent
@@ -108,8 +110,9 @@ class Training:
     def run(self) -> Iterator[Progress]:
         """Train to the last step, yielding after each one; a caller may stop in between and go on later.
 
-        Raises NumericalError, naming the step, as soon as the loss or its gradient is not finite, and OutOfMemoryError
-        where a batch does not fit.
+        Raises:
+            NumericalError: naming the step, as soon as the loss or its gradient is not finite
+            OutOfMemoryError: where a batch does not fit
         """
         durations: deque[float] = deque(maxlen=_RECENT)
         while not self.done:

@@ -37,10 +37,11 @@ def is_graph(path: str | os.PathLike[str]) -> bool:
 class GraphEngine(Closing):
     """A graph that runs a plan, opened.
 
-    path:            sampler.onnx or sweep.onnx, as `ncdeploy.export.compose` writes them
-    device, threads, providers: as for `ncdeploy.open_engine`
-
     Raises FileError for a file that is not one, or damaged; BackendError and DependencyError as `open_engine` does.
+
+    Attributes:
+        path: sampler.onnx or sweep.onnx, as `ncdeploy.export.compose` writes them
+        device, threads, providers: as for `ncdeploy.open_engine`
     """
 
     def __init__(
@@ -84,13 +85,18 @@ class GraphEngine(Closing):
     ) -> Result:
         """Draw one sample per seed.
 
-        labels, guidance, conditions: of every sample, as for `ncdeploy.sample`, for a model that takes them
-        plan:       for a graph that takes its plan as input; None = the one it was verified with
-        max_sweeps: of a sample; None = as many as it takes. A sample that needs more has the residual infinity
-        max_rows:   most rows the network sees in one call; more samples than fit are worked on in turn
-        on_call:    called with the sweeps done after every call of a sweep graph
+        Args:
+            labels: of every sample, as for `ncdeploy.sample`, for a model that takes them
+            guidance: of every sample, as for `ncdeploy.sample`, for a model that takes them
+            conditions: of every sample, as for `ncdeploy.sample`, for a model that takes them
+            plan: for a graph that takes its plan as input; None = the one it was verified with
+            max_sweeps: of a sample; None = as many as it takes. A sample that needs more has the residual infinity
+            max_rows: most rows the network sees in one call; more samples than fit are worked on in turn
+            on_call: called with the sweeps done after every call of a sweep graph
 
-        Raises InputError for values that do not fit, NumericalError where a sample is not finite.
+        Raises:
+            InputError: for values that do not fit
+            NumericalError: where a sample is not finite
         """
         record = self.record
         names = check_seeds(seeds)

@@ -13,11 +13,12 @@ P = ParamSpec("P")
 class Solver(Generic[P]):
     """A function (sigmas, *, scale=None, ... options) -> Plan, called as such, that carries what is known of it.
 
-    name:       of the function, by which `make_plan` finds it
-    order:      of convergence, with default options
-    stochastic: whether it draws noise, with default options; `Plan.stochastic` says it of a plan
-    schedule:   the noise levels that it usually takes, by their name in `make_plan`
-    options:    names of its keyword arguments beside scale
+    Attributes:
+        name: of the function, by which `make_plan` finds it
+        order: of convergence, with default options
+        stochastic: whether it draws noise, with default options; `Plan.stochastic` says it of a plan
+        schedule: the noise levels that it usually takes, by their name in `make_plan`
+        options: names of its keyword arguments beside scale
     """
 
     def __init__(self, make: Callable[P, Plan], *, order: int, stochastic: bool, schedule: str) -> None:
