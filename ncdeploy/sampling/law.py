@@ -47,7 +47,6 @@ class LawRun(ParallelRun):
     def _sweep(self) -> Sweep:
         t, reach, span = self.tables, self.tables.reach, self.tables.span
         lanes, base, stop = self.lanes, self.base, self.stop
-        rows = self._evaluate()
         x, noise = self.x[:, reach:], self.noise.now
         mean = self._means()
         c = t.consecutive(t.noise, base + 1, span)
@@ -75,7 +74,7 @@ class LawRun(ParallelRun):
         self.D[lane, slot] += np.where(known[:, None], self.g[lane, first] * (exact - self.x[lane, slot]), 0.0)
         self.x[lane, slot] = exact
         self._ahead[lanes] = np.where(known[:, None], 0.0, self.g[lane, first] * (exact - mean[lane, first]))
-        return self._move(accepted, None, rows, np.where(tested & before, norm, 0.0))
+        return self._move(accepted, None, np.where(tested & before, norm, 0.0))
 
     def _means(self) -> NDArray[Any]:
         """m of the nodes after the base, [n, span, d]: exact where all nodes before are what they were evaluated at."""

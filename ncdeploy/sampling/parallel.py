@@ -35,6 +35,7 @@ from ncdeploy.sampling.sequential import zero_outputs
 from ncdeploy.sampling.window import WindowTables, window_tables
 
 Ints = NDArray[np.int64]
+Asked = tuple[Any, Floats, Ints, Ints]  # x [B, d]; sigma [B] and node [B]; sample [B], or [1] of all
 
 TOLERANCE = 1e-3  # of acceptance, where none is given
 ERROR_FLOOR = 0.1  # in model units; the tolerance is absolute below this noise level
@@ -86,6 +87,7 @@ class ParallelRun:
         self.sweeps = np.zeros(len(seeds), np.int64)
         self.residual = np.zeros(len(seeds))
         self.accepted = np.zeros(len(seeds), np.int64)
+        self.calls = 0
 
         self.waiting = deque(range(len(seeds)))
         self.lanes, self.base, self.stop = (np.zeros(0, np.int64) for _ in range(3))
@@ -94,15 +96,46 @@ class ParallelRun:
 
     def run(self) -> Iterator[Sweep]:
         """Yield after every sweep, until every sample is accepted to its last node."""
+        self.begin()
+        while self.lanes.size:
+            sweep = self.take(self.evaluator(*self.ask()))
+            self.evaluator.check()
+            yield sweep
+
+    def begin(self) -> None:
+        """Let samples into the lanes, of which none is taken."""
         nobody = np.zeros(0, np.int64)
         self._slide(nobody, nobody, nobody)
-        while self.lanes.size:
-            yield self._sweep()
+
+    def ask(self) -> Asked:
+        """What the sweep has to know: every evaluated node of every window, as rows of a network call."""
+        t, first = self.tables, self.tables.reach - 1
+        nodes = self.base[:, None] + np.arange(t.span + 1)
+        stop = self.stop[:, None]
+        due = t.consecutive(t.evaluated, self.base, t.span + 1) & (nodes < stop)
+        self.inside, self.behind = due[:, 1:], self.node >= stop
+        self.scale = t.consecutive(t.residual_scale, self.base + 1, t.span) * (self.node <= stop)
+        x = self.x.reshape((-1, self.dim))  # a view: contiguous
+        if len(self.lanes) == 1 and t.dense:  # one sample without gaps between its nodes is a slice
+            base, end = int(self.base[0]), int(self.stop[0])
+            self._at, node = slice(first, first + end - base), slice(base, end)
+            self._rows = end - base
+            return x[self._at], t.sigmas[node], t.nodes[node], self.lanes
+        lane, place = due.nonzero()
+        at = self.base[lane] + place
+        self._rows, self._at = len(lane), self._index(lane * (t.reach + t.span) + place + first)
+        return x[self._at], t.sigmas[at], at, self.lanes[lane]
+
+    def take(self, outputs: Any) -> Sweep:
+        """The rest of the sweep, with D of the rows that were asked for; afterwards the windows are where the next one
+        finds them."""
+        self.D.reshape((-1, self.dim))[self._at] = outputs
+        self.calls += 1
+        return self._sweep()
 
     def _sweep(self) -> Sweep:
         t, xp, reach = self.tables, self.xp, self.tables.reach
         lanes, base = self.lanes, self.base
-        rows = self._evaluate()
 
         x_old = self.x[:, reach:]
         if self.online is None:
@@ -118,7 +151,6 @@ class ParallelRun:
         self.x[:, reach:] = x_new
 
         residual = np.sqrt(squares()) * self.scale
-        self.evaluator.check()
         accepted = base + 1 + (self.behind | ~(residual <= self.tolerance)).argmax(axis=1)
         steady = None
         if not residual.max() <= JUMP:
@@ -127,9 +159,9 @@ class ParallelRun:
 
         worst = residual.max(axis=1, where=self.node < accepted[:, None], initial=0.0)
         self.residual[lanes] = np.maximum(self.residual[lanes], worst)
-        return self._move(accepted, steady, rows, residual)
+        return self._move(accepted, steady, residual)
 
-    def _move(self, accepted: Ints, steady: Ints | None, rows: int, residual: Floats) -> Sweep:
+    def _move(self, accepted: Ints, steady: Ints | None, residual: Floats) -> Sweep:
         """Windows begin at the accepted nodes from now on; what is done leaves."""
         t, lanes, base = self.tables, self.lanes, self.base
         self.sweeps[lanes] += 1
@@ -145,25 +177,9 @@ class ParallelRun:
             self.samples[lanes[ended]] = self.x[ended, t.final - base[ended] + t.reach - 1]
         self._slide(keep, accepted, steady)
         return Sweep(
-            calls=self.evaluator.calls, rows=rows, accepted=self.accepted.copy(), nodes=len(self.plan),
+            calls=self.calls, rows=self._rows, accepted=self.accepted.copy(), nodes=len(self.plan),
             lanes=lanes, base=base, residual=residual, _estimate=self._estimate,
         )  # fmt: skip
-
-    def _evaluate(self) -> int:
-        """D at every evaluated node of every window, in one call; returns how many."""
-        t, first = self.tables, self.tables.reach - 1
-        x, D = self.x.reshape((-1, self.dim)), self.D.reshape((-1, self.dim))  # views: both are contiguous
-        at: Any
-        if len(self.lanes) == 1 and t.dense:  # one sample without gaps between its nodes is a slice
-            base, stop = int(self.base[0]), int(self.stop[0])
-            at, node = slice(first, first + stop - base), slice(base, stop)
-            D[at] = self.evaluator(x[at], t.sigmas[node], t.nodes[node], self.lanes)
-            return stop - base
-        lane, place = self.due.nonzero()
-        node = self.base[lane] + place
-        at = self._index(lane * (t.reach + t.span) + place + first)
-        D[at] = self.evaluator(x[at], t.sigmas[node], node, self.lanes[lane])
-        return len(lane)
 
     def _solve(self, inverse: Any) -> Any:
         """New states of the windows: inverse @ (outputs + carry from accepted states + noise).
@@ -209,12 +225,8 @@ class ParallelRun:
         if self.evaluator.sizes is not None:
             self._fill()
 
-        first, stop = self.base + 1, self.stop[:, None]
-        nodes = self.base[:, None] + np.arange(t.span + 1)
-        self.due = t.consecutive(t.evaluated, self.base, t.span + 1) & (nodes < stop)
-        self.node, self.inside = nodes[:, 1:], self.due[:, 1:]
-        self.behind = self.node >= stop
-        self.scale = t.consecutive(t.residual_scale, first, t.span) * (self.node <= stop)
+        first = self.base + 1
+        self.node = first[:, None] + np.arange(t.span)
         rows = t.consecutive(t.rows, first, t.span)
         self.a, self.b, self.g = rows[..., : t.reach], rows[..., t.reach : -1], rows[..., -1:]
         if self.plan.stochastic:

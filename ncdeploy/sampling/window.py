@@ -116,7 +116,7 @@ class WindowTables:
         return table
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def window_tables(
     plan: Plan, window: int, curve: ErrorCurve | None, dim: int, floor: float, xp: Any, dtype: Any, device: Any
 ) -> WindowTables:
