@@ -6,6 +6,7 @@ NcdeployError                 catch this one to catch them all; the command line
 ├── DependencyError           an optional package or library is missing; the text has the line that installs it
 ├── BackendError              a runtime refused a graph, a provider or an input
 │   └── OutOfMemoryError      a device has too little memory for a batch; a smaller window or batch may fit
+├── BusyError                 a server has too much to do; later, or with more time, it would have been done
 ├── ParityError               two models that should agree do not
 └── NumericalError            the network returned NaN or infinity
 
@@ -40,6 +41,10 @@ class BackendError(NcdeployError):
 
 class OutOfMemoryError(BackendError):
     """A device has too little memory for a batch. A smaller window or batch may fit."""
+
+
+class BusyError(NcdeployError):
+    """A server has too much to do for this request now. The same one may be taken later."""
 
 
 class ParityError(NcdeployError):

@@ -1,0 +1,89 @@
+"""How many nodes of a sample a call should hold.
+
+A wide window takes fewer calls and more rows: where sequential sampling evaluates each of K nodes once, one of w nodes
+evaluates each e(w) times,
+
+    e(w) = 1 + h (sqrt(w) - 1) / sqrt(K),
+
+so that a sweep accepts a(w) = w / e(w) of them. h was 3 to 6 for all solvers and networks that were measured, and is
+corrected by every sample that ends. With m samples of a plan in work, and calls of B rows that take t(B) seconds, the
+rows are shared out evenly, w = B / m, and the B with the most progress in a second is taken:
+
+    sum over plans of  m a(B / sum m) / K  /  (t(B) + o),        o: what the host takes for a call
+
+So an idle engine works on the future of the one sample that is there, a busy one on one node of each.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncdeploy.auto.latency import Latency
+from ncdeploy.sampling.callsizes import CallSizes
+
+HARDNESS = 4.5
+_LEAST, _MOST = 0.3, 30.0
+_LEARN = 0.1  # weight of the sample that ended last
+_STEP = 1.25  # between the rows that are compared
+_EFFICIENT = 1.05  # of the least time of a row: a larger call would gain nothing
+_STAY = 1.03  # of the progress with the rows as they are: less is not worth another window
+
+
+class Hardness:
+    """h of one plan on one engine, as seen."""
+
+    def __init__(self) -> None:
+        self.value = HARDNESS
+
+    def saw(self, widths: Sequence[int], evaluations: int) -> None:
+        """A sample ended after sweeps with so many nodes each."""
+        rows, calls = sum(widths), len(widths)
+        mean = rows / calls
+        if mean < 2:
+            return  # nearly sequential: says nothing
+        found = (rows / evaluations - 1) * evaluations**0.5 / (mean**0.5 - 1)
+        self.value += _LEARN * (min(max(found, _LEAST), _MOST) - self.value)
+
+
+def accepted(width: NDArray[np.float64] | float, evaluations: int, hardness: float) -> NDArray[np.float64]:
+    """a(w), nodes that a sweep accepts."""
+    w = np.minimum(np.asarray(width, np.float64), evaluations)
+    return np.asarray(w / (1 + hardness * (np.sqrt(w) - 1) / evaluations**0.5))
+
+
+class Pace:
+    """How wide windows should be.
+
+    most: rows that a call may have
+    """
+
+    def __init__(self, latency: Latency, most: int, sizes: CallSizes | None) -> None:
+        self.latency, self.most = latency, most
+        if sizes is not None:
+            rows = np.asarray(sizes.up_to(most), np.float64)
+        else:
+            rows = np.unique(np.geomspace(1, most, 2 + int(np.log(most) / np.log(_STEP))).round())
+        self._rows = rows
+        self._seconds = np.array([latency(b) for b in rows])
+
+    def width(self, work: Sequence[tuple[int, int, int, float]], *, beside: float, now: float) -> float:
+        """The best mean number of nodes of a sample, at least one.
+
+        work:   (samples, rows of the engine for each node of one, K, h) of each plan in work
+        beside: seconds that the host takes for a call; now: what was returned last
+        """
+        m = sum(samples * each for samples, each, _, _ in work)
+        more = self._rows > m
+        widths = np.append(1.0, self._rows[more] / m)
+        seconds = np.append(self.latency(m), self._seconds[more]) + beside
+        progress = sum(n * accepted(widths, k, h) / k for n, _, k, h in work) / seconds
+        best, same = int(np.argmax(progress)), int(np.argmin(np.abs(widths - now)))
+        return float(widths[same if progress[best] < _STAY * progress[same] else best])
+
+
+def efficient(latency: Latency, most: int) -> int:
+    """The least rows of a call, up to `most`, with which a row costs hardly more than in any other."""
+    sizes = [*(b for b in latency.rows if b < most), most]
+    least = min(latency(b) / b for b in sizes)
+    return next(b for b in sizes if latency(b) / b <= _EFFICIENT * least)
