@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ncdeploy.errors import (
     BackendError,
+    BusyError,
     DependencyError,
     FileError,
     InputError,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from ncdeploy.sampling.recipe import make_plan
     from ncdeploy.sampling.result import Choice, Sweep, Trajectory
     from ncdeploy.sampling.solvers.base import Solver
+    from ncdeploy.serving.job import Served
+    from ncdeploy.serving.server import Server
     from ncdeploy.training import ContrastiveConfig, Dataset, TrainConfig, Training, load_data
 
 # Looked up on first use, so that `import ncdeploy` costs nothing and the command line starts at once.
@@ -76,6 +79,8 @@ _HOME = {
     "Result": "ncdeploy.result",
     "SampleOptions": "ncdeploy.run",
     "Sampling": "ncdeploy.run",
+    "Served": "ncdeploy.serving.job",
+    "Server": "ncdeploy.serving.server",
     "Solver": "ncdeploy.sampling.solvers.base",
     "Sweep": "ncdeploy.sampling.result",
     "TrainConfig": "ncdeploy.training",
@@ -113,6 +118,7 @@ __all__ = [
     "Built",
     "Bundle",
     "BundledPlan",
+    "BusyError",
     "Choice",
     "Condition",
     "ContrastiveConfig",
@@ -140,6 +146,8 @@ __all__ = [
     "Result",
     "SampleOptions",
     "Sampling",
+    "Served",
+    "Server",
     "Solver",
     "Sweep",
     "TrainConfig",

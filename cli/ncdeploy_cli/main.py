@@ -30,6 +30,7 @@ from ncdeploy_cli import (
     inspect,
     outputs,
     sample,
+    serve,
     train,
     triton,
     tune,
@@ -143,7 +144,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "export": export.export, "build": build.build, "verify": verify.verify, "bundle": bundle.bundle,
         "triton": triton.triton,
     },
-    "Sample": {"sample": sample.sample, "tune": tune.tune, "demo": demo.demo},
+    "Sample": {"sample": sample.sample, "serve": serve.serve, "tune": tune.tune, "demo": demo.demo},
     "Look": {"evaluate": evaluate.evaluate, "bench": bench.bench, "inspect": inspect.inspect, "doctor": doctor.doctor},
 }  # fmt: skip
 for _panel, _commands in _PANELS.items():

@@ -25,6 +25,7 @@ from ncdeploy.sampling.callsizes import CallSizes
 HARDNESS = 4.5
 _LEAST, _MOST = 0.3, 30.0
 _LEARN = 0.1  # weight of the sample that ended last
+_MOMENT = 0.1  # seconds
 _STEP = 1.25  # between the rows that are compared
 _EFFICIENT = 1.05  # of the least time of a row: a larger call would gain nothing
 _STAY = 1.03  # of the progress with the rows as they are: less is not worth another window
@@ -83,7 +84,9 @@ class Pace:
 
 
 def efficient(latency: Latency, most: int) -> int:
-    """The least rows of a call, up to `most`, with which a row costs hardly more than in any other."""
+    """Rows that a call should have at most, up to `most`: the least with which a row costs hardly more than in any
+    other call, or as many as take a moment if those are more, for who is let in early waits less."""
     sizes = [*(b for b in latency.rows if b < most), most]
     least = min(latency(b) / b for b in sizes)
-    return next(b for b in sizes if latency(b) / b <= _EFFICIENT * least)
+    cheapest = next(b for b in sizes if latency(b) / b <= _EFFICIENT * least)
+    return max([cheapest, *(b for b in sizes if latency(b) <= _MOMENT)])

@@ -84,6 +84,7 @@ class Scheduler:
         self._queue: list[tuple[float, int, Job]] = []
         self._jobs: dict[int, Job] = {}
         self._numbers = count(1)
+        self._abandoned: Exception | None = None
 
     def submit(self, job: Job) -> None:
         """Take a job in with the next tick. Raises InputError for one with more rows than a call has."""
@@ -99,6 +100,10 @@ class Scheduler:
     def cancel(self, job: Job) -> None:
         """Forget a job with the next tick; its `done` is not called any more then."""
         self._gone.append(job)
+
+    def abandon(self, e: Exception) -> None:
+        """Tell everybody this error with the next tick."""
+        self._abandoned = e
 
     @property
     def waiting(self) -> int:
@@ -118,6 +123,12 @@ class Scheduler:
     def tick(self) -> None:
         """One call, if there is work, and what follows."""
         begin = self._clock()
+        if self._abandoned is not None:
+            waiting = [*self._came, *(job for _, _, job in self._queue)]
+            self._came.clear()
+            self._queue.clear()
+            self._fail([*self._jobs.values(), *waiting], self._abandoned)
+            self._abandoned = None
         if not any(pool.lanes.size for pool in self._pools.values()):
             self._turn()
             self._begin()
