@@ -1,7 +1,9 @@
 """What a sampling run returns."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.arrays import to_host
+from ncdeploy.sampling.energy import Energy
 from ncdeploy.sampling.result import Choice, Trajectory
 
 
@@ -54,6 +57,15 @@ class Result:
     info: ModelInfo | None = None
     labels: NDArray[np.int64] | None = None
     decoded: NDArray[Any] | None = None
+    _energy: Callable[[], Energy] | None = None
+
+    @cached_property
+    def energy(self) -> Energy | None:
+        """How the states of the run compare with what the model was trained on, by noise level.
+
+        None for a model without an error curve, and with guidance, which makes another denoiser of it.
+        """
+        return None if self._energy is None else self._energy()
 
     def to_data(self) -> NDArray[np.float32]:
         """The samples as a NumPy array in the units of the training data, which is what a decoder gives where there is

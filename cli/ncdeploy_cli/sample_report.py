@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def report(
     result: "Result", plan: "Plan", how: Execution, n: int, output: str, guidance: float | None, json: bool
 ) -> None:
-    """Print it, and warn of samples that a deadline cut short."""
+    """Print it, and warn of samples that a deadline cut short, and of states that the model does not know."""
     if json:
         console.print_json({**_record(result, plan, how, n, output), "guidance": guidance})
     else:
@@ -28,6 +28,9 @@ def report(
                 f"{late} of {console.samples(n)} did not come to their end by the deadline: what is known of them"
             )
         console.stdout().print(f"wrote {output}")
+    remark = None if result.energy is None else result.energy.remark()
+    if remark is not None:
+        console.warn(remark)
 
 
 def _record(result: "Result", plan: "Plan", how: Execution, n: int, output: str) -> dict[str, Any]:
@@ -43,6 +46,7 @@ def _record(result: "Result", plan: "Plan", how: Execution, n: int, output: str)
         "nfe": result.nfe,
         "sweeps": float(result.sweeps.mean()),
         "residual": float(result.residual.max()),
+        "energy": None if result.energy is None else result.energy.to_dict(),
         "complete": None if result.complete is None else int(result.complete.sum()),
         "rejections": None if result.rejections is None else float(result.rejections.mean()),
         "wall_s": result.wall_s,

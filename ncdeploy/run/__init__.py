@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError
+from ncdeploy.guidance import Guided
 from ncdeploy.result import Result
 from ncdeploy.run.options import SampleOptions, Window
 from ncdeploy.run.policy import AUTO_VALUES, decide, steered
 from ncdeploy.run.request import Conditions, Request, check
 from ncdeploy.sampling.arrays import device_of, namespace, to_host
+from ncdeploy.sampling.energy import EnergyMeter
 from ncdeploy.sampling.evaluator import Denoise, Evaluator
 from ncdeploy.sampling.law import LawRun
 from ncdeploy.sampling.parallel import TOLERANCE, ParallelRun
@@ -48,7 +50,10 @@ class Sampling(Iterator[Sweep]):
     def _run(self, request: Request) -> Iterator[Sweep]:
         policy = decide(request)
         start, on_sweep = time.perf_counter(), request.options.on_sweep
-        evaluator = Evaluator(request.denoise, request.shape, request.classes, request.like, request.conditions)
+        meter = None
+        if request.error_curve is not None and not isinstance(request.denoise, Guided):  # which is another D
+            meter = EnergyMeter(request.plan, all_calls=policy.window is not None)
+        evaluator = Evaluator(request.denoise, request.shape, request.classes, request.like, request.conditions, meter)
         run: SequentialRun | ParallelRun
         if policy.window is None:
             run = SequentialRun(
@@ -91,6 +96,7 @@ class Sampling(Iterator[Sweep]):
             nfe=evaluator.rows / n,
             sweeps=run.sweeps,
             residual=residual,
+            _energy=None if meter is None else partial(meter.energy, request.error_curve, request.dim, n),
             complete=None if request.options.deadline is None else complete,
             trajectory=_trajectory(run, request),
             wall_s=time.perf_counter() - start,

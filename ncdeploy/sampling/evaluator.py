@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from ncdeploy.errors import InputError, NumericalError
 from ncdeploy.sampling.arrays import device_of, evaluate, namespace, read_back, to_host
 from ncdeploy.sampling.callsizes import filled, least_size, sizes_of
+from ncdeploy.sampling.energy import EnergyMeter
 
 Denoise = Callable[..., Any]
 
 
 class Evaluator:
     """Calls denoise(x, sigma[, labels]) on flat rows and keeps count; with conditions [n, *shape], those of the samples
-    in a call go along, once each, with `sample`, which says whose a row is.
+    in a call go along, once each, with `sample`, which says whose a row is. A meter sees what comes out.
 
     `calls` and `rows` are the depth and the rows the network evaluated so far, with guidance two for each row of x;
     `seconds` the time spent inside the network (on a GPU: until the call returned, which may be before the device
@@ -30,10 +31,11 @@ class Evaluator:
         labels: NDArray[np.int64] | None,
         like: Any,
         conditions: Mapping[str, NDArray[Any]] | None = None,
+        meter: EnergyMeter | None = None,
     ) -> None:
         self._denoise, self.shape, self._labels, self._like = denoise, shape, labels, like
         self._xp, self.sizes, self._largest = namespace(like), sizes_of(denoise), 0
-        self._conditions = conditions
+        self._conditions, self._meter = conditions, meter
         self._live, self._held = np.zeros(0, np.int64), dict[str, Any]()
         self.calls = self.rows = 0
         self.per_row = evaluations_per_row(denoise)
@@ -77,6 +79,8 @@ class Evaluator:
             self._unchecked = read_back(xp.isfinite(out.sum())), out, sigma, node, sample
         if xp is np:
             self.check()
+        if self._meter is not None:
+            self._meter.add(x, out, sigma, node, sample)
         return out
 
     def size(self, rows: int) -> int:

@@ -12,7 +12,8 @@ from ncdeploy.auto.latency import Latency
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.recipe import make_plan
 from ncdeploy_cli.choices import BATCH_VALUES, Execution, choose_classes
-from tiny_models import IMAGES
+from oracle import digits
+from tiny_models import IMAGES, write_mixture
 
 
 def _npz(path: str | Path) -> np.ndarray:
@@ -170,3 +171,17 @@ def test_rows_of_a_call_are_bounded_by_the_size_of_a_sample():
     assert choose(big, window=32) == Execution(window=32, tolerance=None, rows=32)
     assert choose(IMAGES, window=5).window == 5
     assert choose(IMAGES, rows=10).sequential_depth(plan, 25) == 150
+
+
+def test_states_that_the_model_does_not_know_are_told(run, models, tmp_path):
+    narrow = write_mixture(tmp_path / "narrow.onnx", IMAGES, digits().means[:100].reshape(100, 1, 8, 8), std=0.03)
+    for model, told in ((models["image"], False), (narrow, True)):
+        done = run("sample", model, "-n", 16, "-o", f"{told}.npz")
+        assert done.exit_code == 0, done.output
+        assert ("does not look like what this model was trained on" in done.stderr) is told
+        assert done.stderr.count("warning") == told
+    record = json.loads(run("sample", models["image"], "-n", 4, "-o", "json.npz", "--json").stdout)
+    assert min(record["energy"]["ratio"]) > 0.5
+    assert len(record["energy"]["sigmas"]) == len(record["energy"]["ratio"]) == len(record["energy"]["band"])
+    none = run("sample", models["points"], "-n", 4, "-o", "none.npz", "--json")
+    assert json.loads(none.stdout)["energy"] is None
