@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ncdeploy.formats.profiles import Profile
     from ncdeploy.formats.sidecar import BuildOptions
     from ncdeploy.guidance import Guided
+    from ncdeploy.health.check import Checkup, check_engine
     from ncdeploy.importers import import_model, wrap_module
     from ncdeploy.inspection import Inspection, inspect_file
     from ncdeploy.modelinfo import ModelInfo
@@ -60,6 +61,7 @@ _HOME = {
     "Built": "ncdeploy.build.engine",
     "Bundle": "ncdeploy.bundle",
     "BundledPlan": "ncdeploy.bundle",
+    "Checkup": "ncdeploy.health.check",
     "Choice": "ncdeploy.sampling.result",
     "Condition": "ncdeploy.ports",
     "ContrastiveConfig": "ncdeploy.training",
@@ -88,6 +90,7 @@ _HOME = {
     "Trajectory": "ncdeploy.sampling.result",
     "Value": "ncdeploy.ports",
     "build_engine": "ncdeploy.build.engine",
+    "check_engine": "ncdeploy.health.check",
     "compare": "ncdeploy.parity",
     "export_graph": "ncdeploy.export.compose",
     "export_onnx": "ncdeploy.export",
@@ -119,6 +122,7 @@ __all__ = [
     "Bundle",
     "BundledPlan",
     "BusyError",
+    "Checkup",
     "Choice",
     "Condition",
     "ContrastiveConfig",
@@ -156,6 +160,7 @@ __all__ = [
     "Value",
     "__version__",
     "build_engine",
+    "check_engine",
     "compare",
     "export_graph",
     "export_onnx",

@@ -21,6 +21,7 @@ from ncdeploy_cli import (
     bench,
     build,
     bundle,
+    check,
     console,
     demo,
     doctor,
@@ -141,8 +142,8 @@ def _paragraphs(run: Callable[..., None]) -> str:
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Make a model": {"train": train.train, "import": import_.import_model},
     "Deploy": {
-        "export": export.export, "build": build.build, "verify": verify.verify, "bundle": bundle.bundle,
-        "triton": triton.triton,
+        "export": export.export, "build": build.build, "verify": verify.verify, "check": check.check,
+        "bundle": bundle.bundle, "triton": triton.triton,
     },
     "Sample": {"sample": sample.sample, "serve": serve.serve, "tune": tune.tune, "demo": demo.demo},
     "Look": {"evaluate": evaluate.evaluate, "bench": bench.bench, "inspect": inspect.inspect, "doctor": doctor.doctor},

@@ -44,8 +44,9 @@ def read_back(plan: bytes, graph: Path, sidecar: Sidecar, products: Sequence[str
 def try_engine(
     trial: Path, graph: Path, sidecar: Sidecar, device: int, verify: bool, stage: Callable[[str], None]
 ) -> Sidecar:
-    """Compare with the graph and time calls; the sidecar with both added. Raises ParityError."""
+    """Compare with the graph, check, and time calls; the sidecar with what was found. Raises ParityError."""
     from ncdeploy.backends.tensorrt.backend import TensorRTBackend
+    from ncdeploy.health.check import check_engine
     from ncdeploy.parity import compare
 
     engine = TensorRTBackend(trial, device=f"cuda:{device}")
@@ -56,6 +57,10 @@ def try_engine(
             if not report.ok:
                 raise ParityError(f"{graph.name}: no engine was written, it disagrees with the graph: {report.summary}")
             sidecar = replace(sidecar, parity=report.to_dict())
+            stage("checking it")
+            found = check_engine(engine)
+            if not found.ok:
+                raise ParityError(f"{graph.name}: no engine was written, it is not sound: {'; '.join(found.faults)}")
         stage("timing calls")
         info = sidecar.model
         label = info.labels[0] if info.num_classes else None

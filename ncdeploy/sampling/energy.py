@@ -60,7 +60,7 @@ class Energy:
             return None
         return (
             f"x does not look like what this model was trained on: its residual is {self.ratio[worst]:.3g} x what the "
-            f"model file expects at sigma {self.sigmas[worst]:.2g}"
+            f"model file expects at sigma {self.sigmas[worst]:.2g}; ncdeploy check looks for the cause"
         )
 
     def to_dict(self) -> dict[str, list[float]]:

@@ -1,6 +1,7 @@
 """A folder of pictures as training data: sub-folders, where there are any, are the classes."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,17 @@ def read_folder(folder: Path, *, size: int | None = None) -> tuple[NDArray[np.ui
 
     All-grey folders give one channel, others three. size: side in pixels; each picture is cropped to its
     central square and resampled. Without it all pictures must have one size.
-    Raises InputError for mixed sizes or a bad `size`, FileError for a folder or picture that cannot be read,
-    DependencyError without Pillow.
+    Raises as `read_pictures` does, and FileError for a folder that cannot be listed.
+    """
+    files, labels, classes = _list_pictures(folder)
+    return read_pictures(files, size=size), labels, classes
+
+
+def read_pictures(files: Sequence[Path], *, size: int | None = None) -> NDArray[np.uint8]:
+    """Pictures uint8 [N, C, H, W], as `read_folder` brings them together.
+
+    Raises InputError for mixed sizes or a bad `size`, FileError for a picture that cannot be read, DependencyError
+    without Pillow.
     """
     try:
         from PIL import Image, ImageOps
@@ -26,7 +36,6 @@ def read_folder(folder: Path, *, size: int | None = None) -> tuple[NDArray[np.ui
     if size is not None and size < 1:
         raise InputError(f"size: got {size}, expected at least 1 pixel")
 
-    files, labels, classes = _list_pictures(folder)
     pictures = []
     for file in files:
         try:
@@ -42,7 +51,7 @@ def read_folder(folder: Path, *, size: int | None = None) -> tuple[NDArray[np.ui
     colour = any(picture.mode == "RGB" for picture in pictures)
     stack = np.stack([np.asarray(p.convert("RGB") if colour else p) for p in pictures])
     stack = np.moveaxis(stack, -1, 1) if colour else stack[:, None]
-    return np.ascontiguousarray(stack), labels, classes
+    return np.ascontiguousarray(stack)
 
 
 def _list_pictures(folder: Path) -> tuple[list[Path], NDArray[np.int64] | None, int]:

@@ -14,7 +14,7 @@ from ncdeploy_cli.main import app
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "train", "import", "export", "build", "verify", "bundle", "triton", "sample", "tune", "demo", "evaluate", "bench",
+    "train", "import", "export", "build", "verify", "check", "bundle", "triton", "sample", "tune", "demo", "evaluate", "bench",
     "inspect", "doctor",
 )  # fmt: skip
 

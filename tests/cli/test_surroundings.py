@@ -26,6 +26,7 @@ OF_HOME = {
     "export": [[HOME, "-o", "m.onnx"], ["m.pt", "-o", HOME + ".onnx"]],
     "build": [[HOME, "-o", "m.plan"], ["m.onnx", "-o", HOME + ".plan"]],
     "verify": [[HOME, "image.onnx"], ["image.onnx", HOME], ["image.onnx", HOME, "--layers"]],
+    "check": [[HOME], ["image.onnx", "--data", HOME + ".npy"]],
     "bundle": [[HOME, "-o", "b"], ["image.onnx", "-o", HOME], ["image.onnx", "-o", "b", "--reference", HOME]],
     "triton": [[HOME, "-o", "r"], ["b", "-o", HOME]],
     "sample": [[HOME], ["image.onnx", "-o", HOME], ["image.onnx", "-o", HOME + ".npz"]],

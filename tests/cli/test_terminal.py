@@ -22,6 +22,7 @@ NAMED = {
     "export": [[HOSTILE], ["m.pt", "-o", f"{HOSTILE}.pt"], ["m.pt", "--graph", HOSTILE]],
     "build": [[HOSTILE], ["m.onnx", "--device", HOSTILE]],
     "verify": [[HOSTILE, "m.onnx"]],
+    "check": [[HOSTILE], ["m.onnx", "--data", HOSTILE]],
     "bundle": [[HOSTILE, "-o", "b"], ["m.onnx", "-o", f"{HOSTILE}.onnx"]],
     "triton": [[HOSTILE, "-o", "r"], ["b", "-o", "r", "--prefix", HOSTILE]],
     "sample": [[HOSTILE], ["m.onnx", "-o", f"{HOSTILE}.jpg"]],
@@ -45,7 +46,7 @@ def test_a_hostile_name_is_shown_as_text(run, name):
             assert done.stderr.startswith("error: ")
 
 
-@pytest.mark.parametrize("command", ["sample", "inspect", "tune", "bench", "verify"])
+@pytest.mark.parametrize("command", ["sample", "inspect", "tune", "bench", "verify", "check"])
 def test_a_model_of_a_hostile_name_is_used_and_its_name_shown(run, models, command):
     file = Path(HOSTILE.replace("/", "") + ".onnx")
     file.write_bytes(models["image"].read_bytes())
