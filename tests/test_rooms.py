@@ -10,8 +10,8 @@ LIBRARY = Path(__file__).resolve().parents[1] / "ncdeploy"
 # From the ground up; a room may import those before it. What is not listed does not exist.
 ROOMS = (
     "version", "errors", "files", "records", "ports", "sampling", "modelinfo", "drawing", "report", "result",
-    "formats", "guidance", "denoisers", "importers", "training", "backends", "auto", "run", "parity", "health", "export",
-    "evaluation", "build", "bundle", "inspection", "doctor", "serving", "demo",
+    "formats", "guidance", "denoisers", "importers", "training", "backends", "auto", "run", "parity", "health",
+    "export", "evaluation", "build", "bundle", "inspection", "doctor", "serving", "demo",
 )  # fmt: skip
 FACE = "__init__"  # ncdeploy itself, which shows names of any room; no room looks there
 

@@ -15,7 +15,8 @@ def test_a_sound_engine_and_its_data_pass(run, models, tmp_path):
     assert done.exit_code == 0, done.output
     assert "image.onnx is sound" in done.stdout
     record = json.loads(run("check", models["image"], "--json").stdout)
-    assert record["ok"] and len(record["levels"]) == 6
+    assert record["ok"]
+    assert len(record["levels"]) == 6
 
 
 def test_what_is_wrong_is_one_line_and_exit_code_1(run, models, tmp_path):

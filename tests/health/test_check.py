@@ -63,7 +63,8 @@ FAULTS = {
 def test_a_sound_engine_passes(seed: int) -> None:
     found = check_engine(Wired(exact), seed=seed, data=digits().sample(20, seed=seed).reshape(-1, 1, 8, 8))
     assert found.faults == ()
-    assert found.ok and found.curve
+    assert found.ok
+    assert found.curve
     assert len(found.levels) == 6
     assert len(found.data_levels) == 4
     assert found.to_dict()["ok"] is True
@@ -96,7 +97,9 @@ def test_nan_is_a_fault() -> None:
 def test_without_an_error_curve_rows_and_levels_are_still_checked() -> None:
     info = replace(INFO, error_curve=None)
     sound = check_engine(Wired(exact, info))
-    assert sound.ok and not sound.curve and sound.levels == ()
+    assert sound.ok
+    assert not sound.curve
+    assert sound.levels == ()
     assert not check_engine(Wired(FAULTS["in another order"], info)).ok
     assert not check_engine(Wired(dead_input, info)).ok
 
