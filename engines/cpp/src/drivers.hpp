@@ -20,6 +20,7 @@ struct Run {
     Result &result;
     const Result *start;                         // or null
     std::chrono::steady_clock::time_point begin; // of the run
+    Helper *helper = nullptr;                    // of a parallel run, or null
 
     // Whether another call like the one that began then is not likely to end by the deadline.
     bool late(std::chrono::steady_clock::time_point call) const {

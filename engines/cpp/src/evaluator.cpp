@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <limits>
 
+#include "kernels.hpp"
 #include "text.hpp"
 
 namespace ncdeploy::detail {
@@ -14,8 +13,7 @@ Evaluator::Evaluator(Engine &engine, const Plan &plan, const Inputs &inputs, std
       dim_(engine.info().dim()) {}
 
 void Evaluator::add(const float *x, std::size_t node, std::size_t sample, float *denoised) {
-    pending_.push_back({node, sample, denoised});
-    x_.insert(x_.end(), x, x + dim_);
+    pending_.push_back({x, node, sample, denoised, true});
     sigma_.push_back(static_cast<float>(plan_.sigmas[node]));
     sample_.push_back(static_cast<std::int64_t>(sample));
     if (!inputs_.labels.empty()) {
@@ -23,13 +21,10 @@ void Evaluator::add(const float *x, std::size_t node, std::size_t sample, float 
     }
 }
 
-std::size_t Evaluator::run(Ahead *ahead) {
+std::size_t Evaluator::run(Helper *helper) {
     const std::size_t count = pending_.size();
     const bool doubled = guidance_ && !inside_;
-    if (doubled) {
-        // The second half is the same rows without conditions. Room first: a vector may not grow by a part of itself.
-        x_.resize(2 * count * dim_);
-        std::copy_n(x_.begin(), count * dim_, x_.begin() + static_cast<std::ptrdiff_t>(count * dim_));
+    if (doubled) { // the second half is the same rows without conditions
         sigma_.resize(2 * count);
         std::copy_n(sigma_.begin(), count, sigma_.begin() + static_cast<std::ptrdiff_t>(count));
         for (std::size_t i = 0; i < count; ++i) {
@@ -39,13 +34,17 @@ std::size_t Evaluator::run(Ahead *ahead) {
             labels_.push_back(engine_.info().null_label().value_or(labels_[i]));
         }
     }
+    const std::size_t network_rows = sigma_.size();
+    if (x_.size() < network_rows * dim_) {
+        x_.resize(network_rows * dim_);
+        out_.resize(network_rows * dim_);
+    }
+    share(helper, network_rows, [&](std::size_t i) { std::copy_n(pending_[i % count].x, dim_, x_.data() + i * dim_); });
     if (inside_) {
         weights_.assign(count, static_cast<float>(guidance_.value_or(1.0)));
     }
-    const std::size_t network_rows = sigma_.size();
-    out_.resize(network_rows * dim_);
     {
-        const Meanwhile meanwhile(ahead);
+        const Meanwhile meanwhile(helper);
         const auto start = std::chrono::steady_clock::now();
         engine_.denoise({network_rows, x_.data(), sigma_.data(), sample_.data(),
                          labels_.empty() ? nullptr : labels_.data(), inside_ ? weights_.data() : nullptr,
@@ -54,35 +53,29 @@ std::size_t Evaluator::run(Ahead *ahead) {
     }
     ++calls;
     rows += count * (guidance_ || inside_ ? 2 : 1);
-    if (doubled) {
-        guide();
+    share(helper, count, [&](std::size_t i) {
+        float *denoised = out_.data() + i * dim_;
+        if (doubled) {
+            guide(denoised, denoised + count * dim_);
+        }
+        pending_[i].finite = kernels().copy(dim_, denoised, pending_[i].denoised);
+    });
+    for (const Row &row : pending_) {
+        if (!row.finite) {
+            throw NumericalError(text("the network returned NaN or infinity at node ", row.node,
+                                      " (sigma = ", plan_.sigmas[row.node], ") of sample ", row.sample,
+                                      "; check the model there (ncdeploy verify), or its precision"));
+        }
     }
-    for (std::size_t i = 0; i < count; ++i) {
-        check(pending_[i], out_.data() + i * dim_);
-        std::copy_n(out_.data() + i * dim_, dim_, pending_[i].denoised);
-    }
-    pending_.clear(), x_.clear(), sigma_.clear(), sample_.clear(), labels_.clear();
+    pending_.clear(), sigma_.clear(), sample_.clear(), labels_.clear();
     return count;
 }
 
 // D_w = w D(label) + (1 - w) D(no class); in this form exact at w = 0 and w = 1.
-void Evaluator::guide() {
+void Evaluator::guide(float *denoised, const float *without) const {
     const auto w = static_cast<float>(*guidance_);
-    const std::size_t half = out_.size() / 2;
-    for (std::size_t i = 0; i < half; ++i) {
-        out_[i] = w * out_[i] + (1 - w) * out_[half + i];
-    }
-}
-
-void Evaluator::check(const Row &row, const float *denoised) const {
-    bool finite = true;
     for (std::size_t i = 0; i < dim_; ++i) {
-        finite &= std::abs(denoised[i]) <= std::numeric_limits<float>::max();
-    }
-    if (!finite) {
-        throw NumericalError(text("the network returned NaN or infinity at node ", row.node,
-                                  " (sigma = ", plan_.sigmas[row.node], ") of sample ", row.sample,
-                                  "; check the model there (ncdeploy verify), or its precision"));
+        denoised[i] = w * denoised[i] + (1 - w) * without[i];
     }
 }
 

@@ -6,8 +6,8 @@
 #include <optional>
 #include <vector>
 
-#include "ahead.hpp"
 #include "conditions.hpp"
+#include "helper.hpp"
 #include "ncdeploy/ncdeploy.hpp"
 
 namespace ncdeploy::detail {
@@ -21,24 +21,25 @@ class Evaluator {
   public:
     Evaluator(Engine &engine, const Plan &plan, const Inputs &inputs, std::optional<double> guidance);
 
-    // One more row for the next call: the state x [dim] of a sample at a node, and where to put D.
+    // One more row for the next call: the state x [dim] of a sample at a node, and where to put D. Both must last.
     void add(const float *x, std::size_t node, std::size_t sample, float *denoised);
 
-    // D of all rows added, in one call, while `ahead` works if there is one; returns how many rows.
+    // D of all rows added, in one call, during which the helper works ahead if there is one; returns how many rows.
     // Throws NumericalError when D is not finite.
-    std::size_t run(Ahead *ahead = nullptr);
+    std::size_t run(Helper *helper = nullptr);
 
     std::size_t calls = 0, rows = 0; // rows the network saw, with guidance two for each row of x
     double seconds = 0;              // inside the engine
 
   private:
     struct Row {
+        const float *x;
         std::size_t node, sample;
         float *denoised;
+        bool finite;
     };
 
-    void guide();
-    void check(const Row &row, const float *denoised) const;
+    void guide(float *denoised, const float *without) const;
 
     Engine &engine_;
     const Plan &plan_;

@@ -16,12 +16,16 @@ class Jacobian {
     Jacobian(const Plan &plan, std::size_t slots, std::size_t dim);
 
     double at(std::size_t node) const;
-    void update(std::size_t node, const float *x, const float *D); // takes in a new evaluation
-    void reset(std::size_t node, double g);                        // the node is new
+    bool estimated() const { return known_.empty(); }
+
+    // A new evaluation: first its values, piece by piece, each of which adds to the two sums of its change, then these.
+    void take(std::size_t node, std::size_t first, std::size_t count, const float *x, const float *D, double *sums);
+    void update(std::size_t node, const double *sums);
+    void reset(std::size_t node, double g); // the node is new
 
   private:
     const std::vector<double> &known_;
-    std::size_t slots_, dim_;
+    std::size_t slots_;
     Ring x_, D_; // of the last evaluation
     std::vector<double> g_;
     std::vector<bool> seen_;

@@ -63,8 +63,7 @@ class Lane {
         if (drawn_ >= drawable()) {
             return false;
         }
-        ++drawn_;
-        normal(run_.seeds[sample], drawn_, run_.dim, run_.plan.noise[drawn_], noise_[drawn_]);
+        draw_node(++drawn_);
         return true;
     }
 
@@ -75,28 +74,41 @@ class Lane {
     const float *draws(std::size_t k, std::size_t first) { return stochastic_ ? noise_[k] + first : noise_[0]; }
 
     void draw_window() {
-        while (drawn_ < stop_ && draw()) {
+        const std::size_t last = std::min(stop_, drawable());
+        if (drawn_ < last) {
+            share(run_.helper, last - drawn_, [&](std::size_t i) { draw_node(drawn_ + 1 + i); });
+            drawn_ = last;
         }
     }
 
-    // Node k, which is new: its state from its row, and the output that it begins with. That is the frozen one, of node
-    // `known`; along a trajectory it moves as that does, otherwise by g times the noise of the nodes between.
-    void roll(std::size_t k, std::size_t known, float g) {
-        if (k > base_) {
-            track_.step(run_.plan, k, [&](std::size_t at, const double *row, std::size_t count) {
-                const float *noise = draws(k, at);
-                float *x = track_.x[k] + at, *D = frozen_.data() + at;
-                for (std::size_t i = 0; i < count; ++i) {
-                    x[i] = static_cast<float>(row[i] + static_cast<double>(noise[i]));
-                    D[i] += trajectory_ ? 0.0F : g * noise[i];
+    // work(piece, first, count) for every piece of the values, some of them on the helper's thread.
+    template <class Work> void shared_pieces(const Work &work) {
+        share(run_.helper, (run_.dim + piece - 1) / piece, [&](std::size_t i) {
+            work(i, i * piece, std::min(piece, run_.dim - i * piece));
+        });
+    }
+
+    // Nodes `first` to stop_, which are new: their states from their rows, and the outputs that they begin with. That is
+    // the frozen one, of the node before; along a trajectory it moves as that does, otherwise by g(k) times the noise of
+    // the nodes between.
+    template <class Jacobians> void roll(std::size_t first, std::size_t known, const Jacobians &g) {
+        shared_pieces([&](std::size_t, std::size_t at, std::size_t count) {
+            float *frozen = frozen_.data() + at;
+            for (std::size_t k = std::max(first, base_); k <= stop_; ++k) {
+                if (k > base_) {
+                    const float *noise = draws(k, at);
+                    const float follow = trajectory_ ? 0.0F : g(k);
+                    kernels().state(track_.row(run_.plan, k, at), count, noise, track_.x[k] + at);
+                    for (std::size_t i = 0; i < count; ++i) {
+                        frozen[i] += follow * noise[i];
+                    }
                 }
-            });
-        }
-        float *D = track_.D[k];
-        std::copy(frozen_.begin(), frozen_.end(), D);
-        for (std::size_t i = 0; trajectory_ && i < run_.dim; ++i) {
-            D[i] += trajectory_[k * run_.dim + i] - trajectory_[known * run_.dim + i];
-        }
+                std::copy_n(frozen, count, track_.D[k] + at);
+                for (std::size_t i = at; trajectory_ && i < at + count; ++i) {
+                    track_.D[k][i] += trajectory_[k * run_.dim + i] - trajectory_[known * run_.dim + i];
+                }
+            }
+        });
     }
 
     // The nodes before `accepted` are final.
@@ -117,6 +129,8 @@ class Lane {
     double left_ = std::numeric_limits<double>::infinity();
 
   private:
+    void draw_node(std::size_t k) { normal(run_.seeds[sample], k, run_.dim, run_.plan.noise[k], noise_[k]); }
+
     const float *trajectory_ = nullptr; // [nodes, dim], of the sample in the run to start from
     std::size_t noise_slots() const { return 2 * window_.span; }
 

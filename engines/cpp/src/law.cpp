@@ -42,15 +42,12 @@ class LawLane final : public Lane {
     bool decide(std::size_t k) {
         const float *noise = draws(k, 0), *x = track_.x[k];
         const double c = run_.plan.noise[k];
-        double square = 0, along = 0; // v'v and v'c xi
-        track_.step(run_.plan, k, [&](std::size_t first, const double *row, std::size_t count) {
-            for (std::size_t i = first; i < first + count; ++i) {
-                mean_[i] = static_cast<float>(row[i - first]);
-                draft_[i] = x[i] - noise[i] - mean_[i];
-                square += static_cast<double>(draft_[i]) * static_cast<double>(draft_[i]);
-                along += static_cast<double>(draft_[i]) * static_cast<double>(noise[i]);
-            }
+        std::array<double, 2> sums{}; // v'v and v'c xi
+        each_piece(run_.dim, [&](std::size_t first, std::size_t count) {
+            kernels().compare(track_.row(run_.plan, k, first), count, noise + first, x + first, mean_.data() + first,
+                              draft_.data() + first, sums.data());
         });
+        const auto [square, along] = sums;
         const double norm = std::sqrt(square) / c, odds = rejection(norm);
         const bool tested = k < stop_ && odds <= run_.options.theta; // false for NaN, where there is no noise
         if (tested) {
@@ -85,26 +82,20 @@ class LawLane final : public Lane {
         drawn_ = std::max(drawn_, base_);
         stop_ = window_.stop[base_];
         draw_window();
-        for (++k; k <= std::min(known, stop_); ++k) {
-            track_.step(run_.plan, k, [&](std::size_t first, const double *row, std::size_t count) {
-                const float *noise = draws(k, first);
-                float *x = track_.x[k] + first, *D = track_.D[k] + first;
-                for (std::size_t i = 0; i < count; ++i) {
-                    const auto x_new = static_cast<float>(row[i] + static_cast<double>(noise[i]));
-                    D[i] += g(k) * (x_new - x[i]);
-                    x[i] = x_new;
-                }
-            });
-        }
-        std::copy_n(track_.D[k - 1], run_.dim, frozen_.begin());
-        extend(k);
+        const std::size_t first_new = std::max(k, std::min(known, stop_)) + 1;
+        shared_pieces([&](std::size_t, std::size_t first, std::size_t count) {
+            for (std::size_t j = k + 1; j < first_new; ++j) {
+                kernels().advance(track_.row(run_.plan, j, first), count, draws(j, first), g(j), track_.x[j] + first,
+                                  track_.D[j] + first);
+            }
+        });
+        std::copy_n(track_.D[first_new - 1], run_.dim, frozen_.begin());
+        extend(first_new);
     }
 
     // Drafts and outputs of the nodes from `first` on, which are new.
     void extend(std::size_t first) {
-        for (std::size_t k = first; k <= stop_; ++k) {
-            roll(k, first - 1, k < stop_ ? g(k) : 0.0F);
-        }
+        roll(first, first - 1, [&](std::size_t k) { return k < stop_ ? g(k) : 0.0F; });
     }
 
     std::vector<float> draft_, mean_; // of the node in question: what its draft is off, and its mean

@@ -11,11 +11,12 @@
 // A node new to a window has no output yet. Along the trajectory of an ODE plan D hardly changes, so it starts from the
 // last D before it; in an SDE plan D is a martingale driven by the injected noise, so it also moves by g times that
 // noise. The first window of all starts from the data mean.
+#include <array>
 #include <cmath>
 #include <list>
 #include <optional>
 
-#include "ahead.hpp"
+#include "helper.hpp"
 #include "jacobian.hpp"
 #include "lane.hpp"
 
@@ -23,30 +24,44 @@ namespace ncdeploy::detail {
 namespace {
 
 constexpr double jump = 0.3; // a node that moved by more than this part of its noise level is not worth keeping
-constexpr std::size_t worth_a_thread = 2048; // values of a sample from which on noise is drawn while the network runs
+constexpr std::size_t worth_a_thread = 2048; // values of a sample from which on a second thread helps
 constexpr std::size_t keep = 16;             // but this many nodes behind the accepted ones always are
 
 class PathwiseLane final : public Lane {
   public:
     PathwiseLane(const Run &run, const Window &window, std::size_t sample)
-        : Lane(run, window, sample), jacobian_(run.plan, window.slots(), run.dim) {
+        : Lane(run, window, sample), jacobian_(run.plan, window.slots(), run.dim),
+          pieces_((run.dim + piece - 1) / piece) {
+        sums_.reserve(2 * pieces_ * window.span);
         extend(0, 0.0F);
     }
 
     void sweep() override {
-        for (std::size_t k = base_; k < stop_; ++k) {
-            if (run_.plan.evaluated[k]) {
-                jacobian_.update(k, track_.x[k], track_.D[k]);
-            }
+        if (jacobian_.estimated()) {
+            estimate_jacobian();
         }
+        const std::size_t nodes = stop_ - base_;
+        sums_.assign(pieces_ * nodes, 0);
+        shared_pieces([&](std::size_t at, std::size_t first, std::size_t count) {
+            for (std::size_t k = base_ + 1; k <= stop_; ++k) {
+                const auto g = static_cast<float>(run_.plan.evaluated[k] && k < stop_ ? jacobian_.at(k) : 0.0);
+                sums_[at * nodes + k - base_ - 1] =
+                    kernels().advance(track_.row(run_.plan, k, first), count, draws(k, first), g, track_.x[k] + first,
+                                      track_.D[k] + first);
+            }
+        });
         std::size_t accepted = stop_, steady = window_.last;
         double worst = 0;
         left_ = 0;
-        for (std::size_t k = base_ + 1; k <= stop_; ++k) {
-            const double residual = solve(k);
-            if (k == stop_ || !run_.plan.evaluated[k]) {
+        for (std::size_t k = base_ + 1; k < stop_; ++k) {
+            if (!run_.plan.evaluated[k]) {
                 continue;
             }
+            double sum = 0;
+            for (std::size_t at = 0; at < pieces_; ++at) {
+                sum += sums_[at * nodes + k - base_ - 1];
+            }
+            const double residual = std::sqrt(sum) * window_.scale[k]; // the change over the noise level
             left_ = accepted != stop_ || !(residual <= run_.options.tolerance) ? std::max(left_, residual) : left_;
             if (accepted == stop_ && !(residual <= run_.options.tolerance)) {
                 accepted = k;
@@ -65,22 +80,26 @@ class PathwiseLane final : public Lane {
     }
 
   private:
-    // The new state of node k from its row; its output follows. Returns the size of the change over the noise level.
-    double solve(std::size_t k) {
-        const auto g = static_cast<float>(run_.plan.evaluated[k] && k < stop_ ? jacobian_.at(k) : 0.0);
-        double sum = 0;
-        track_.step(run_.plan, k, [&](std::size_t first, const double *row, std::size_t count) {
-            const float *noise = draws(k, first);
-            float *x = track_.x[k] + first, *D = track_.D[k] + first;
-            for (std::size_t i = 0; i < count; ++i) {
-                const auto x_new = static_cast<float>(row[i] + static_cast<double>(noise[i]));
-                const float change = x_new - x[i];
-                sum += static_cast<double>(change) * static_cast<double>(change);
-                x[i] = x_new;
-                D[i] += g * change;
+    void estimate_jacobian() {
+        const std::size_t nodes = stop_ - base_;
+        sums_.assign(2 * pieces_ * nodes, 0);
+        shared_pieces([&](std::size_t at, std::size_t first, std::size_t count) {
+            for (std::size_t k = base_; k < stop_; ++k) {
+                if (run_.plan.evaluated[k]) {
+                    jacobian_.take(k, first, count, track_.x[k], track_.D[k], &sums_[2 * (at * nodes + k - base_)]);
+                }
             }
         });
-        return std::sqrt(sum) * window_.scale[k];
+        for (std::size_t k = base_; k < stop_; ++k) {
+            std::array<double, 2> sums{};
+            for (std::size_t at = 0; at < pieces_; ++at) {
+                sums[0] += sums_[2 * (at * nodes + k - base_)];
+                sums[1] += sums_[2 * (at * nodes + k - base_) + 1];
+            }
+            if (run_.plan.evaluated[k]) {
+                jacobian_.update(k, sums.data());
+            }
+        }
     }
 
     void slide(std::size_t accepted, std::size_t steady) {
@@ -100,28 +119,33 @@ class PathwiseLane final : public Lane {
         draw_window();
         for (std::size_t k = std::max(first, base_); k <= stop_; ++k) {
             jacobian_.reset(k, g_known);
-            roll(k, std::max<std::size_t>(first, 1) - 1, static_cast<float>(jacobian_.at(k)));
         }
+        roll(first, std::max<std::size_t>(first, 1) - 1,
+             [&](std::size_t k) { return static_cast<float>(jacobian_.at(k)); });
     }
 
     Jacobian jacobian_;
+    const std::size_t pieces_;
+    std::vector<double> sums_; // of the pieces, for every node
 };
 
 } // namespace
 
-void run_parallel(const Run &run) {
+void run_parallel(const Run &given) {
+    Run run = given;
     const Window window(run.plan, run.options.window, run.options.error_floor, run.dim);
     std::vector<std::size_t> accepted(run.seeds.size(), 0);
     std::list<std::unique_ptr<Lane>> lanes;
     std::size_t waiting = 0; // the next sample without a lane
-    std::optional<Ahead> ahead;
-    if (run.plan.stochastic() && run.dim >= worth_a_thread) {
-        ahead.emplace([&lanes] {
+    std::optional<Helper> helper;
+    if (run.dim >= worth_a_thread) {
+        helper.emplace([&lanes] {
             return std::min_element(lanes.begin(), lanes.end(),
                                     [](const auto &a, const auto &b) { return a->spare() < b->spare(); })
                 ->get()
                 ->draw();
         });
+        run.helper = &*helper;
     }
     while (true) {
         while (lanes.size() < run.lanes && waiting < run.seeds.size()) {
@@ -137,7 +161,7 @@ void run_parallel(const Run &run) {
         for (const auto &lane : lanes) {
             lane->submit(run.evaluator);
         }
-        const std::size_t rows = run.evaluator.run(ahead ? &*ahead : nullptr);
+        const std::size_t rows = run.evaluator.run(run.helper);
         for (const auto &lane : lanes) {
             lane->sweep();
             ++run.result.sweeps[lane->sample];

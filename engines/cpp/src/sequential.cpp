@@ -23,10 +23,8 @@ bool group(const Run &run, std::size_t first, std::size_t last, std::vector<std:
                 normal(run.seeds[i], k, run.dim, plan.noise[k], noise.data());
             }
             float *x = track.x[k];
-            track.step(plan, k, [&](std::size_t first_value, const double *row, std::size_t count) {
-                for (std::size_t d = 0; d < count; ++d) {
-                    x[first_value + d] = static_cast<float>(row[d] + static_cast<double>(noise[first_value + d]));
-                }
+            each_piece(run.dim, [&](std::size_t first_value, std::size_t count) {
+                kernels().state(track.row(plan, k, first_value), count, noise.data() + first_value, x + first_value);
             });
             if (plan.evaluated[k]) {
                 run.evaluator.add(x, k, i, track.D[k]);

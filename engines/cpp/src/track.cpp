@@ -2,21 +2,18 @@
 
 namespace ncdeploy::detail {
 
-void Track::sum(const Plan &plan, std::size_t k, std::size_t first, std::size_t count) {
-    std::fill_n(row_.begin(), count, 0.0);
+Terms Track::row(const Plan &plan, std::size_t k, std::size_t first) {
+    Terms out;
     const auto add = [&](double coefficient, const float *values) {
-        for (std::size_t i = 0; i < count; ++i) {
-            row_[i] += coefficient * static_cast<double>(values[first + i]);
+        if (coefficient != 0) {
+            out.terms[out.size++] = {coefficient, values + first};
         }
     };
     for (std::size_t h = 0; h < std::min(plan.reach, k); ++h) {
-        if (const double a = plan.state[k * plan.reach + h]; a != 0) {
-            add(a, x[k - 1 - h]);
-        }
-        if (const double b = plan.denoised[k * plan.reach + h]; b != 0) {
-            add(b, D[k - 1 - h]);
-        }
+        add(plan.state[k * plan.reach + h], x[k - 1 - h]);
+        add(plan.denoised[k * plan.reach + h], D[k - 1 - h]);
     }
+    return out;
 }
 
 } // namespace ncdeploy::detail

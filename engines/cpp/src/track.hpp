@@ -3,10 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <vector>
 
+#include "kernels.hpp"
 #include "ncdeploy/ncdeploy.hpp"
 
 namespace ncdeploy::detail {
@@ -25,25 +25,18 @@ class Ring {
 struct Track {
     Track(std::size_t slots, std::size_t dim) : x(slots, dim), D(slots, dim), dim(dim) {}
 
-    // Row k of the plan without its noise: sums in double of states and outputs in float, in pieces that stay in the
-    // processor's cache. take(first, row, count) gets the values from `first` on.
-    template <class Take> void step(const Plan &plan, std::size_t k, Take take) {
-        for (std::size_t first = 0; first < dim; first += piece) {
-            const std::size_t count = std::min(piece, dim - first);
-            sum(plan, k, first, count);
-            take(first, row_.data(), count);
-        }
-    }
+    // Row k of the plan, from value `first` on.
+    Terms row(const Plan &plan, std::size_t k, std::size_t first);
 
     Ring x, D;
     std::size_t dim;
-
-  private:
-    static constexpr std::size_t piece = 1024;
-
-    void sum(const Plan &plan, std::size_t k, std::size_t first, std::size_t count);
-
-    std::array<double, piece> row_;
 };
+
+// work(first, count) for pieces of the values 0 .. dim - 1 one after the other.
+template <class Work> void each_piece(std::size_t dim, const Work &work) {
+    for (std::size_t first = 0; first < dim; first += piece) {
+        work(first, std::min(piece, dim - first));
+    }
+}
 
 } // namespace ncdeploy::detail
