@@ -191,6 +191,7 @@ class _Sweep(ctypes.Structure):
     _fields_ = (
         ("size", ctypes.c_size_t), ("calls", ctypes.c_size_t), ("rows", ctypes.c_size_t), ("nodes", ctypes.c_size_t),
         ("n", ctypes.c_size_t), ("accepted", ctypes.POINTER(ctypes.c_size_t)),
+        ("estimates", ctypes.POINTER(ctypes.POINTER(ctypes.c_float))),
     )  # fmt: skip
 
 
@@ -261,10 +262,11 @@ def test_the_c_interface_samples(native: Native, bundle: Bundle) -> None:
     assert (native.lib.ncdeploy_shape(sampler, sizes, ctypes.c_size_t(4)), sizes[0]) == (1, 5)
 
     samples, report = np.zeros((2, 5), np.float32), _Report(size=ctypes.sizeof(_Report))
-    seen = []
+    seen, previews = [], []
 
     @_ON_SWEEP
     def watch(sweep: Any, context: int) -> int:
+        previews.append([sweep[0].estimates[i][:5] for i in range(sweep[0].n)])
         seen.append((sweep[0].calls, sweep[0].n, sum(sweep[0].accepted[: sweep[0].n]), context))
         return 0
 
@@ -273,6 +275,8 @@ def test_the_c_interface_samples(native: Native, bundle: Bundle) -> None:
     assert native.error == ""
     done = sample(open_engine(bundle, threads=1), PLANS[1], seeds=seeds, window=8)
     np.testing.assert_allclose(samples, done.samples, atol=1e-4)
+    np.testing.assert_allclose(previews[-1], samples, atol=0.05)
+    assert np.abs(np.array(previews[0]) - samples).max() > 0.05
     assert (report.depth, report.nfe, report.size) == (done.depth, done.nfe, ctypes.sizeof(_Report))
     assert [calls for calls, *_ in seen] == list(range(1, done.depth + 1))
     assert seen[-1][1:] == (2, 2 * len(PLANS[1]), 5)

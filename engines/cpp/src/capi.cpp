@@ -104,7 +104,8 @@ ncdeploy::EngineOptions engine_options(const ncdeploy_options &given) {
 // Throws Cancelled when the caller says so.
 void tell(const ncdeploy_request &request, const ncdeploy::Sweep &sweep) {
     const ncdeploy_sweep shown{sizeof shown, sweep.calls,           sweep.rows,
-                               sweep.nodes,  sweep.accepted.size(), sweep.accepted.data()};
+                               sweep.nodes,  sweep.accepted.size(), sweep.accepted.data(),
+                               sweep.estimates.data()};
     if (request.on_sweep && request.on_sweep(&shown, request.context)) {
         throw Cancelled();
     }

@@ -1,8 +1,10 @@
-// The two ways to run a plan. Each fills in samples, sweeps and residual of the result.
+// The two ways to run a plan.
 #pragma once
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
+#include <vector>
 
 #include "evaluator.hpp"
 #include "ncdeploy/ncdeploy.hpp"
@@ -46,10 +48,22 @@ struct Run {
     }
 };
 
+// A way to run a plan, a network call at a time. It fills in samples, sweeps and residual of the result.
+class Driver {
+  public:
+    virtual ~Driver() = default;
+
+    // Makes one network call. Returns whether there is more to do.
+    virtual bool step() = 0;
+
+    // Ends the run here: what is known goes into the result.
+    virtual void leave() = 0;
+};
+
 // Forward substitution: samples in groups of `lanes`, each group through all nodes.
-void run_sequential(const Run &run);
+std::unique_ptr<Driver> sequential_driver(const Run &run);
 
 // The fixed-point iteration over a sliding window; a lane that finishes takes the next sample.
-void run_parallel(const Run &run);
+std::unique_ptr<Driver> parallel_driver(const Run &run);
 
 } // namespace ncdeploy::detail

@@ -129,61 +129,72 @@ class PathwiseLane final : public Lane {
     std::vector<double> sums_; // of the pieces, for every node
 };
 
+class Parallel final : public Driver {
+  public:
+    explicit Parallel(const Run &run)
+        : run_(run), window_(run.plan, run.options.window, run.options.error_floor, run.dim),
+          accepted_(run.seeds.size(), 0), estimates_(run.seeds.size(), nullptr) {
+        if (run_.dim >= worth_a_thread) {
+            helper_.emplace([this] {
+                return std::min_element(lanes_.begin(), lanes_.end(),
+                                        [](const auto &a, const auto &b) { return a->spare() < b->spare(); })
+                    ->get()
+                    ->draw();
+            });
+            run_.helper = &*helper_;
+        }
+    }
+
+    bool step() override {
+        for (; lanes_.size() < run_.lanes && waiting_ < run_.seeds.size(); ++waiting_) {
+            lanes_.push_back(run_.options.acceptance == Acceptance::law
+                                 ? law_lane(run_, window_, waiting_)
+                                 : std::make_unique<PathwiseLane>(run_, window_, waiting_));
+        }
+        for (const auto &lane : lanes_) {
+            lane->submit(run_.evaluator);
+        }
+        const std::size_t rows = run_.evaluator.run(run_.helper);
+        for (const auto &lane : lanes_) {
+            const std::size_t i = lane->sample;
+            lane->sweep();
+            ++run_.result.sweeps[i];
+            accepted_[i] = lane->accepted();
+            estimates_[i] = lane->estimate();
+            if (lane->done()) {
+                float *sample = run_.result.samples.data() + i * run_.dim;
+                std::copy_n(lane->state(), run_.dim, sample);
+                estimates_[i] = sample;
+            }
+        }
+        lanes_.remove_if([](const auto &lane) { return lane->done(); });
+        if (run_.options.on_sweep) {
+            run_.options.on_sweep({run_.evaluator.calls, rows, run_.plan.size(), accepted_, estimates_});
+        }
+        return !lanes_.empty() || waiting_ < run_.seeds.size();
+    }
+
+    void leave() override {
+        for (const auto &lane : lanes_) {
+            run_.leave(lane->sample, lane->accepted(), lane->estimate(), lane->left());
+        }
+        for (std::size_t i = waiting_; i < run_.seeds.size(); ++i) {
+            run_.leave(i, 0, nullptr, std::numeric_limits<double>::infinity());
+        }
+    }
+
+  private:
+    Run run_;
+    const Window window_;
+    std::vector<std::size_t> accepted_;
+    std::vector<const float *> estimates_;
+    std::list<std::unique_ptr<Lane>> lanes_;
+    std::size_t waiting_ = 0; // the next sample without a lane
+    std::optional<Helper> helper_; // the last, so that it ends before what it works on
+};
+
 } // namespace
 
-void run_parallel(const Run &given) {
-    Run run = given;
-    const Window window(run.plan, run.options.window, run.options.error_floor, run.dim);
-    std::vector<std::size_t> accepted(run.seeds.size(), 0);
-    std::list<std::unique_ptr<Lane>> lanes;
-    std::size_t waiting = 0; // the next sample without a lane
-    std::optional<Helper> helper;
-    if (run.dim >= worth_a_thread) {
-        helper.emplace([&lanes] {
-            return std::min_element(lanes.begin(), lanes.end(),
-                                    [](const auto &a, const auto &b) { return a->spare() < b->spare(); })
-                ->get()
-                ->draw();
-        });
-        run.helper = &*helper;
-    }
-    while (true) {
-        while (lanes.size() < run.lanes && waiting < run.seeds.size()) {
-            lanes.push_back(run.options.acceptance == Acceptance::law
-                                ? law_lane(run, window, waiting)
-                                : std::make_unique<PathwiseLane>(run, window, waiting));
-            ++waiting;
-        }
-        if (lanes.empty()) {
-            return;
-        }
-        const auto call = std::chrono::steady_clock::now();
-        for (const auto &lane : lanes) {
-            lane->submit(run.evaluator);
-        }
-        const std::size_t rows = run.evaluator.run(run.helper);
-        for (const auto &lane : lanes) {
-            lane->sweep();
-            ++run.result.sweeps[lane->sample];
-            accepted[lane->sample] = lane->accepted();
-            if (lane->done()) {
-                std::copy_n(lane->state(), run.dim, run.result.samples.data() + lane->sample * run.dim);
-            }
-        }
-        lanes.remove_if([](const auto &lane) { return lane->done(); });
-        if (run.options.on_sweep) {
-            run.options.on_sweep({run.evaluator.calls, rows, run.plan.size(), accepted});
-        }
-        if (run.late(call) && (!lanes.empty() || waiting < run.seeds.size())) {
-            for (const auto &lane : lanes) {
-                run.leave(lane->sample, lane->accepted(), lane->estimate(), lane->left());
-            }
-            for (; waiting < run.seeds.size(); ++waiting) {
-                run.leave(waiting, 0, nullptr, std::numeric_limits<double>::infinity());
-            }
-            return;
-        }
-    }
-}
+std::unique_ptr<Driver> parallel_driver(const Run &run) { return std::make_unique<Parallel>(run); }
 
 } // namespace ncdeploy::detail

@@ -93,42 +93,142 @@ Sampler::Sampler(Engine &engine, Plan plan, Options options)
     }
 }
 
-Result Sampler::sample(const std::vector<std::uint64_t> &seeds, const Conditions &conditions,
-                       const Result *start_from) const {
-    const ModelInfo &info = engine_.info();
+struct Stepper::Parts {
+    Parts(Engine &engine, const Plan &plan, const Options &options, const std::vector<std::uint64_t> &seeds,
+          Conditions given, const Result *start)
+        : begin(std::chrono::steady_clock::now()), info(engine.info()), conditions(std::move(given)),
+          inputs(info, conditions, seeds.size(), options.guidance && !info.guidance), result(room(seeds, plan, options)),
+          evaluator(engine, plan, inputs, options.guidance),
+          run{evaluator, plan, options, result.seeds, info.mean, info.dim(), lanes(engine, options), result, start,
+              begin},
+          driver(options.window ? detail::parallel_driver(run) : detail::sequential_driver(run)) {}
+
+    Result room(const std::vector<std::uint64_t> &seeds, const Plan &plan, const Options &options) const {
+        const std::size_t n = seeds.size();
+        Result empty;
+        empty.samples.resize(n * info.dim());
+        empty.sweeps.resize(n);
+        empty.residual.resize(n);
+        empty.complete.assign(n, 1);
+        empty.seeds = seeds;
+        empty.trajectory.resize(options.keep ? n * plan.size() * info.dim() : 0);
+        empty.rejections.resize(n);
+        empty.rejection_odds.resize(n);
+        return empty;
+    }
+
+    std::size_t lanes(const Engine &engine, const Options &options) const {
+        const std::size_t needed = std::max<std::size_t>(options.window, 1) * detail::rows_per_evaluation(engine, options);
+        return options.max_rows ? options.max_rows / needed : result.seeds.size();
+    }
+
+    const std::chrono::steady_clock::time_point begin;
+    const ModelInfo &info;
+    const Conditions conditions;
+    const detail::Inputs inputs;
+    Result result;
+    detail::Evaluator evaluator;
+    const detail::Run run;
+    const std::unique_ptr<detail::Driver> driver;
+    bool more = true;
+};
+
+namespace {
+
+template <class Work> auto with_room(std::size_t samples, const Work &work) {
+    try {
+        return work();
+    } catch (const std::bad_alloc &) {
+        throw InputError(text("the states of ", samples, " samples do not fit into memory; set max_rows, so that ",
+                              "fewer are worked on at once, or a smaller window"));
+    }
+}
+
+} // namespace
+
+Stepper::Stepper(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+Stepper::Stepper(Stepper &&) noexcept = default;
+Stepper::~Stepper() = default;
+
+bool Stepper::step() {
+    if (!parts_ || !parts_->more) {
+        return false;
+    }
+    try {
+        return parts_->more = with_room(parts_->result.seeds.size(), [this] {
+                   const auto call = std::chrono::steady_clock::now();
+                   const bool more = parts_->driver->step();
+                   if (more && parts_->run.late(call)) {
+                       parts_->driver->leave();
+                       return false;
+                   }
+                   return more;
+               });
+    } catch (...) {
+        parts_.reset();
+        throw;
+    }
+}
+
+Result Stepper::finish() {
+    if (!parts_) {
+        throw InputError("finish: there is no run, it has failed or was finished before; begin another");
+    }
+    if (parts_->more) {
+        parts_->driver->leave();
+    }
+    Result result = std::move(parts_->result);
+    const detail::Evaluator &evaluator = parts_->evaluator;
+    result.depth = evaluator.calls;
+    result.nfe = static_cast<double>(evaluator.rows) / static_cast<double>(result.seeds.size());
+    result.engine_s = evaluator.seconds;
+    result.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - parts_->begin).count();
+    parts_.reset();
+    return result;
+}
+
+Stepper Sampler::begin(const std::vector<std::uint64_t> &seeds, Conditions conditions, const Result *start) const {
     if (seeds.empty()) {
         throw InputError("seeds: got none; give one per sample");
     }
-    if (start_from) {
-        check_start(*start_from, seeds, plan_, options_, info.dim());
+    if (start) {
+        check_start(*start, seeds, plan_, options_, engine_.info().dim());
     }
-    const detail::Inputs inputs(info, conditions, seeds.size(), options_.guidance && !info.guidance);
-    const auto start = std::chrono::steady_clock::now();
-    const std::size_t needed = (options_.window ? options_.window : 1) * detail::rows_per_evaluation(engine_, options_);
-    const std::size_t lanes = options_.max_rows ? options_.max_rows / needed : seeds.size();
-    try {
-        Result result;
-        result.samples.resize(seeds.size() * info.dim());
-        result.sweeps.resize(seeds.size());
-        result.residual.resize(seeds.size());
-        result.complete.assign(seeds.size(), 1);
-        result.seeds = seeds;
-        result.trajectory.resize(options_.keep ? seeds.size() * plan_.size() * info.dim() : 0);
-        result.rejections.resize(seeds.size());
-        result.rejection_odds.resize(seeds.size());
-        detail::Evaluator evaluator(engine_, plan_, inputs, options_.guidance);
-        const detail::Run run{evaluator, plan_, options_, seeds, info.mean, info.dim(), lanes, result,
-                              start_from, start};
-        (options_.window ? detail::run_parallel : detail::run_sequential)(run);
-        result.depth = evaluator.calls;
-        result.nfe = static_cast<double>(evaluator.rows) / static_cast<double>(seeds.size());
-        result.engine_s = evaluator.seconds;
-        result.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-        return result;
-    } catch (const std::bad_alloc &) {
-        throw InputError(text("the states of ", seeds.size(), " samples do not fit into memory; set max_rows, so that ",
-                              "fewer are worked on at once, or a smaller window"));
+    return with_room(seeds.size(), [&] {
+        return Stepper(
+            std::make_unique<Stepper::Parts>(engine_, plan_, options_, seeds, std::move(conditions), start));
+    });
+}
+
+Result Sampler::sample(const std::vector<std::uint64_t> &seeds, const Conditions &conditions,
+                       const Result *start) const {
+    Stepper run = begin(seeds, conditions, start);
+    while (run.step()) {
     }
+    return run.finish();
+}
+
+Result shifted(const Result &last, const std::vector<std::int64_t> &shape, std::size_t by) {
+    const Condition chunk{"", DType::float32, shape, {}};
+    const std::size_t dim = chunk.dim();
+    if (shape.empty() || last.samples.size() != last.seeds.size() * dim || by > static_cast<std::size_t>(shape[0])) {
+        throw InputError(text("shifted: got ", last.samples.size(), " values of ", last.seeds.size(),
+                              " samples, to be shifted by ", by, "; expected samples of the shape [steps, ...]"));
+    }
+    const auto steps = static_cast<std::size_t>(shape[0]), width = dim / steps;
+    Result next;
+    next.seeds = last.seeds;
+    next.samples = last.samples;
+    next.trajectory = last.trajectory;
+    for (std::vector<float> *values : {&next.samples, &next.trajectory}) {
+        for (std::size_t first = 0; first < values->size(); first += dim) {
+            float *at = values->data() + first;
+            for (std::size_t step = 0; step < steps; ++step) {
+                std::copy_n(at + std::min(step + by, steps - 1) * width, width, at + step * width);
+            }
+        }
+    }
+    return next;
 }
 
 } // namespace ncdeploy

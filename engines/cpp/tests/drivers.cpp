@@ -320,6 +320,85 @@ void samples_in_law_have_the_law() {
     }
 }
 
+void a_host_may_take_the_steps() {
+    const Plan plan = plans()[5];
+    Mixture engine(dim);
+    for (const std::size_t width : {0, 9}) {
+        Options options = window(width);
+        options.max_rows = 2 * std::max<std::size_t>(width, 1);
+        options.keep = true;
+        const Sampler sampler(engine, plan, options);
+        const Result whole = sampler.sample(seeds);
+        Stepper run = sampler.begin(seeds);
+        std::size_t steps = 1;
+        while (run.step()) {
+            ++steps;
+        }
+        CHECK(!run.step());
+        const Result stepped = run.finish();
+        CHECK(steps == whole.depth && stepped.depth == steps);
+        CHECK(stepped.samples == whole.samples && stepped.trajectory == whole.trajectory);
+        CHECK(thrown<InputError>([&] { run.finish(); }).rfind("finish: there is no run", 0) == 0);
+
+        Stepper given_up = sampler.begin(seeds); // in the first group of samples: two are begun, three are not
+        given_up.step();
+        CHECK(given_up.step());
+        const Result early = given_up.finish();
+        CHECK(early.depth == 2 && early.complete == std::vector<unsigned char>(seeds.size(), 0));
+        CHECK(early.samples[0] != 0 && early.samples[2 * dim] == 0 && std::isinf(early.residual[2]));
+        CHECK(sampler.begin(seeds).finish().complete[0] == 0);
+
+        engine.poison = 100; // a step that fails ends the run
+        Stepper broken = sampler.begin(seeds);
+        thrown<NumericalError>([&] { broken.step(); });
+        CHECK(!broken.step());
+        thrown<InputError>([&] { broken.finish(); });
+        engine.poison = 0;
+    }
+    CHECK(thrown<InputError>([&] { Sampler(engine, plan).begin({}); }).rfind("seeds: got none", 0) == 0);
+}
+
+void previews_end_in_the_samples() {
+    Mixture engine(dim);
+    for (const std::size_t width : {0, 9}) {
+        Options options = window(width);
+        options.max_rows = 2 * std::max<std::size_t>(width, 1);
+        std::vector<float> first, last(seeds.size() * dim);
+        options.on_sweep = [&](const Sweep &sweep) {
+            CHECK(sweep.estimates.size() == seeds.size());
+            CHECK(sweep.calls > 1 || (sweep.estimates[0] && sweep.estimates[1] && !sweep.estimates[2]));
+            for (std::size_t i = 0; i < seeds.size(); ++i) {
+                if (sweep.estimates[i]) {
+                    std::copy_n(sweep.estimates[i], dim, last.begin() + static_cast<long>(i * dim));
+                }
+            }
+            first = first.empty() ? last : first;
+        };
+        const Result result = Sampler(engine, make_plan(20, 1), options).sample(seeds);
+        double before = 0, after = 0;
+        for (std::size_t i = 0; i < last.size(); ++i) {
+            before = std::max(before, std::abs(static_cast<double>(first[i]) - result.samples[i]));
+            after = std::max(after, std::abs(static_cast<double>(last[i]) - result.samples[i]));
+        }
+        CHECK(after < 1e-2 && before > 0.1);
+    }
+}
+
+void a_chunk_is_shifted() {
+    Result last;
+    last.seeds = {0, 1};
+    last.samples = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}; // [2, 3 steps, 2]
+    last.trajectory = last.samples;
+    const Result next = shifted(last, {3, 2}, 2);
+    CHECK(next.samples == (std::vector<float>{5, 6, 5, 6, 5, 6, 11, 12, 11, 12, 11, 12}));
+    CHECK(next.trajectory == next.samples && next.seeds == last.seeds);
+    CHECK(shifted(last, {3, 2}, 1).samples == (std::vector<float>{3, 4, 5, 6, 5, 6, 9, 10, 11, 12, 11, 12}));
+    CHECK(shifted(last, {3, 2}, 0).samples == last.samples);
+    for (const auto &shape : {std::vector<std::int64_t>{}, {3}, {1, 6}}) {
+        CHECK(thrown<InputError>([&] { shifted(last, shape, 2); }).rfind("shifted: got 12 values of 2", 0) == 0);
+    }
+}
+
 void progress_is_told() {
     Mixture engine(dim);
     for (const std::size_t width : {0, 6}) {
@@ -424,6 +503,9 @@ int main() {
     a_start_saves_sweeps_and_changes_nothing();
     a_run_ends_by_its_deadline();
     samples_in_law_have_the_law();
+    a_host_may_take_the_steps();
+    previews_end_in_the_samples();
+    a_chunk_is_shifted();
     progress_is_told();
     a_steady_sweep_allocates_nothing();
     noise_drawn_meanwhile_is_the_same();

@@ -97,6 +97,8 @@ typedef struct ncdeploy_sweep {
     size_t nodes;           /* of the plan */
     size_t n;               /* samples */
     const size_t *accepted; /* [n], nodes of each sample that are final */
+    const float *const *estimates; /* [n], for a preview: what each sample would be if the run ended here, valid until
+                                    * the callback returns; NULL for one that is not begun */
 } ncdeploy_sweep;
 
 /* What to sample. Write {sizeof request, n, seeds}: the rest is zero, which leaves it out. */

@@ -112,6 +112,9 @@ struct Sweep {
     std::size_t rows = 0;                     // nodes evaluated in this call
     std::size_t nodes = 0;                    // of the plan
     const std::vector<std::size_t> &accepted; // [n], nodes of each sample that are final
+    // [n], for a preview: what each sample would be if the run ended here, [*shape]; null for one that is not begun.
+    // Valid until the callback returns.
+    const std::vector<const float *> &estimates;
 };
 
 // When a node of a parallel run is final.
@@ -182,6 +185,34 @@ class Engine {
     virtual void denoise(const Batch &batch) = 0;
 };
 
+// A run that a host takes a step at a time, between other things that it does in a loop of its own:
+//
+//     ncdeploy::Stepper run = sampler.begin({seed});
+//     while (run.step()) { ... }
+//     ncdeploy::Result result = run.finish();
+//
+// The sampler, its engine and the start must outlive it.
+class Stepper {
+  public:
+    Stepper(Stepper &&) noexcept;
+    ~Stepper();
+
+    // Makes one network call. Returns whether there is more to do: false at the end, and by the deadline, which counts
+    // from begin(). Throws what Sampler::sample does; then the run is over.
+    bool step();
+
+    // The result. Of samples that have not come to their end, what a deadline would have left: see Result::complete.
+    // Once only.
+    Result finish();
+
+  private:
+    friend class Sampler;
+    struct Parts;
+    explicit Stepper(std::unique_ptr<Parts> parts);
+
+    std::unique_ptr<Parts> parts_;
+};
+
 // Runs one plan on one engine, as often as you like. A sample depends on its seed and conditions alone, not on others.
 class Sampler {
   public:
@@ -196,6 +227,10 @@ class Sampler {
     Result sample(const std::vector<std::uint64_t> &seeds, const Conditions &conditions = {},
                   const Result *start = nullptr) const;
 
+    // The same, a network call at a time.
+    Stepper begin(const std::vector<std::uint64_t> &seeds, Conditions conditions = {},
+                  const Result *start = nullptr) const;
+
     const Plan &plan() const { return plan_; }
     const Options &options() const { return options_; }
 
@@ -204,6 +239,10 @@ class Sampler {
     Plan plan_;
     Options options_;
 };
+
+// A start for the next chunk of a receding horizon: the last run's samples, of shape [steps, ...], and its trajectory if
+// it was kept, `by` steps on. The steps that fall away at the front are made up for by the last one again.
+Result shifted(const Result &last, const std::vector<std::int64_t> &shape, std::size_t by);
 
 // The standard normal draw of a seed at a node, `dim` values: the noise that plans are run with, for hosts of the
 // sampler graph.
