@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ncdeploy import ModelInfo, SampleOptions, make_plan, sample
+from ncdeploy import Choice, ModelInfo, SampleOptions, make_plan, sample
 from ncdeploy.auto import forecast
 from ncdeploy.auto import latency as latency_module
 from ncdeploy.auto.latency import Latency
@@ -259,3 +259,9 @@ def test_a_driver_that_costs_more_than_the_network_is_counted(monkeypatch: pytes
         job = Job(plan=plan_of("ddpm-200"), latency=cheap, n=1, tolerance=1e-3, floor=0.1, scale=0.5, max_rows=256)
         windows.append(Tuner(job).choose().window or 1)
     assert windows[0] > 64 > 17 > windows[1]
+
+
+def test_a_choice_says_what_it_gains():
+    gains = Choice(window=8, lanes=1, sweeps=12.0, seconds=0.5, sequential=2.0)
+    assert str(gains) == "window 8: 12 sweeps predicted, 4.0 x faster than sequential"
+    assert str(replace(gains, window=None)).startswith("sequential: no window")

@@ -5,6 +5,14 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.parametrize("steps", ["0", "8,0", "8,-1", "8,x", "8,"])
+@pytest.mark.parametrize("command", [["bench"], ["bundle", "-o", "out"]], ids=["bench", "bundle"])
+def test_a_list_of_steps_has_numbers_of_at_least_one(run, models, command, steps):
+    done = run(*command, models["image"], "--steps", steps)
+    assert done.exit_code == 1
+    assert f'--steps {steps}: expected numbers of at least 1, like "8,32"' in done.stderr
+
+
 def _damaged(models, kind: str, tmp_path: Path) -> Path:
     file = tmp_path / f"{kind}.onnx"
     content = models["image"].read_bytes()

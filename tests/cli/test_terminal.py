@@ -98,6 +98,13 @@ def test_without_a_terminal_long_runs_say_now_and_then_how_far_they_are(monkeypa
     assert lines[0].startswith("sampling: 25%, 10/40 nodes, 3 calls, ")
     assert lines[0].endswith(" left")
     assert lines[-1].startswith("sampling: 100%, 40/40 nodes, 9 calls, ")
+    monkeypatch.setattr(terminal, "duration", lambda seconds: f"{seconds:.9f}")
+    with console.progress("training", 40, "steps", done=20) as bar:
+        bar.update(30)
+        time.sleep(0.2)
+    line = capsys.readouterr().err.splitlines()[0]
+    passed, left = (float(part.split()[0]) for part in line.split(", ")[2:])
+    assert left == pytest.approx(passed), "what a resumed run did before took none of this time"
     monkeypatch.undo()
     with console.progress("sampling", 40, "nodes") as bar:
         bar.update(40)

@@ -27,6 +27,8 @@ def test_calibration_and_log_loss_know_a_calibrated_guess() -> None:
     noised = rng.random(llr.size) < 1 / (1 + np.exp(-llr))
     assert calibration(llr, noised) < 0.01
     assert calibration(3 * llr, noised) > 0.05
+    certain = np.array([99.0, 3.0])  # one cell, although the first rounds to a probability of 1
+    assert calibration(certain, np.array([False, True])) == pytest.approx(0.5 / (1 + np.exp(-3)))
     p = 1 / (1 + np.exp(-llr))
     np.testing.assert_allclose(log_losses(llr, noised), -np.log(np.where(noised, p, 1 - p)), rtol=1e-9)
     assert log_losses(llr, noised).mean() < log_losses(3 * llr, noised).mean()

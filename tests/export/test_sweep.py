@@ -57,6 +57,8 @@ def test_more_sweeps_a_call_read_back_less_often(bench):
         result = bench.graph(plan, kind="sweep", window=9, sweeps=count).sample(SEEDS, on_call=seen.append)
         calls.append(len(seen))
         sweeps.append(result.depth)
+        a_call = sum(9 - sweep for sweep in range(count))  # of each sample, rows: those that are exact drop out
+        assert result.nfe == pytest.approx(np.mean(result.sweeps) / count * a_call)
         assert seen[-1] == result.depth == count * len(seen)
     assert calls[1] < 0.7 * calls[0]
     assert sweeps[1] > sweeps[0]

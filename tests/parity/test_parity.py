@@ -9,6 +9,7 @@ import pytest
 from ncdeploy.errors import InputError
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity import compare, open_pair
+from ncdeploy.parity.agreement import Agreement
 from ncdeploy.sampling import schedules
 from tiny_models import IMAGES, write_mixture
 
@@ -251,3 +252,11 @@ def test_a_silent_file_takes_the_description_of_the_other(tmp_path):
     assert not compare(*open_pair(described, wrong, threads=1)).ok
     with pytest.raises(InputError, match="describe themselves"):
         open_pair(described, described, info=IMAGES)
+
+
+def test_samples_of_a_graph_agree_within_what_is_allowed_and_sweeps_within_one() -> None:
+    found = Agreement(plan="ddim-10", window=4, samples=4, rms=1e-4, allowed=1e-4, sweeps=1)
+    assert found.ok
+    assert replace(found, sweeps=None).ok
+    assert not replace(found, sweeps=2).ok
+    assert not replace(found, rms=2e-4).ok

@@ -11,6 +11,7 @@ import pytest
 from ncdeploy import Plan, SampleOptions, make_plan, sample
 from ncdeploy.auto.latency import Latency, measure_latency
 from ncdeploy.auto.rehearsal import rehearse
+from ncdeploy.auto.tuner import Job, Tuner
 from ncdeploy.guidance import Guided
 from ncdeploy.sampling.callsizes import CallSizes, filled
 from ncdeploy.sampling.parallel import ParallelRun
@@ -154,6 +155,17 @@ def test_what_is_measured_is_the_latency_at_the_sizes() -> None:
     for rows in (3, 33, 64, 500):
         assert found(rows) == pytest.approx(5e-3 * (1 + (CallSizes().fit(rows) / 128) ** 2) ** 0.5, rel=1e-3)
     assert Latency.from_json(found.to_json()) == found
+
+
+def test_a_set_up_is_counted_once_a_run_and_not_once_a_sweep() -> None:
+    plan = make_plan("ddim", 1000)
+    seconds = []
+    for set_up in (0.1, 0.2):
+        latency = Latency(rows=(1, 64), seconds=(5e-3, 6e-3), asked=64, set_up=set_up)
+        tuner = Tuner(Job(plan=plan, latency=latency, n=1, tolerance=1e-3, floor=0.1, scale=0.5, max_rows=64))
+        seconds.append([tuner._parallel(window, 1).seconds for window in (4, 64)])
+    sizes = [len(CallSizes().up_to(4)), len([size for size in CallSizes().up_to(64) if size >= 8])]
+    np.testing.assert_allclose(np.diff(seconds, axis=0)[0], 0.1 * np.array(sizes), rtol=1e-6)
 
 
 def test_a_short_run_does_not_pay_for_more_set_ups_than_it_gains() -> None:
