@@ -165,7 +165,7 @@ def test_the_library_exports_what_its_header_declares_and_needs_no_runtime(relea
     library = release / "libncdeploy_c.so"
     exported = [line.split() for line in run("nm", "-D", "--defined-only", library).splitlines()]
     assert {name.split("@")[0] for _, kind, name in exported if kind != "A"} == declared
-    assert len(declared) == 9
+    assert len(declared) == 10
     assert "Ort" not in run("nm", "-D", "--undefined-only", library)
     assert "[libncdeploy_c.so.0]" in run("readelf", "-d", library)
 
@@ -330,6 +330,41 @@ def follower(bundle: Bundle, folder: Path) -> Path:
     path.write_text(json.dumps(manifest))
     reseal(folder, "model.onnx")
     return folder
+
+
+class _File(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("bytes", ctypes.c_char_p), ("size", ctypes.c_size_t))
+
+
+def test_a_bundle_in_memory_samples(native: Native, bundle: Bundle, wanted, tmp_path: Path) -> None:
+    """Weights outside the graph are in memory too."""
+    onnx.save(
+        onnx.load(bundle.engine), tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin",
+        size_threshold=64, convert_attribute=True,
+    )  # fmt: skip
+    made = make_bundle(tmp_path / "m.onnx", tmp_path / "b", plans=PLANS, window=16, verify=False)
+    held = {str(p.relative_to(made.path)): p.read_bytes() for p in made.path.rglob("*") if p.is_file()}
+    assert "weights.bin" in held
+    shutil.rmtree(made.path)
+
+    def opened(held: dict[str, bytes]) -> tuple[int, ctypes.c_void_p]:
+        files = (_File * len(held))(*(_File(name.encode(), data, len(data)) for name, data in held.items()))
+        sampler = ctypes.c_void_p(1)
+        options = native.options(threads=1)
+        return native.lib.ncdeploy_open_memory(
+            files, ctypes.c_size_t(len(held)), ctypes.byref(options), ctypes.byref(sampler)
+        ), sampler
+
+    code, sampler = opened(held)
+    assert code == 0, native.error
+    samples = np.zeros((1, 5), np.float32)
+    assert native.sample(sampler, samples, [7]) == 0, native.error
+    np.testing.assert_allclose(samples[0], wanted, atol=1e-4)
+    native.lib.ncdeploy_close(sampler)
+    code, sampler = opened(held | {"weights.bin": held["weights.bin"][::-1]})
+    assert (code, sampler.value) == (2, None)
+    assert native.error.startswith("memory/weights.bin: has changed since the bundle was made")
+    assert native.lib.ncdeploy_open_memory(None, ctypes.c_size_t(0), None, ctypes.byref(sampler)) == 1
 
 
 def test_each_sample_follows_its_condition(native: Native, bundle: Bundle, tmp_path: Path) -> None:

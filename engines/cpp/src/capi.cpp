@@ -171,6 +171,40 @@ std::unique_ptr<ncdeploy::Engine> open_engine(const ncdeploy::Bundle &bundle,
     throw ncdeploy::BackendError(path + ": this library was built without a backend that runs it; build it with both");
 }
 
+// opened: of the bundle; options: NULL for the defaults.
+ncdeploy_sampler *open_sampler(const ncdeploy::Bundle &opened, const ncdeploy_options *options) {
+    const ncdeploy_options given = options ? versioned("options", options, defaults()) : defaults();
+    if (given.window < -1) {
+        throw ncdeploy::InputError(text("window: got ", given.window, ", expected -1 or more"));
+    }
+    const std::string plan = text_or_empty(given.plan);
+    ncdeploy::Options chosen = opened.options(plan);
+    chosen.window = given.window < 0 ? chosen.window : static_cast<std::size_t>(given.window);
+    chosen.tolerance = given.tolerance == -1 ? chosen.tolerance : given.tolerance;
+    chosen.max_rows = given.max_rows;
+    if (!std::isnan(given.guidance)) {
+        chosen.guidance = given.guidance;
+    }
+    if (given.acceptance != NCDEPLOY_PATHWISE && given.acceptance != NCDEPLOY_LAW) {
+        throw ncdeploy::InputError(
+            text("acceptance: got ", given.acceptance, ", expected NCDEPLOY_PATHWISE or NCDEPLOY_LAW"));
+    }
+    chosen.acceptance =
+        given.acceptance == NCDEPLOY_LAW ? ncdeploy::Acceptance::law : ncdeploy::Acceptance::pathwise;
+    chosen.theta = given.theta;
+    chosen.deadline = given.deadline;
+    std::unique_ptr<ncdeploy::Engine> engine = open_engine(opened, engine_options(given));
+    auto sampler = std::make_unique<ncdeploy_sampler>();
+    chosen.on_sweep = [of = sampler.get()](const ncdeploy::Sweep &sweep) { tell(*of->request, sweep); };
+    sampler->sampler.emplace(*engine, opened.plan(plan), chosen);
+    sampler->engine = std::move(engine);
+#ifdef NCDEPLOY_HAS_ONNXRUNTIME
+    sampler->encoder = opened.encoder() ? ncdeploy::open_encoder(opened, engine_options(given)) : nullptr;
+    sampler->decoder = opened.decoder() ? ncdeploy::open_decoder(opened, engine_options(given)) : nullptr;
+#endif
+    return sampler.release();
+}
+
 size_t copy_sizes(const std::vector<std::int64_t> &shape, int64_t *sizes, size_t capacity) {
     std::copy_n(shape.begin(), sizes ? std::min(capacity, shape.size()) : 0, sizes);
     return shape.size();
@@ -200,37 +234,25 @@ ncdeploy_status ncdeploy_open(const char *bundle, const ncdeploy_options *option
             throw ncdeploy::InputError("ncdeploy_open: got NULL, expected a path and where to put the sampler");
         }
         *out = nullptr;
-        const ncdeploy_options given = options ? versioned("options", options, defaults()) : defaults();
-        if (given.window < -1) {
-            throw ncdeploy::InputError(text("window: got ", given.window, ", expected -1 or more"));
+        *out = open_sampler(ncdeploy::Bundle(bundle), options);
+    });
+}
+
+ncdeploy_status ncdeploy_open_memory(const ncdeploy_file *files, size_t count, const ncdeploy_options *options,
+                                     ncdeploy_sampler **out) {
+    return guarded([&] {
+        if (!files || !out) {
+            throw ncdeploy::InputError("ncdeploy_open_memory: got NULL, expected files and where to put the sampler");
         }
-        const std::string plan = text_or_empty(given.plan);
-        ncdeploy::Bundle opened(bundle);
-        ncdeploy::Options chosen = opened.options(plan);
-        chosen.window = given.window < 0 ? chosen.window : static_cast<std::size_t>(given.window);
-        chosen.tolerance = given.tolerance == -1 ? chosen.tolerance : given.tolerance;
-        chosen.max_rows = given.max_rows;
-        if (!std::isnan(given.guidance)) {
-            chosen.guidance = given.guidance;
+        *out = nullptr;
+        ncdeploy::Files all;
+        for (std::size_t i = 0; i < count; ++i) {
+            if (!files[i].name || !files[i].bytes) {
+                throw ncdeploy::InputError(text("file ", i, ": got NULL, expected its name and its bytes"));
+            }
+            all.emplace(files[i].name, std::string_view(static_cast<const char *>(files[i].bytes), files[i].size));
         }
-        if (given.acceptance != NCDEPLOY_PATHWISE && given.acceptance != NCDEPLOY_LAW) {
-            throw ncdeploy::InputError(
-                text("acceptance: got ", given.acceptance, ", expected NCDEPLOY_PATHWISE or NCDEPLOY_LAW"));
-        }
-        chosen.acceptance =
-            given.acceptance == NCDEPLOY_LAW ? ncdeploy::Acceptance::law : ncdeploy::Acceptance::pathwise;
-        chosen.theta = given.theta;
-        chosen.deadline = given.deadline;
-        std::unique_ptr<ncdeploy::Engine> engine = open_engine(opened, engine_options(given));
-        auto sampler = std::make_unique<ncdeploy_sampler>();
-        chosen.on_sweep = [of = sampler.get()](const ncdeploy::Sweep &sweep) { tell(*of->request, sweep); };
-        sampler->sampler.emplace(*engine, opened.plan(plan), chosen);
-        sampler->engine = std::move(engine);
-#ifdef NCDEPLOY_HAS_ONNXRUNTIME
-        sampler->encoder = opened.encoder() ? ncdeploy::open_encoder(opened, engine_options(given)) : nullptr;
-        sampler->decoder = opened.decoder() ? ncdeploy::open_decoder(opened, engine_options(given)) : nullptr;
-#endif
-        *out = sampler.release();
+        *out = open_sampler(ncdeploy::Bundle(all), options);
     });
 }
 

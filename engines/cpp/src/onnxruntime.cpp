@@ -19,8 +19,8 @@ void check_options(const EngineOptions &options) {
 
 class OnnxRuntime final : public Engine {
   public:
-    OnnxRuntime(const std::string &path, const ModelInfo &info, const EngineOptions &options)
-        : info_(info), graph_(path, inputs(info), {{"denoised", DType::float32, info.shape}}, options,
+    OnnxRuntime(const detail::GraphFile &file, const ModelInfo &info, const EngineOptions &options)
+        : info_(info), graph_(file, inputs(info), {{"denoised", DType::float32, info.shape}}, options,
                               info.precision == "tf32") {}
 
     const ModelInfo &info() const override { return info_; }
@@ -70,8 +70,8 @@ class OnnxRuntime final : public Engine {
 
 class OnnxPart final : public Part {
   public:
-    OnnxPart(const std::string &path, const PartInfo &info, const EngineOptions &options, bool tf32)
-        : info_(info), graph_(path, ports(info.inputs), ports(info.outputs), options, tf32) {}
+    OnnxPart(const detail::GraphFile &file, const PartInfo &info, const EngineOptions &options, bool tf32)
+        : info_(info), graph_(file, ports(info.inputs), ports(info.outputs), options, tf32) {}
 
     const PartInfo &info() const override { return info_; }
 
@@ -114,7 +114,8 @@ std::unique_ptr<Part> open_part(const Bundle &bundle, const std::optional<PartIn
         throw InputError(text(bundle.engine(), ": its bundle has no ", role, "; give one to ncdeploy bundle --", role));
     }
     check_options(options);
-    return std::make_unique<OnnxPart>(bundle.file(part->file), *part, options, bundle.info().precision == "tf32");
+    return std::make_unique<OnnxPart>(detail::GraphFile(bundle, part->file), *part, options,
+                                      bundle.info().precision == "tf32");
 }
 
 } // namespace
@@ -125,7 +126,7 @@ std::unique_ptr<Engine> open_onnxruntime(const Bundle &bundle, const EngineOptio
         throw InputError(path + ": ONNX Runtime runs model.onnx; open this engine with open_tensorrt");
     }
     check_options(options);
-    return std::make_unique<OnnxRuntime>(path, bundle.info(), options);
+    return std::make_unique<OnnxRuntime>(detail::GraphFile(bundle, "model.onnx"), bundle.info(), options);
 }
 
 std::unique_ptr<Part> open_encoder(const Bundle &bundle, const EngineOptions &options) {

@@ -68,8 +68,19 @@ class CudaOptions {
     OrtCUDAProviderOptionsV2 *options_ = nullptr;
 };
 
-Ort::SessionOptions session_options(const EngineOptions &options, bool tf32) {
+Ort::SessionOptions session_options(const GraphFile &file, const EngineOptions &options, bool tf32) {
     Ort::SessionOptions session;
+    if (!file.others.empty()) {
+        std::vector<std::basic_string<ORTCHAR_T>> names;
+        std::vector<char *> bytes;
+        std::vector<std::size_t> sizes;
+        for (const auto &[name, view] : file.others) {
+            names.push_back(std::filesystem::path(name).native());
+            bytes.push_back(const_cast<char *>(view.data())); // not written to; the API has no const form
+            sizes.push_back(view.size());
+        }
+        session.AddExternalInitializersFromFilesInMemory(names, bytes, sizes);
+    }
     session.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL); // every failure is thrown; the log would repeat it
     if (options.shared_threads) {
         session.DisablePerSessionThreads();
@@ -101,17 +112,32 @@ bool fits(const Ort::ConstTensorTypeAndShapeInfo &tensor, ONNXTensorElementDataT
                       [](std::int64_t want, std::int64_t have) { return have == want || have == -1; });
 }
 
+Ort::Session session(const Ort::Env &env, const GraphFile &file, const Ort::SessionOptions &options) {
+    return file.bytes.empty() ? Ort::Session(env, std::filesystem::path(file.path).c_str(), options)
+                              : Ort::Session(env, file.bytes.data(), file.bytes.size(), options);
+}
+
 } // namespace
 
-OnnxGraph::OnnxGraph(const std::string &path, std::vector<Port> inputs, std::vector<Port> outputs,
+GraphFile::GraphFile(const Bundle &bundle, const std::string &name)
+    : path(bundle.file(name)), bytes(bundle.memory(name)) {
+    for (const std::string &other : bundle.files()) {
+        const std::string end = other.size() > 5 ? other.substr(other.size() - 5) : "";
+        if (!bytes.empty() && (end == ".data" || end.substr(1) == ".bin")) {
+            others.emplace(other, bundle.memory(other));
+        }
+    }
+}
+
+OnnxGraph::OnnxGraph(const GraphFile &file, std::vector<Port> inputs, std::vector<Port> outputs,
                      const EngineOptions &options, bool tf32)
 try : name_(text("onnxruntime ", initialise(options.library), " (", device_name(options), ")")),
     env_(environment(options)),
-    session_(env_, std::filesystem::path(path).c_str(), session_options(options, tf32)),
+    session_(session(env_, file, session_options(file, options, tf32))),
     memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)), inputs_(bound(inputs)),
     outputs_(bound(outputs)) {
-    check(path, "inputs", inputs_, false);
-    check(path, "outputs", outputs_, true);
+    check(file.path, "inputs", inputs_, false);
+    check(file.path, "outputs", outputs_, true);
     for (const Bound &port : inputs_) {
         input_names_.push_back(port.name.c_str());
     }
@@ -119,7 +145,7 @@ try : name_(text("onnxruntime ", initialise(options.library), " (", device_name(
         output_names_.push_back(port.name.c_str());
     }
 } catch (const Ort::Exception &e) {
-    throw BackendError(path + ": ONNX Runtime cannot load it: " + reason(e));
+    throw BackendError(file.path + ": ONNX Runtime cannot load it: " + reason(e));
 }
 
 void OnnxGraph::run(const std::vector<View> &inputs, const std::vector<View> &outputs) {

@@ -18,6 +18,15 @@ struct Port {
     std::vector<std::int64_t> shape; // behind the first axis
 };
 
+// A graph's file, in a folder or in memory with those that hold its values.
+struct GraphFile {
+    GraphFile(const Bundle &bundle, const std::string &name);
+
+    std::string path;
+    std::string_view bytes; // empty: it is read from the path
+    Files others;
+};
+
 // What a port holds in a call: float or std::int64_t [count, *shape].
 struct View {
     std::size_t count;
@@ -27,7 +36,7 @@ struct View {
 class OnnxGraph {
   public:
     // Throws FileError for a graph that has other ports than these, BackendError, InputError for options.
-    OnnxGraph(const std::string &path, std::vector<Port> inputs, std::vector<Port> outputs,
+    OnnxGraph(const GraphFile &file, std::vector<Port> inputs, std::vector<Port> outputs,
               const EngineOptions &options, bool tf32);
 
     const std::string &name() const { return name_; } // for reports

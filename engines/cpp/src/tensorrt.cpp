@@ -3,12 +3,10 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <limits>
 #include <mutex>
 #include <utility>
 
 #include "device.hpp"
-#include "files.hpp"
 #include "ncdeploy/ncdeploy.hpp"
 #include "sidecar.hpp"
 #include "text.hpp"
@@ -104,14 +102,13 @@ struct Profile {
 class TensorRt final : public Engine {
   public:
     // host_code: whether the engine may bring code of its own, as version-compatible ones do
-    TensorRt(const std::string &path, ModelInfo info, int device, bool host_code)
+    TensorRt(const std::string &path, const std::string &bytes, ModelInfo info, int device, bool host_code)
         : path_(path), info_(std::move(info)), device_(device), stream_(device) {
         runtime_.reset(nvinfer1::createInferRuntime(logger_));
         if (!runtime_) {
             throw BackendError("TensorRT does not start: " + logger_.reason());
         }
         runtime_->setEngineHostCodeAllowed(host_code);
-        const std::string bytes = detail::read_file(path, std::numeric_limits<std::int64_t>::max());
         engine_.reset(runtime_->deserializeCudaEngine(bytes.data(), bytes.size()));
         if (!engine_) {
             throw BackendError(path + ": TensorRT " + version() + " cannot load it (" + logger_.reason() +
@@ -297,13 +294,12 @@ std::unique_ptr<Engine> open_tensorrt(const Bundle &bundle, const EngineOptions 
         throw InputError("device: got 'cpu'; TensorRT runs on a GPU, cuda or cuda:N");
     }
     // What the engine's record says of how it was built; the bundle's digests have matched, so it may be believed.
-    const std::string record = bundle.file("model.plan.json");
-    const auto built = detail::Sidecar::parse(detail::read_file(record, std::uint64_t{1} << 26), record);
+    const auto built = detail::Sidecar::parse(bundle.read("model.plan.json"), bundle.file("model.plan.json"));
     if (built.stripped) {
         throw FileError(path +
                         ": has no weights of its own, which only Python can give it; build it without stripping");
     }
-    return std::make_unique<TensorRt>(path, bundle.info(), *device, built.version_compatible);
+    return std::make_unique<TensorRt>(path, bundle.read("model.plan"), bundle.info(), *device, built.version_compatible);
 }
 
 } // namespace ncdeploy

@@ -251,6 +251,46 @@ void values_outside_the_graph_are_in_the_manifest() {
     CHECK(holds(refused(), "SHA-256 differs"));
 }
 
+// Every file of the folder, as a program holds them.
+std::map<std::string, std::string> in_memory() {
+    std::map<std::string, std::string> all;
+    for (const auto &entry : fs::recursive_directory_iterator(folder)) {
+        if (entry.is_regular_file()) {
+            std::ifstream file(entry.path(), std::ios::binary);
+            all[fs::relative(entry.path(), folder).generic_string()] = {std::istreambuf_iterator<char>(file), {}};
+        }
+    }
+    return all;
+}
+
+void a_bundle_may_lie_in_memory() {
+    Parts parts;
+    parts.files["model.onnx"] = graph("location");
+    parts.files["weights.bin"] = "values";
+    make_bundle(parts);
+    const auto held = in_memory();
+    const Files files(held.begin(), held.end());
+    const Bundle bundle(files);
+    CHECK(bundle.plan().size() == 9 && bundle.options().window == 8 && bundle.info().dim() == 6);
+    CHECK(bundle.engine() == "memory/model.onnx" && bundle.memory("weights.bin") == "values");
+    CHECK(bundle.read("weights.bin") == "values" && Bundle(folder.string()).read("weights.bin") == "values");
+    CHECK(Bundle(folder.string()).memory("weights.bin").empty());
+    thrown<InputError>([&] { (void)bundle.memory("other"); });
+    for (const auto &[name, bytes] : held) { // any one of them missing, cut short or changed
+        Files changed = files;
+        changed.erase(name);
+        CHECK(thrown<FileError>([&] { Bundle{changed}; }) == "memory/" + name +
+                                                                 ": is missing; give every file of the bundle");
+        changed[name] = std::string_view(bytes).substr(1);
+        thrown<FileError>([&] { Bundle{changed}; });
+        std::string other = bytes;
+        ++other[other.size() / 2];
+        changed[name] = other;
+        thrown<FileError>([&] { Bundle{changed}; });
+    }
+    CHECK(thrown<FileError>([] { Bundle{Files()}; }).rfind("memory/manifest.json: is missing", 0) == 0);
+}
+
 } // namespace
 
 int main() {
@@ -261,5 +301,6 @@ int main() {
     names_stay_inside();
     every_field_is_checked();
     values_outside_the_graph_are_in_the_manifest();
+    a_bundle_may_lie_in_memory();
     fs::remove_all(folder);
 }

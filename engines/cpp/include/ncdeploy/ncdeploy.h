@@ -136,6 +136,17 @@ NCDEPLOY_API ncdeploy_status ncdeploy_default_options(ncdeploy_options *options,
 /* Opens a bundle. options: NULL for the defaults. *out is NULL after an error. */
 NCDEPLOY_API ncdeploy_status ncdeploy_open(const char *bundle, const ncdeploy_options *options, ncdeploy_sampler **out);
 
+/* A file of a bundle in memory. */
+typedef struct ncdeploy_file {
+    const char *name; /* in the bundle: "manifest.json", "plans/ddim-100.ncplan" */
+    const void *bytes;
+    size_t size;
+} ncdeploy_file;
+
+/* The same of files that are in memory, all that the bundle has, and stay there until ncdeploy_close(). */
+NCDEPLOY_API ncdeploy_status ncdeploy_open_memory(const ncdeploy_file *files, size_t count,
+                                                  const ncdeploy_options *options, ncdeploy_sampler **out);
+
 /* Sizes of one sample, without the batch axis: writes at most `capacity` of them and returns how many there are. */
 NCDEPLOY_API size_t ncdeploy_shape(const ncdeploy_sampler *sampler, int64_t *sizes, size_t capacity);
 

@@ -20,6 +20,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -273,18 +274,34 @@ class Part {
 
 // ---------------------------------------------------------------- the bundle
 
+// The files of a bundle in a program's memory, by their names in it: "manifest.json", "plans/ddim-100.ncplan".
+using Files = std::map<std::string, std::string_view>;
+
+namespace detail {
+class Source;
+}
+
 // A folder that `ncdeploy bundle` wrote, every file of which was read and found whole.
 class Bundle {
   public:
     // Throws FileError for a folder that is no bundle, that breaks a rule of the format, or in which a bit has changed.
     explicit Bundle(const std::string &folder);
 
+    // The same of files that are in memory, and stay there as long as the bundle and what is opened of it.
+    explicit Bundle(const Files &files);
+
     const ModelInfo &info() const { return info_; }
-    std::string engine() const { return folder_ + "/" + engine_; } // path of model.onnx or model.plan
+    std::string engine() const { return folder_ + "/" + engine_; } // path of model.onnx or model.plan, see file()
     std::vector<std::string> plans() const;                        // names; the first is the default
     const Plan &plan(const std::string &name = "") const;          // "" is the default; throws InputError
     Options options(const std::string &name = "") const;           // the window and tolerance that suit the plan
-    std::string file(const std::string &name) const;               // path of any other file; throws InputError
+
+    // Of any of its files. Throw InputError for a name that it has not, read() FileError.
+    std::string file(const std::string &name) const;          // path; of a bundle in memory for messages alone
+    std::string_view memory(const std::string &name) const;   // bytes of a bundle in memory; of a folder, empty
+    std::string read(const std::string &name) const;          // bytes
+    std::vector<std::string> files() const { return files_; } // names
+
     const std::optional<PartInfo> &encoder() const { return encoder_; }
     const std::optional<PartInfo> &decoder() const { return decoder_; }
 
@@ -293,9 +310,12 @@ class Bundle {
         Plan plan;
         Options options;
     };
+    void open(const detail::Source &source);
+    void check_name(const std::string &name) const;
     const Entry &entry(const std::string &name) const;
 
     std::string folder_, engine_;
+    Files memory_;
     ModelInfo info_;
     std::vector<Entry> plans_;
     std::vector<std::string> files_;
