@@ -181,6 +181,10 @@ class ModelInfo:
         eta: float | None = None,
         variance: str | None = None,
         order: int | None = None,
+        churn: float | None = None,
+        churn_noise: float | None = None,
+        churn_min: float | None = None,
+        churn_max: float | None = None,
     ) -> Plan:
         """The model's own plan, `default_plan`, with what is given here instead: see `ncdeploy.make_plan`.
 
@@ -189,7 +193,7 @@ class ModelInfo:
         plan = adapted_plan(
             self.default_plan, (self.sigma_min, self.sigma_max), solver=solver, steps=steps, schedule=schedule,
             sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, shift=shift, eta=eta, variance=variance,
-            order=order,
+            order=order, churn=churn, churn_noise=churn_noise, churn_min=churn_min, churn_max=churn_max,
         )  # fmt: skip
         self.check_plan(plan, stacklevel=3)
         return plan

@@ -39,6 +39,7 @@ def bench(
     shift: Annotated[float | None, options.shift(_WHAT)] = None,
     eta: Annotated[float | None, options.eta(_WHAT)] = None,
     variance: Annotated[str | None, options.variance(_WHAT)] = None,
+    churn: Annotated[float | None, options.churn(_WHAT)] = None,
     order: Annotated[int | None, options.order(_WHAT)] = None,
     window: Annotated[
         list[str] | None,
@@ -128,7 +129,7 @@ def bench(
         raise InputError("--tolerance: is of parallel sampling, which --window none leaves out; leave it out too")
     backend = open_engine(engine, device=device, threads=threads, allow_module=trust)
     info = backend.info
-    of_solvers = {"spacing": spacing, "shift": shift, "eta": eta, "variance": variance, "order": order}
+    of_solvers = {"spacing": spacing, "shift": shift, "eta": eta, "variance": variance, "order": order, "churn": churn}
     pairs = [(name, k) for name in names for k in counts]
     plans = [(*pair, plan) for pair, plan in zip(pairs, choose_plans(info, pairs, **of_solvers), strict=True)]
     if data is None and all(plan.stochastic for _, _, plan in plans):

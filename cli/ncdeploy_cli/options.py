@@ -89,6 +89,15 @@ def order(panel: str) -> Any:
     return typer.Option(help="Order of unipc (1 to 3), ipndm (1 to 4).", show_default="2 and 4", rich_help_panel=panel)
 
 
+def churn(panel: str) -> Any:
+    """Of one plan or several."""
+    return typer.Option(
+        help="Noise that heun adds on its way, S_churn of EDM's stochastic sampler: 0 (none) to 80.",
+        show_default="0",
+        rich_help_panel=panel,
+    )
+
+
 def spacing(panel: str) -> Any:
     """Of one plan or several."""
     return typer.Option(

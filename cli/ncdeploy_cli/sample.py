@@ -74,6 +74,19 @@ def sample(
     eta: Annotated[float | None, options.eta(_PLAN)] = None,
     variance: Annotated[str | None, options.variance(_PLAN)] = None,
     order: Annotated[int | None, options.order(_PLAN)] = None,
+    churn: Annotated[float | None, options.churn(_PLAN)] = None,
+    churn_noise: Annotated[
+        float | None,
+        typer.Option(help="S_noise: that noise, times this.", show_default="1", rich_help_panel=_PLAN),
+    ] = None,
+    churn_min: Annotated[
+        float | None,
+        typer.Option(help="S_min: least noise level that it is added at.", show_default="0", rich_help_panel=_PLAN),
+    ] = None,
+    churn_max: Annotated[
+        float | None,
+        typer.Option(help="S_max: largest such level.", show_default="any", rich_help_panel=_PLAN),
+    ] = None,
     sigma_min: Annotated[
         float | None,
         typer.Option(help="Least noise level of the schedule.", show_default="the model's", rich_help_panel=_PLAN),
@@ -177,7 +190,8 @@ def sample(
         claim_samples(output, force=force)
     of_plan = {
         "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "shift": shift, "eta": eta,
-        "variance": variance, "order": order, "sigma_min": sigma_min, "sigma_max": sigma_max,
+        "variance": variance, "order": order, "churn": churn, "churn_noise": churn_noise, "churn_min": churn_min,
+        "churn_max": churn_max, "sigma_min": sigma_min, "sigma_max": sigma_max,
     }  # fmt: skip
     if is_graph(path):
         from ncdeploy_cli.sample_graph import sample_graph

@@ -184,7 +184,7 @@ def _mixed(
         return np.concatenate([probe(y[[i]], levels[[i]], sample[[i]]) for i in some])
 
     def rms(difference: Floats) -> Floats:
-        return np.sqrt(np.mean(difference**2, axis=-1)) / probe.info.sigma_data
+        return np.asarray(np.sqrt(np.mean(difference**2, axis=-1)) / probe.info.sigma_data)
 
     own = alone(sigma)
     off = rms(own - together[some])

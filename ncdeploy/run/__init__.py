@@ -50,8 +50,8 @@ class Sampling(Iterator[Sweep]):
     def _run(self, request: Request) -> Iterator[Sweep]:
         policy = decide(request)
         start, on_sweep = time.perf_counter(), request.options.on_sweep
-        meter = None
-        if request.error_curve is not None and not isinstance(request.denoise, Guided):  # which is another D
+        meter, curve = None, request.error_curve
+        if curve is not None and not isinstance(request.denoise, Guided):  # which is another D
             meter = EnergyMeter(request.plan, all_calls=policy.window is not None)
         evaluator = Evaluator(request.denoise, request.shape, request.classes, request.like, request.conditions, meter)
         run: SequentialRun | ParallelRun
@@ -96,7 +96,7 @@ class Sampling(Iterator[Sweep]):
             nfe=evaluator.rows / n,
             sweeps=run.sweeps,
             residual=residual,
-            _energy=None if meter is None else partial(meter.energy, request.error_curve, request.dim, n),
+            _energy=None if meter is None or curve is None else partial(meter.energy, curve, request.dim, n),
             complete=None if request.options.deadline is None else complete,
             trajectory=_trajectory(run, request),
             wall_s=time.perf_counter() - start,

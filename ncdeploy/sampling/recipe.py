@@ -47,6 +47,10 @@ def make_plan(
     eta: float | None = None,
     variance: str | None = None,
     order: int | None = None,
+    churn: float | None = None,
+    churn_noise: float | None = None,
+    churn_min: float | None = None,
+    churn_max: float | None = None,
 ) -> Plan:
     """The plan of a solver on a schedule, both by name.
 
@@ -55,14 +59,18 @@ def make_plan(
         steps: steps of the solver, at least 1; each is one evaluation of the denoiser, for heun two but for the last
         schedule: karras, exponential, ddpm (linear beta), cosine, table or flow; None = the solver's usual: ddpm for
             ddpm and ddim, karras for the others
-        sigma_min: of karras and exponential, in units of the data; None = 0.02 and 80
-        sigma_max: of karras and exponential, in units of the data; None = 0.02 and 80
+        sigma_min: of karras and exponential, in units of the data; None = 0.02
+        sigma_max: of karras and exponential, in units of the data; None = 80
         spacing: of ddpm, cosine and table: leading (None), trailing or linspace
         levels: of table, which needs them: sigma of every training step, increasing
         shift: of flow: 1 (None) for equal steps, above 1 for more of them at noise
         eta: of ddim: 0 (None) to 1
         variance: of ddpm: posterior (None) or beta
         order: of unipc, 1 to 3 (None = 2), and of ipndm, 1 to 4 (None = 4)
+        churn: of heun, S_churn of EDM's stochastic sampler
+        churn_noise: of heun with churn, S_noise
+        churn_min: of heun with churn, S_min
+        churn_max: of heun with churn, S_max
 
     Raises:
         InputError: for an unknown name, a value out of range, or an option that would do nothing
@@ -70,7 +78,10 @@ def make_plan(
     solver = _known("solver", solver, SOLVERS)
     schedule = _known("schedule", SOLVERS[solver].schedule if schedule is None else schedule, SCHEDULES)
 
-    solver_options = _given(eta=eta, variance=variance, order=order)
+    solver_options = _given(
+        eta=eta, variance=variance, order=order, churn=churn, churn_noise=churn_noise, churn_min=churn_min,
+        churn_max=churn_max,
+    )  # fmt: skip
     _check_options("solver", solver, solver_options, {name: known.options for name, known in SOLVERS.items()})
     schedule_options = _given(sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, levels=levels, shift=shift)
     _check_options("schedule", schedule, schedule_options, SCHEDULE_OPTIONS)

@@ -28,6 +28,7 @@ from tiny_models import IMAGES, write_mixture
 
 PLANS = [
     make_plan("ddpm", 1000), make_plan("ddim", 100), make_plan("dpmpp_2m", 25), make_plan("heun", 18),
+    make_plan("heun", 9, churn=3),
     make_plan("dpmpp_2m_sde", 20), make_plan("unipc", 10),
 ]  # fmt: skip
 SEEDS = range(5, 8)

@@ -33,6 +33,7 @@ PLANS = {
     "unipc-10": make_plan("unipc", 10, order=3),
     "ipndm-10": make_plan("ipndm", 10),
     "heun-9": make_plan("heun", 9),
+    "heun-9-churn": make_plan("heun", 9, churn=3),
 }
 SEEDS = range(3, 7)
 

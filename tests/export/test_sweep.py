@@ -19,6 +19,7 @@ PLANS = {
     "dpmpp_2m_sde-12": make_plan("dpmpp_2m_sde", 12),
     "unipc-10": make_plan("unipc", 10, order=3),
     "heun-9": make_plan("heun", 9),
+    "heun-9-churn": make_plan("heun", 9, churn=3),
 }
 SEEDS = range(3, 7)
 

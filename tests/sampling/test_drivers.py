@@ -24,6 +24,7 @@ PLANS = {
     "ddim-eta": lambda: make_plan("ddim", 50, eta=0.7),
     "euler": lambda: make_plan("euler", 30),
     "heun": lambda: make_plan("heun", 18),
+    "heun-churn": lambda: make_plan("heun", 18, churn=2, churn_noise=1.003),
     "dpmpp_2m": lambda: make_plan("dpmpp_2m", 25),
     "dpmpp_2m_sde": lambda: make_plan("dpmpp_2m_sde", 25),
     "unipc": lambda: make_plan("unipc", 25),
