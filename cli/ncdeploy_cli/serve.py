@@ -36,13 +36,13 @@ def serve(
     queue: Annotated[
         int, typer.Option(min=1, help="Most requests that wait; others are told to come later.", rich_help_panel=_HOW)
     ] = 512,
-    max_body: Annotated[
-        int, typer.Option(min=1, help="Most MiB of a request.", rich_help_panel=_HOW)
-    ] = 16,
+    max_body: Annotated[int, typer.Option(min=1, help="Most MiB of a request.", rich_help_panel=_HOW)] = 16,
     drain: Annotated[
         str, typer.Option(help="Time to end in after SIGTERM, for requests that are there.", rich_help_panel=_HOW)
     ] = "30s",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.")
+    ] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="the runtime's choice")] = None,
 ) -> None:
     """Serve models over HTTP: one engine each, whose calls hold the rows of all requests.

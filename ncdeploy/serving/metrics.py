@@ -37,8 +37,12 @@ class Metrics:
             "ncdeploy_requests", "Requests, by how they ended.", ["model", "outcome"], registry=self.registry
         )
         self._model = model
-        self._latency = Histogram("ncdeploy_request_seconds", "From arrival to answer.", buckets=_SECONDS, **own).labels(model)  # type: ignore[arg-type]
-        self._waited = Histogram("ncdeploy_waited_seconds", "From arrival to the first call.", buckets=_SECONDS, **own).labels(model)  # type: ignore[arg-type]
+        self._latency = Histogram(
+            "ncdeploy_request_seconds", "From arrival to answer.", buckets=_SECONDS, **own
+        ).labels(model)  # type: ignore[arg-type]
+        self._waited = Histogram(
+            "ncdeploy_waited_seconds", "From arrival to the first call.", buckets=_SECONDS, **own
+        ).labels(model)  # type: ignore[arg-type]
         self._sweeps = Histogram("ncdeploy_sweeps", "Network calls of a sample.", buckets=_SWEEPS, **own).labels(model)  # type: ignore[arg-type]
         self._calls = Counter("ncdeploy_calls", "Network calls.", **own).labels(model)  # type: ignore[arg-type]
         self._engine = Counter("ncdeploy_engine_seconds", "Time within the engine.", **own).labels(model)  # type: ignore[arg-type]
@@ -88,4 +92,6 @@ class Metrics:
     def quantiles(self) -> dict[str, float]:
         """Seconds of requests lately: the median and the slowest of a hundred; nothing if there were none."""
         seconds = sorted(self._lately)
-        return {name: seconds[int(part * (len(seconds) - 1))] for name, part in (("p50", 0.5), ("p99", 0.99)) if seconds}
+        return {
+            name: seconds[int(part * (len(seconds) - 1))] for name, part in (("p50", 0.5), ("p99", 0.99)) if seconds
+        }

@@ -84,7 +84,9 @@ def read_request(body: bytes, length: str | None, takes: Mapping[str, Value], ou
 
 def _parts(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:
     if length is not None and not (length.isdecimal() and len(length) < 12 and int(length) <= len(body)):
-        raise InputError(f"{LENGTH}: got {length[:20]!a}; expected the bytes of JSON, at most the {len(body)} there are")
+        raise InputError(
+            f"{LENGTH}: got {length[:20]!a}; expected the bytes of JSON, at most the {len(body)} there are"
+        )
     end = len(body) if length is None else int(length)
     try:
         request = parse(body[:end], "body")
@@ -136,8 +138,10 @@ def _tensor(tensor: Mapping[str, Any], name: str, binary: bytes) -> tuple[NDArra
         exact = values.astype(dtype.newbyteorder("="), casting="same_kind" if values.dtype.kind == "f" else "unsafe")
     except (TypeError, ValueError, OverflowError) as e:
         raise InputError(f"{name}: its data are no numbers of {kind}") from e
-    if values.dtype.kind not in "iufb" or values.size != prod(shape) or not np.array_equal(exact, values, True) and (
-        dtype.kind in "iu"
+    if (
+        values.dtype.kind not in "iufb"
+        or values.size != prod(shape)
+        or (not np.array_equal(exact, values, True) and (dtype.kind in "iu"))
     ):
         raise InputError(f"{name}: its data are not {prod(shape)} numbers of {kind}, as its shape {shape} says")
     return exact.reshape(shape), binary

@@ -87,7 +87,11 @@ class Scheduler:
         self._abandoned: Exception | None = None
 
     def submit(self, job: Job) -> None:
-        """Take a job in with the next tick. Raises InputError for one with more rows than a call has."""
+        """Take a job in with the next tick. Raises InputError for one with more rows than a call has, and for labels
+        that the model does not take, or is not given."""
+        if (job.request.classes is not None) != bool(self._info.num_classes):
+            needs = f"needs them, {self._info.describe_labels()}" if self._info.num_classes else "takes none"
+            raise InputError(f"labels: this model {needs}")
         if job.least > self.most:
             each = job.least // job.samples
             raise InputError(

@@ -72,7 +72,9 @@ class Web:
                 ),
             ],
             exception_handlers={
-                HTTPException: _refused, InputError: partial(_failed, 400), BusyError: self._busy,
+                HTTPException: _refused,
+                InputError: partial(_failed, 400),
+                BusyError: self._busy,
                 NcdeployError: partial(_failed, 500),
             },  # fmt: skip
             lifespan=self._lifespan,
@@ -189,7 +191,9 @@ class Web:
         name, version = request.path_params["name"], request.path_params.get("version", "1")
         if name not in self._servers or version != "1":
             known = ", ".join(self._servers)
-            raise HTTPException(404, f"there is no model {name[:60]!a} of version {version[:20]!a}; there are {known}, 1")
+            raise HTTPException(
+                404, f"there is no model {name[:60]!a} of version {version[:20]!a}; there are {known}, 1"
+            )
         return name, self._servers[name]
 
     async def _asked(self, request: Request, server: Server) -> Asked:
