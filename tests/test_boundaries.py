@@ -11,12 +11,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "ncdeploy"
 HEAVY = (
     "torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "polygraphy",
-    "accelerate", "sklearn", "diffusers", "safetensors", "matplotlib", "jinja2",
+    "accelerate", "sklearn", "diffusers", "safetensors", "matplotlib", "jinja2", "starlette", "uvicorn",
+    "prometheus_client", "h11",
 )  # fmt: skip
 
 # Rooms that need PyTorch; every other module must import without any of HEAVY.
 TORCH_ROOMS = ("denoisers", "importers", "training", "export")
 TORCH_MODULES = ("backends/torch.py", "backends/torch_graphs.py")
+HTTP_MODULES = ("serving/web.py", "serving/metrics.py", "serving/patience.py", "serving/listen.py")
 
 
 def modules(*, light: bool) -> list[str]:
@@ -24,7 +26,7 @@ def modules(*, light: bool) -> list[str]:
     for path in sorted(LIBRARY.rglob("*.py")) + sorted((ROOT / "cli" / "ncdeploy_cli").rglob("*.py")):
         base = LIBRARY if LIBRARY in path.parents else ROOT / "cli" / "ncdeploy_cli"
         inside = path.relative_to(base).as_posix()
-        heavy = base is LIBRARY and (inside.split("/")[0] in TORCH_ROOMS or inside in TORCH_MODULES)
+        heavy = base is LIBRARY and (inside.split("/")[0] in TORCH_ROOMS or inside in (*TORCH_MODULES, *HTTP_MODULES))
         if heavy != light:
             parts = path.relative_to(base.parent).with_suffix("").parts
             names.append(".".join(p for p in parts if p != "__init__"))

@@ -38,8 +38,10 @@ from ncdeploy_cli import (
     verify,
 )
 
-_EXTRAS = {"onnxruntime": "cpu", "diffusers": "diffusers"} | dict.fromkeys(
-    ("torch", "onnx", "onnxscript", "accelerate", "sklearn", "safetensors"), "torch"
+_EXTRAS = (
+    {"onnxruntime": "cpu", "diffusers": "diffusers"}
+    | dict.fromkeys(("torch", "onnx", "onnxscript", "accelerate", "sklearn", "safetensors"), "torch")
+    | dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve")
 )
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _RENAMED = {  # by command: old names of options, which still work and say so

@@ -51,15 +51,9 @@ def serve(
 
     Example:  ncdeploy serve bundle/ --port 8000
     """
-    from ncdeploy.errors import DependencyError, InputError, install
-
-    try:
-        from ncdeploy.serving.listen import bind, read_token
-        from ncdeploy.serving.listen import serve as listen
-    except ModuleNotFoundError as e:
-        if (e.name or "").split(".")[0] not in ("starlette", "uvicorn", "prometheus_client", "h11"):
-            raise
-        raise DependencyError(f"serving needs {e.name}: {install('serve')}") from e
+    from ncdeploy.errors import InputError
+    from ncdeploy.serving.listen import bind, read_token
+    from ncdeploy.serving.listen import serve as listen
     from ncdeploy.serving.server import Server
 
     token = None if token_file is None else read_token(token_file)

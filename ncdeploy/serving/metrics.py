@@ -4,6 +4,8 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -20,11 +22,12 @@ _LATELY = 500  # requests whose latency the page tells
 class Outcome:
     """How a request ended."""
 
-    label, served = "cancelled", None
+    label: str = "cancelled"
+    served: Served | None = None
 
     def done(self, served: Served) -> None:
         """It did."""
-        self.label, self.served = "ok", served  # type: ignore[assignment]
+        self.label, self.served = "ok", served
 
 
 class Metrics:
@@ -32,29 +35,26 @@ class Metrics:
 
     def __init__(self, model: str, server: Server) -> None:
         self.registry = CollectorRegistry()
-        own = {"registry": self.registry, "labelnames": ["model"]}
+        own: dict[str, Any] = {"registry": self.registry, "labelnames": ["model"]}
+        timed, counted = partial(Histogram, buckets=_SECONDS, **own), partial(Counter, **own)
+        self._model = model
         self._requests = Counter(
             "ncdeploy_requests", "Requests, by how they ended.", ["model", "outcome"], registry=self.registry
         )
-        self._model = model
-        self._latency = Histogram(
-            "ncdeploy_request_seconds", "From arrival to answer.", buckets=_SECONDS, **own
-        ).labels(model)  # type: ignore[arg-type]
-        self._waited = Histogram(
-            "ncdeploy_waited_seconds", "From arrival to the first call.", buckets=_SECONDS, **own
-        ).labels(model)  # type: ignore[arg-type]
-        self._sweeps = Histogram("ncdeploy_sweeps", "Network calls of a sample.", buckets=_SWEEPS, **own).labels(model)  # type: ignore[arg-type]
-        self._calls = Counter("ncdeploy_calls", "Network calls.", **own).labels(model)  # type: ignore[arg-type]
-        self._engine = Counter("ncdeploy_engine_seconds", "Time within the engine.", **own).labels(model)  # type: ignore[arg-type]
-        self._host = Counter("ncdeploy_host_seconds", "Time of the scheduler beside it.", **own).labels(model)  # type: ignore[arg-type]
-        rows = Counter("ncdeploy_rows", "Rows of calls, by what they were for: the next node of a sample, that of a "
-                       "sample beside the first request's, or the future.", ["model", "use"], registry=self.registry)  # fmt: skip
+        self._latency = timed("ncdeploy_request_seconds", "From arrival to answer.").labels(model)
+        self._waited = timed("ncdeploy_waited_seconds", "From arrival to the first call.").labels(model)
+        self._sweeps = Histogram("ncdeploy_sweeps", "Network calls of a sample.", buckets=_SWEEPS, **own).labels(model)
+        self._calls = counted("ncdeploy_calls", "Network calls.").labels(model)
+        self._engine = counted("ncdeploy_engine_seconds", "Time within the engine.").labels(model)
+        self._host = counted("ncdeploy_host_seconds", "Time of the scheduler beside it.").labels(model)
+        text = "Rows of calls: the next node of a first sample, those of others beside it, and nodes of the future."
+        rows = Counter("ncdeploy_rows", text, ["model", "use"], registry=self.registry)
         self._own, self._others, self._ahead = (rows.labels(model, use) for use in ("first", "others", "future"))
         for name, text, read in (
             ("waiting", "Requests that wait for a call.", lambda: server.waiting),
             ("in_work", "Requests that calls work on.", lambda: server.in_work),
         ):
-            Gauge(f"ncdeploy_requests_{name}", text, **own).labels(model).set_function(read)  # type: ignore[arg-type]
+            Gauge(f"ncdeploy_requests_{name}", text, **own).labels(model).set_function(read)
         self._lately: deque[float] = deque(maxlen=_LATELY)
         server.on_tick = self.tick
 
@@ -92,6 +92,5 @@ class Metrics:
     def quantiles(self) -> dict[str, float]:
         """Seconds of requests lately: the median and the slowest of a hundred; nothing if there were none."""
         seconds = sorted(self._lately)
-        return {
-            name: seconds[int(part * (len(seconds) - 1))] for name, part in (("p50", 0.5), ("p99", 0.99)) if seconds
-        }
+        parts = {"p50": 0.5, "p99": 0.99} if seconds else {}
+        return {name: seconds[int(part * (len(seconds) - 1))] for name, part in parts.items()}

@@ -84,9 +84,7 @@ def read_request(body: bytes, length: str | None, takes: Mapping[str, Value], ou
 
 def _parts(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:
     if length is not None and not (length.isdecimal() and len(length) < 12 and int(length) <= len(body)):
-        raise InputError(
-            f"{LENGTH}: got {length[:20]!a}; expected the bytes of JSON, at most the {len(body)} there are"
-        )
+        raise InputError(f"{LENGTH}: got {length[:20]!a}; expected the bytes of JSON, at most {len(body)}")
     end = len(body) if length is None else int(length)
     try:
         request = parse(body[:end], "body")

@@ -222,8 +222,8 @@ class Server:
         if plan is not None and not (solver in FILES and steps.isdecimal() and 0 < int(steps) <= _MOST_STEPS):
             known = f"its plans are {', '.join(self.plans)}; " if self.plans else ""
             raise InputError(
-                f"plan: got {plan[:60]!a}; {known}expected a solver and its steps up to {_MOST_STEPS}, such as ddim-50, "
-                f"of {', '.join(FILES)}"
+                f"plan: got {plan[:60]!a}; {known}expected a solver and its steps up to {_MOST_STEPS}, such as "
+                f"ddim-50, of {', '.join(FILES)}"
             )
         made: Plan = self._made(solver or None, int(steps) if steps else None)
         return made, TOLERANCE

@@ -76,7 +76,7 @@ class Web:
                 InputError: partial(_failed, 400),
                 BusyError: self._busy,
                 NcdeployError: partial(_failed, 500),
-            },  # fmt: skip
+            },
             lifespan=self._lifespan,
         )
 
@@ -148,7 +148,7 @@ class Web:
                         headers=headers)  # fmt: skip
 
     async def _watch(self, request: Request) -> Response:
-        name, server = self._server(request)
+        server = self._server(request)[1]
         asked = await self._asked(request, server)
         if server.info.dim > _MOST_PICTURE:
             raise InputError(f"watch: is for samples of up to {_MOST_PICTURE} values; these have {server.info.dim}")

@@ -30,6 +30,7 @@ OF_HOME = {
     "bundle": [[HOME, "-o", "b"], ["image.onnx", "-o", HOME], ["image.onnx", "-o", "b", "--reference", HOME]],
     "triton": [[HOME, "-o", "r"], ["b", "-o", HOME]],
     "sample": [[HOME], ["image.onnx", "-o", HOME], ["image.onnx", "-o", HOME + ".npz"]],
+    "serve": [[HOME, "--port", 0], ["image.onnx", "--port", 0, "--token-file", HOME]],
     "tune": [[HOME]],
     "demo": [["-o", HOME]],
     "evaluate": [[HOME, "--data", "digits"], ["image.onnx", "--data", "digits", "-o", HOME + ".html"]],

@@ -26,6 +26,7 @@ NAMED = {
     "bundle": [[HOSTILE, "-o", "b"], ["m.onnx", "-o", f"{HOSTILE}.onnx"]],
     "triton": [[HOSTILE, "-o", "r"], ["b", "-o", "r", "--prefix", HOSTILE]],
     "sample": [[HOSTILE], ["m.onnx", "-o", f"{HOSTILE}.jpg"]],
+    "serve": [["--port", 0, HOSTILE], ["m.onnx", "--host", HOSTILE]],
     "tune": [[HOSTILE], ["m.onnx", "--device", HOSTILE]],
     "demo": [["-o", f"{HOSTILE}.html"], ["--data", HOSTILE]],
     "evaluate": [[HOSTILE, "--data", "digits"], ["m.onnx", "--data", HOSTILE]],
