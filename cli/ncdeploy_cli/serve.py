@@ -44,6 +44,7 @@ def serve(
         str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.")
     ] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="the runtime's choice")] = None,
+    as_json: options.Json = False,
 ) -> None:
     """Serve models over HTTP: one engine each, whose calls hold the rows of all requests.
 
@@ -61,18 +62,20 @@ def serve(
     names = [path.resolve().name.removesuffix(".onnx").removesuffix(".plan").removesuffix(".pt") for path in bundles]
     if len(set(names)) < len(names):
         raise InputError(f"{bundles[0]}: two models have the same name; rename a folder")
-    listening = bind(host, port, token=token)
-    servers = {
-        name: Server.open(path, device=device, threads=threads, max_rows=rows, queue=queue)
-        for name, path in zip(names, bundles, strict=True)
-    }
+    with bind(host, port, token=token) as listening:
+        servers = {
+            name: Server.open(path, device=device, threads=threads, max_rows=rows, queue=queue)
+            for name, path in zip(names, bundles, strict=True)
+        }
 
-    def ready() -> None:
-        address, number = listening.getsockname()[:2]
-        shown = f"[{address}]" if ":" in address else address
-        console.stderr().print(f"serving {', '.join(names)} on http://{shown}:{number}/  (Ctrl-C ends it)")
+        def ready() -> None:
+            address, number = listening.getsockname()[:2]
+            if as_json:
+                console.print_json({"models": names, "host": address, "port": number})
+            shown = f"[{address}]" if ":" in address else address
+            console.stderr().print(f"serving {', '.join(names)} on http://{shown}:{number}/  (Ctrl-C ends it)")
 
-    try:
-        listen(servers, listening, token=token, max_body=max_body << 20, drain=seconds, ready=ready)
-    except KeyboardInterrupt:
-        console.stderr().print("ended")
+        try:
+            listen(servers, listening, token=token, max_body=max_body << 20, drain=seconds, ready=ready)
+        except KeyboardInterrupt:
+            console.stderr().print("ended")

@@ -31,13 +31,18 @@ SEED = {"name": "seed", "datatype": "INT64", "shape": [2], "data": [3, 4]}
 class Running:
     """The command in a process of its own, on a port that was free."""
 
-    def __init__(self, *arguments: Any, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: Any) -> None:
         command = [sys.executable, "-m", "ncdeploy_cli.main", "serve", *map(str, arguments), "--port", "0"]
         path = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
         self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path, **(env or {})}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, **(env or {})},
         )
         assert self.process.stderr is not None
+        assert self.process.stdout is not None
         self.said = self.process.stderr.readline()
         assert "serving" in self.said, self.said + self.process.stderr.read()
         self.port = int(self.said.partition("http://127.0.0.1:")[2].partition("/")[0])
@@ -61,7 +66,10 @@ class Running:
         self.process.send_signal(how)
         code = self.process.wait(seconds)
         assert self.process.stderr is not None
+        assert self.process.stdout is not None
         self.process.stderr.close()
+        self.printed = self.process.stdout.read()
+        self.process.stdout.close()
         return code
 
 
@@ -307,7 +315,7 @@ def test_a_token_is_asked_for_beyond_loopback(bundle: Path, tmp_path: Path) -> N
     done = subprocess.run([*command, "--token-file", str(token)], capture_output=True, text=True, env=env)
     assert "at least 16 characters" in " ".join(done.stderr.split())
     token.write_text("0123456789abcdef0123\n")
-    running = Running(bundle, "--token-file", token)
+    running = Running(bundle, "--token-file", token, "--json")
     try:
         assert running.infer()[0] == 401
         wrong = {"Authorization": "Bearer 0123456789abcdef0124"}
@@ -318,6 +326,7 @@ def test_a_token_is_asked_for_beyond_loopback(bundle: Path, tmp_path: Path) -> N
         assert running("GET", "/")[0] == 200
     finally:
         running.end()
+    assert json.loads(running.printed) == {"models": ["b"], "host": "127.0.0.1", "port": running.port}
 
 
 def test_sigterm_drains_and_a_full_queue_says_when_to_come_again(bundle: Path) -> None:
