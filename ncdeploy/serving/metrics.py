@@ -4,8 +4,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -35,26 +33,29 @@ class Metrics:
 
     def __init__(self, model: str, server: Server) -> None:
         self.registry = CollectorRegistry()
-        own: dict[str, Any] = {"registry": self.registry, "labelnames": ["model"]}
-        timed, counted = partial(Histogram, buckets=_SECONDS, **own), partial(Counter, **own)
         self._model = model
-        self._requests = Counter(
-            "ncdeploy_requests", "Requests, by how they ended.", ["model", "outcome"], registry=self.registry
-        )
-        self._latency = timed("ncdeploy_request_seconds", "From arrival to answer.").labels(model)
-        self._waited = timed("ncdeploy_waited_seconds", "From arrival to the first call.").labels(model)
-        self._sweeps = Histogram("ncdeploy_sweeps", "Network calls of a sample.", buckets=_SWEEPS, **own).labels(model)
-        self._calls = counted("ncdeploy_calls", "Network calls.").labels(model)
-        self._engine = counted("ncdeploy_engine_seconds", "Time within the engine.").labels(model)
-        self._host = counted("ncdeploy_host_seconds", "Time of the scheduler beside it.").labels(model)
+
+        def timed(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(name, text, ["model"], buckets=buckets, registry=self.registry).labels(model)
+
+        def counted(name: str, text: str, more: str) -> Counter:
+            return Counter(name, text, ["model", *([more] if more else [])], registry=self.registry)
+
+        self._requests = counted("ncdeploy_requests", "Requests, by how they ended.", "outcome")
+        self._latency = timed("ncdeploy_request_seconds", "From arrival to answer.")
+        self._waited = timed("ncdeploy_waited_seconds", "From arrival to the first call.")
+        self._sweeps = timed("ncdeploy_sweeps", "Network calls of a sample.", _SWEEPS)
+        self._calls = counted("ncdeploy_calls", "Network calls.", "").labels(model)
+        self._engine = counted("ncdeploy_engine_seconds", "Time within the engine.", "").labels(model)
+        self._host = counted("ncdeploy_host_seconds", "Time of the scheduler beside it.", "").labels(model)
         text = "Rows of calls: the next node of a first sample, those of others beside it, and nodes of the future."
-        rows = Counter("ncdeploy_rows", text, ["model", "use"], registry=self.registry)
+        rows = counted("ncdeploy_rows", text, "use")
         self._own, self._others, self._ahead = (rows.labels(model, use) for use in ("first", "others", "future"))
         for name, text, read in (
             ("waiting", "Requests that wait for a call.", lambda: server.waiting),
             ("in_work", "Requests that calls work on.", lambda: server.in_work),
         ):
-            Gauge(f"ncdeploy_requests_{name}", text, **own).labels(model).set_function(read)
+            Gauge(f"ncdeploy_requests_{name}", text, ["model"], registry=self.registry).labels(model).set_function(read)
         self._lately: deque[float] = deque(maxlen=_LATELY)
         server.on_tick = self.tick
 

@@ -83,6 +83,7 @@ class Scheduler:
         self._gone: deque[Job] = deque()
         self._queue: list[tuple[float, int, Job]] = []
         self._jobs: dict[int, Job] = {}
+        self._taken = 0  # rows that these have in every call
         self._numbers = count(1)
         self._abandoned: Exception | None = None
 
@@ -180,15 +181,14 @@ class Scheduler:
             heapq.heappush(self._queue, (job.due, job.id, job))
         while self._gone:
             self._end(self._gone.popleft(), None)
-        now, room = self._clock(), self.most - sum(job.least for job in self._jobs.values())
+        now = self._clock()
         while self._queue:
             job = self._queue[0][2]
             if job.end <= now:
                 self._end(job, BusyError("deadline: it passed before a call was free; allow more, or try again later"))
             if not job.over:
-                if job.least > room:
+                if job.least > self.most - self._taken:
                     break
-                room -= job.least
                 self._admit(job, now)
             heapq.heappop(self._queue)
         work = [
@@ -218,7 +218,7 @@ class Scheduler:
         )
         dearest = max((job.per_node for job in self._jobs.values()), default=1)
         widths = np.where(auto, 1, room)
-        free = (self.most - sum(job.least for job in self._jobs.values())) // dearest
+        free = (self.most - self._taken) // dearest
         left = min(round((self._width - 1) * int(auto.sum())), free)
         who = np.flatnonzero(auto & (room > 1))
         who = who[np.argsort(due[who], kind="stable")]
@@ -242,6 +242,7 @@ class Scheduler:
             )  # fmt: skip
         job.pool, job.left, job.began = pool, job.samples, now
         self._jobs[job.id] = job
+        self._taken += job.least
 
     def _pool(self, job: Job) -> Pool:
         request = job.request
@@ -304,6 +305,7 @@ class Scheduler:
             return
         job.over = True
         if self._jobs.pop(job.id, None) is not None and job.pool is not None:
+            self._taken -= job.least
             for place in job.places:
                 job.pool.leave(place)
         if outcome is not None:

@@ -39,7 +39,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path, **(env or {})},
+            env={**os.environ, "PYTHONPATH": path},
         )
         assert self.process.stderr is not None
         assert self.process.stdout is not None
