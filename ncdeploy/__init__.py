@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ncdeploy.formats.sidecar import BuildOptions
     from ncdeploy.guidance import Guided
     from ncdeploy.health.check import Checkup, check_engine
+    from ncdeploy.health.denoise import Denoised, denoise_samples
     from ncdeploy.importers import import_model, wrap_module
     from ncdeploy.inspection import Inspection, inspect_file
     from ncdeploy.modelinfo import ModelInfo
@@ -66,6 +67,7 @@ _HOME = {
     "Condition": "ncdeploy.ports",
     "ContrastiveConfig": "ncdeploy.training",
     "Dataset": "ncdeploy.training",
+    "Denoised": "ncdeploy.health.denoise",
     "Denoiser": "ncdeploy.denoisers",
     "ErrorCurve": "ncdeploy.sampling.errorcurve",
     "Export": "ncdeploy.export",
@@ -92,6 +94,7 @@ _HOME = {
     "build_engine": "ncdeploy.build.engine",
     "check_engine": "ncdeploy.health.check",
     "compare": "ncdeploy.parity",
+    "denoise_samples": "ncdeploy.health.denoise",
     "export_graph": "ncdeploy.export.compose",
     "export_onnx": "ncdeploy.export",
     "export_part": "ncdeploy.export.part",
@@ -127,6 +130,7 @@ __all__ = [
     "Condition",
     "ContrastiveConfig",
     "Dataset",
+    "Denoised",
     "Denoiser",
     "DependencyError",
     "ErrorCurve",
@@ -162,6 +166,7 @@ __all__ = [
     "build_engine",
     "check_engine",
     "compare",
+    "denoise_samples",
     "export_graph",
     "export_onnx",
     "export_part",

@@ -24,6 +24,7 @@ from ncdeploy_cli import (
     check,
     console,
     demo,
+    denoise,
     doctor,
     evaluate,
     export,
@@ -147,7 +148,9 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "export": export.export, "build": build.build, "verify": verify.verify, "check": check.check,
         "bundle": bundle.bundle, "triton": triton.triton,
     },
-    "Sample": {"sample": sample.sample, "serve": serve.serve, "tune": tune.tune, "demo": demo.demo},
+    "Sample": {
+        "sample": sample.sample, "denoise": denoise.denoise, "serve": serve.serve, "tune": tune.tune, "demo": demo.demo,
+    },
     "Look": {"evaluate": evaluate.evaluate, "bench": bench.bench, "inspect": inspect.inspect, "doctor": doctor.doctor},
 }  # fmt: skip
 for _panel, _commands in _PANELS.items():

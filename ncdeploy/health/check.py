@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from ncdeploy.backends.base import Backend
 from ncdeploy.errors import InputError, NcdeployWarning, NumericalError
+from ncdeploy.health.probe import Probe
+from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.parity.inputs import draw_samples
 from ncdeploy.run import SampleOptions, sample
-from ncdeploy.sampling.arrays import namespace, suited_to, to_host
+from ncdeploy.sampling.arrays import to_host
 from ncdeploy.sampling.energy import allowance, expected_energy
-from ncdeploy.sampling.evaluator import Evaluator
 
 SAMPLES, STEPS = 8, 16  # drawn, and the steps it takes
 LEVELS = (0.015, 0.05, 0.15, 0.5, 1.5, 5.0)  # of noise, over the standard deviation of the data
@@ -89,7 +90,7 @@ def check_engine(engine: Backend, *, data: NDArray[Any] | None = None, seed: int
     sigmas = np.unique(np.clip(np.array(LEVELS) * info.sigma_data, info.sigma_min, info.sigma_max))
     try:
         x0, given = _draw(engine, rng, seed)
-        probe = _Probe(engine, given, len(x0))
+        probe = Probe(engine, given, len(x0))
         faults, levels = _check_rows(probe, x0, sigmas, rng)
         data_levels: tuple[Level, ...] = ()
         if data is not None and not faults:
@@ -104,37 +105,15 @@ def check_engine(engine: Backend, *, data: NDArray[Any] | None = None, seed: int
     )  # fmt: skip
 
 
-class _Probe:
-    """An engine asked for rows of some samples, each under the conditions of its own."""
-
-    def __init__(self, engine: Backend, given: dict[str, Any], samples: int) -> None:
-        self.info = engine.info
-        self._like = suited_to(engine) if engine.like is None else engine.like
-        labels = given.get("labels")
-        others = {name: values for name, values in given.items() if name != "labels"}
-        self._call = Evaluator(engine, engine.info.shape, labels, self._like, others or None)
-        self._most, self._samples = getattr(engine, "max_rows", None), samples
-
-    def __call__(self, y: Floats, sigma: Floats, sample: NDArray[np.int64]) -> Floats:
-        """D float64 [B, d] at rows y [B, d] with levels sigma [B], of the samples [B]."""
-        xp, out = namespace(self._like), []
-        most = self._most or len(y)
-        for first in range(0, len(y), most):
-            at = slice(first, first + most)
-            x = xp.asarray(y[at], dtype=self._like.dtype, device=getattr(self._like, "device", None))
-            out.append(to_host(self._call(x, sigma[at], np.arange(len(x)), sample[at] % self._samples)).copy())
-        self._call.check()
-        return np.concatenate(out).astype(np.float64)
-
-    def level(self, squares: Floats, sigma: float) -> Level | None:
-        """The residual energy of n rows, |y - D|^2 / d each, beside what is expected; None if nobody knows that."""
-        if self.info.error_curve is None:
-            return None
-        expected = expected_energy(self.info.error_curve, np.array(sigma))
-        return Level(
-            sigma=float(sigma), found=float(squares.mean() / sigma**2), expected=float(expected),
-            allowed=float(allowance(expected, self.info.dim, len(squares))),
-        )  # fmt: skip
+def _level(info: ModelInfo, squares: Floats, sigma: float) -> Level | None:
+    """The residual energy of n rows, |y - D|^2 / d each, beside what is expected; None if nobody knows that."""
+    if info.error_curve is None:
+        return None
+    expected = expected_energy(info.error_curve, np.array(sigma))
+    return Level(
+        sigma=float(sigma), found=float(squares.mean() / sigma**2), expected=float(expected),
+        allowed=float(allowance(expected, info.dim, len(squares))),
+    )  # fmt: skip
 
 
 def _draw(engine: Backend, rng: np.random.Generator, seed: int) -> tuple[Floats, dict[str, Any]]:
@@ -152,7 +131,7 @@ def _draw(engine: Backend, rng: np.random.Generator, seed: int) -> tuple[Floats,
 
 
 def _check_rows(
-    probe: _Probe, x0: Floats, sigmas: Floats, rng: np.random.Generator
+    probe: Probe, x0: Floats, sigmas: Floats, rng: np.random.Generator
 ) -> tuple[list[str], tuple[Level, ...]]:
     order = rng.permutation(len(x0) * len(sigmas))
     sample, at = order // len(sigmas), order % len(sigmas)
@@ -163,7 +142,7 @@ def _check_rows(
     some = np.concatenate([np.flatnonzero(at == k)[: _ALONE // 2] for k in (0, len(sigmas) - 1)])
     fault = _mixed(probe, y, sigma, sample, together, some)
     squares = np.mean((y - together) ** 2, axis=1)
-    levels = [probe.level(squares[at == k], s) for k, s in enumerate(sigmas)]
+    levels = [_level(probe.info, squares[at == k], s) for k, s in enumerate(sigmas)]
     known = tuple(level for level in levels if level is not None)
     fault = fault or _dead(probe, x0[0], together)
     if fault is not None:
@@ -176,7 +155,7 @@ def _check_rows(
 
 
 def _mixed(
-    probe: _Probe, y: Floats, sigma: Floats, sample: NDArray[np.int64], together: Floats, some: NDArray[np.int64]
+    probe: Probe, y: Floats, sigma: Floats, sample: NDArray[np.int64], together: Floats, some: NDArray[np.int64]
 ) -> str | None:
     """What is wrong if rows of a call are not what they are alone."""
 
@@ -203,7 +182,7 @@ def _mixed(
     )
 
 
-def _dead(probe: _Probe, x0: Floats, together: Floats) -> str | None:
+def _dead(probe: Probe, x0: Floats, together: Floats) -> str | None:
     """Values of x that change nothing, or of D that never change."""
     unit = probe.info.sigma_data
     still = np.flatnonzero(np.ptp(together, axis=0) <= _DEAD * unit)
@@ -238,14 +217,14 @@ def _scaled(residual: Floats, y: Floats, denoised: Floats, wrong: list[Level]) -
 
 
 def _check_data(
-    probe: _Probe, data: Floats, sigmas: Floats, rng: np.random.Generator
+    probe: Probe, data: Floats, sigmas: Floats, rng: np.random.Generator
 ) -> tuple[list[str], tuple[Level, ...]]:
     info, mean = probe.info, 0.0 if probe.info.mean is None else np.array(probe.info.mean)
     levels = []
     for s in sigmas[: -2 if len(sigmas) > 3 else None]:
         y = data + s * rng.standard_normal(data.shape)
         squares = np.mean((y - probe(y, np.full(len(y), s), np.arange(len(y)))) ** 2, axis=1)
-        levels.append(probe.level(squares, float(s)))
+        levels.append(_level(info, squares, float(s)))
     known = tuple(level for level in levels if level is not None)
     spread = float(np.sqrt(np.mean((data - mean) ** 2))) / info.sigma_data
     unlike = info.mean is not None and not 1 / _SPREAD <= spread <= _SPREAD

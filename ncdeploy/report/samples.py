@@ -81,6 +81,11 @@ def save_samples(
                 np.savez_compressed(temporary, samples=data, labels=labels)
 
 
+def save_single(path: str | Path, sample: NDArray[Any]) -> None:
+    """Write one image [C, H, W] (model units) as a .png of its own size. Raises as `save_samples` does."""
+    write_picture(path, [to_picture(pixels(sample[None])[0])])
+
+
 def _save_folder(target: Path, pictures: NDArray[np.uint8]) -> None:
     """Number the pictures [n, H, W, C] in a folder, new or not; nothing there changes before all are written."""
     digits, old = len(str(len(pictures) - 1)), target.is_dir()

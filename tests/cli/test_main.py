@@ -14,8 +14,8 @@ from ncdeploy_cli.main import app
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "train", "import", "export", "build", "verify", "check", "bundle", "triton", "sample", "serve", "tune", "demo",
-    "evaluate", "bench", "inspect", "doctor",
+    "train", "import", "export", "build", "verify", "check", "bundle", "triton", "sample", "denoise", "serve", "tune",
+    "demo", "evaluate", "bench", "inspect", "doctor",
 )  # fmt: skip
 
 

@@ -31,6 +31,8 @@ OF_HOME = {
     "triton": [[HOME, "-o", "r"], ["b", "-o", HOME]],
     "sample": [[HOME], ["image.onnx", "-o", HOME], ["image.onnx", "-o", HOME + ".npz"]],
     "serve": [[HOME, "--port", 0], ["image.onnx", "--port", 0, "--token-file", HOME]],
+    "denoise": [[HOME, "a.npy", "-o", "b.npy"], ["image.onnx", HOME + ".npy", "-o", "b.npy"],
+                ["image.onnx", "a.npy", "-o", HOME + ".npy"]],
     "tune": [[HOME]],
     "demo": [["-o", HOME]],
     "evaluate": [[HOME, "--data", "digits"], ["image.onnx", "--data", "digits", "-o", HOME + ".html"]],

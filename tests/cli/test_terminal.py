@@ -27,6 +27,7 @@ NAMED = {
     "triton": [[HOSTILE, "-o", "r"], ["b", "-o", "r", "--prefix", HOSTILE]],
     "sample": [[HOSTILE], ["m.onnx", "-o", f"{HOSTILE}.jpg"]],
     "serve": [["--port", 0, HOSTILE], ["m.onnx", "--host", HOSTILE]],
+    "denoise": [[HOSTILE, "a.npy", "-o", "b.npy"], ["m.onnx", "a.npy", "-o", f"{HOSTILE}.jpg"]],
     "tune": [[HOSTILE], ["m.onnx", "--device", HOSTILE]],
     "demo": [["-o", f"{HOSTILE}.html"], ["--data", HOSTILE]],
     "evaluate": [[HOSTILE, "--data", "digits"], ["m.onnx", "--data", HOSTILE]],
