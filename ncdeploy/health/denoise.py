@@ -62,7 +62,7 @@ def _levels(probe: Probe, y: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     if info.error_curve is None:
         raise InputError("sigma: the model file has no error curve to find it with; say how much noise there is")
     ends = np.clip(np.array([LEAST, MOST]) * info.sigma_data, info.sigma_min, info.sigma_max)
-    ladder = np.geomspace(*ends, RUNGS)
+    ladder = np.geomspace(ends[0], ends[1], RUNGS)
     whose = np.arange(len(y)).repeat(RUNGS)
     asked = np.tile(ladder, len(y))
     rows = y[whose]
