@@ -208,6 +208,14 @@ def test_so_are_those_beside_a_tensorrt_engine(probe: Probe, tmp_path: Path) -> 
             Sidecar.from_json(json.dumps(changed))
 
 
+def test_an_engine_of_tensorrt_for_rtx_is_known(probe: Probe, tmp_path: Path) -> None:
+    whole = json.loads(sidecar_path(write_engine(tmp_path / "e.plan")).read_text())
+    whole |= {"runtime": "rtx", "targets": ["sm86"], "requires": ["runtime", "targets"]}
+    assert probe("s", json.dumps(whole).encode()) == "stripped 0, version_compatible 0, rtx"
+    whole["runtime"] = "other"
+    assert "runtime is neither tensorrt nor rtx" in probe("s", json.dumps(whole).encode())
+
+
 def test_values_outside_a_graph_must_be_in_the_manifest(probe: Probe, bundle, tmp_path: Path) -> None:
     onnx.save(
         onnx.load(bundle.engine), tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin",

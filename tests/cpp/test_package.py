@@ -122,9 +122,14 @@ def encodes_and_decodes(program: Path, bundle: Bundle) -> None:
 def test_a_package_built_with_tensorrt_says_where_to_look_for_it(prefix, tmp_path) -> None:
     shutil.copytree(prefix, tmp_path / "prefix")
     config = next((tmp_path / "prefix").rglob("ncdeployConfig.cmake"))
-    config.write_text(config.read_text().replace('set(_backends "', 'set(_backends "ncdeploy_tensorrt;'))
-    said = refused(CONSUMER, tmp_path / "out", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
-    assert "it was built with TensorRT, which is not found here; say where with -DTENSORRT_ROOT=... and" in said
+    for backend, package, root in (
+        ("tensorrt", "TensorRT", "TENSORRT_ROOT"), ("tensorrt_rtx", "TensorRTRTX", "TENSORRT_RTX_ROOT")
+    ):  # fmt: skip
+        whole = config.read_text()
+        config.write_text(whole.replace('set(_backends "', f'set(_backends "ncdeploy_{backend};'))
+        said = refused(CONSUMER, tmp_path / "out", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
+        assert f"it was built with {package}, which is not found here; say where with -D{root}=... and" in said
+        config.write_text(whole)
 
 
 def test_a_c_program_finds_the_installed_library_by_pkg_config(prefix, runtime, bundle, wanted, tmp_path) -> None:
@@ -512,6 +517,7 @@ def test_a_root_that_lacks_its_sdk_is_an_error(toolchain: None, tmp_path: Path) 
         for name, header in (
             ("ONNXRUNTIME_ROOT", "include/onnxruntime_cxx_api.h"),
             ("TENSORRT_ROOT", "include/NvInfer.h"),
+            ("TENSORRT_RTX_ROOT", "include/NvInfer.h"),
             ("CUDA_ROOT", "include/cuda_runtime_api.h"),
         ):
             for root, said in (
@@ -607,11 +613,12 @@ def test_the_tensorrt_backend_compiles(toolchain: None) -> None:
         )
     with alone("cpp-tensorrt") as folder:
         for root in roots:
-            build(
-                folder, f"-DTENSORRT_ROOT={root}", "-DNCDEPLOY_TENSORRT_COMPILE_ONLY=ON",
-                "-DNCDEPLOY_WERROR=ON", "-DCMAKE_DISABLE_FIND_PACKAGE_OnnxRuntime=ON",
-                target="ncdeploy_tensorrt_objects",
-            )  # fmt: skip
+            for name, target in (("TENSORRT", "tensorrt"), ("TENSORRT_RTX", "tensorrt_rtx")):
+                build(
+                    folder, f"-D{name}_ROOT={root}", "-DNCDEPLOY_TENSORRT_COMPILE_ONLY=ON",
+                    "-DNCDEPLOY_WERROR=ON", "-DCMAKE_DISABLE_FIND_PACKAGE_OnnxRuntime=ON",
+                    target=f"ncdeploy_{target}_objects",
+                )  # fmt: skip
 
 
 def test_the_fetched_headers_come_with_the_library(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "ncdeploy/ncdeploy.hpp"
+#include "sidecar.hpp"
 #include "text.hpp"
 
 struct ncdeploy_sampler {
@@ -163,12 +164,24 @@ std::unique_ptr<ncdeploy::Engine> open_engine(const ncdeploy::Bundle &bundle,
         return ncdeploy::open_onnxruntime(bundle, options);
     }
 #endif
-#ifdef NCDEPLOY_HAS_TENSORRT
+#if defined(NCDEPLOY_HAS_TENSORRT) || defined(NCDEPLOY_HAS_TENSORRT_RTX)
     if (!onnx) {
-        return ncdeploy::open_tensorrt(bundle, options);
+        const std::string record = "model.plan.json";
+        [[maybe_unused]] const bool rtx =
+            ncdeploy::detail::Sidecar::parse(bundle.read(record), bundle.file(record)).rtx;
+#ifdef NCDEPLOY_HAS_TENSORRT
+        if (!rtx) {
+            return ncdeploy::open_tensorrt(bundle, options);
+        }
+#endif
+#ifdef NCDEPLOY_HAS_TENSORRT_RTX
+        if (rtx) {
+            return ncdeploy::open_tensorrt_rtx(bundle, options);
+        }
+#endif
     }
 #endif
-    throw ncdeploy::BackendError(path + ": this library was built without a backend that runs it; build it with both");
+    throw ncdeploy::BackendError(path + ": this library was built without a backend that runs it; build it with that one");
 }
 
 // opened: of the bundle; options: NULL for the defaults.

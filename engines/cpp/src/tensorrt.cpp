@@ -1,4 +1,5 @@
-// model.plan of a bundle on TensorRT 10.12 to 11: one execution context a profile, on a stream of its own.
+// model.plan of a bundle on TensorRT 10.12 to 11: one execution context a profile, on a stream of its own. With
+// NCDEPLOY_TENSORRT_RTX on TensorRT for RTX, whose interface is the same.
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 
@@ -16,6 +17,14 @@ namespace {
 
 using detail::text;
 using nvinfer1::DataType;
+
+#ifdef NCDEPLOY_TENSORRT_RTX
+constexpr bool rtx = true;
+constexpr const char *runtime_name = "TensorRT for RTX", *short_name = "tensorrt-rtx";
+#else
+constexpr bool rtx = false;
+constexpr const char *runtime_name = "TensorRT", *short_name = "tensorrt";
+#endif
 
 void check(cudaError_t status, const std::string &what) {
     if (status != cudaSuccess) {
@@ -106,13 +115,13 @@ class TensorRt final : public Engine {
         : path_(path), info_(std::move(info)), device_(device), stream_(device) {
         runtime_.reset(nvinfer1::createInferRuntime(logger_));
         if (!runtime_) {
-            throw BackendError("TensorRT does not start: " + logger_.reason());
+            throw BackendError(text(runtime_name, " does not start: ", logger_.reason()));
         }
         runtime_->setEngineHostCodeAllowed(host_code);
         engine_.reset(runtime_->deserializeCudaEngine(bytes.data(), bytes.size()));
         if (!engine_) {
-            throw BackendError(path + ": TensorRT " + version() + " cannot load it (" + logger_.reason() +
-                               "); build it again on this machine");
+            throw BackendError(text(path, ": ", runtime_name, " ", version(), " cannot load it (", logger_.reason(),
+                                    "); build it again", rtx ? " for this card" : " on this machine"));
         }
         const std::size_t dim = info_.dim();
         const std::vector<std::int64_t> number;
@@ -139,7 +148,7 @@ class TensorRt final : public Engine {
 
     const ModelInfo &info() const override { return info_; }
 
-    std::string name() const override { return text("tensorrt ", version(), " (cuda:", device_, ")"); }
+    std::string name() const override { return text(short_name, " ", version(), " (cuda:", device_, ")"); }
 
     void denoise(const Batch &batch) override {
         check(cudaSetDevice(device_), name());
@@ -284,7 +293,11 @@ class TensorRt final : public Engine {
 
 } // namespace
 
+#ifdef NCDEPLOY_TENSORRT_RTX
+std::unique_ptr<Engine> open_tensorrt_rtx(const Bundle &bundle, const EngineOptions &options) {
+#else
 std::unique_ptr<Engine> open_tensorrt(const Bundle &bundle, const EngineOptions &options) {
+#endif
     const std::string path = bundle.engine();
     if (path.size() < 5 || path.compare(path.size() - 5, 5, ".plan") != 0) {
         throw InputError(path + ": TensorRT runs model.plan; open this graph with open_onnxruntime");
@@ -295,6 +308,10 @@ std::unique_ptr<Engine> open_tensorrt(const Bundle &bundle, const EngineOptions 
     }
     // What the engine's record says of how it was built; the bundle's digests have matched, so it may be believed.
     const auto built = detail::Sidecar::parse(bundle.read("model.plan.json"), bundle.file("model.plan.json"));
+    if (built.rtx != rtx) {
+        throw InputError(path + (rtx ? ": is an engine of TensorRT; open it with open_tensorrt"
+                                     : ": is an engine of TensorRT for RTX; open it with open_tensorrt_rtx"));
+    }
     if (built.stripped) {
         throw FileError(path +
                         ": has no weights of its own, which only Python can give it; build it without stripping");

@@ -59,7 +59,8 @@ std::string probe(char kind, const std::string &bytes) {
         }
         if (kind == 's') {
             const auto sidecar = detail::Sidecar::parse(bytes, "sidecar");
-            return text("stripped ", sidecar.stripped, ", version_compatible ", sidecar.version_compatible);
+            return text("stripped ", sidecar.stripped, ", version_compatible ", sidecar.version_compatible,
+                        sidecar.rtx ? ", rtx" : "");
         }
         const Bundle bundle(bytes);
         return text("whole: ", bundle.plans().size(), " plans");

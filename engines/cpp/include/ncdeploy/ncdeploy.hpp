@@ -347,7 +347,9 @@ std::unique_ptr<Engine> open_onnxruntime(const Bundle &bundle, const EngineOptio
 std::unique_ptr<Part> open_encoder(const Bundle &bundle, const EngineOptions &options = {});
 std::unique_ptr<Part> open_decoder(const Bundle &bundle, const EngineOptions &options = {});
 
-// Link ncdeploy::tensorrt. Throws FileError for an engine that does not fit its description, BackendError.
+// Link ncdeploy::tensorrt, or ncdeploy::tensorrt_rtx for an engine of TensorRT for RTX. Throw InputError for an engine of
+// the other, FileError for one that does not fit its description, BackendError.
 std::unique_ptr<Engine> open_tensorrt(const Bundle &bundle, const EngineOptions &options = {});
+std::unique_ptr<Engine> open_tensorrt_rtx(const Bundle &bundle, const EngineOptions &options = {});
 
 } // namespace ncdeploy
