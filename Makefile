@@ -4,6 +4,7 @@
 # make test-fast  those of sampling, formats, drawing and running engines
 # make test-slow  the tests that take minutes
 # make check   lint, format, types and the contents of the wheel
+# make sdk     the C++ SDK as an archive for machines without a compiler, in dist/
 # make bench   the figures of README.md, measured side by side
 # make study   the arms of the contrastive study on digits, seed by seed; takes hours, and goes on where it stopped
 # make figures  the pictures of README and docs, from the demo's model
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo policy test test-fast test-slow check docs bench figures study gpu-check clean
+.PHONY: demo policy test test-fast test-slow check docs sdk bench figures study gpu-check clean
 
 demo: $(READY)
 	$(BIN)/ncdeploy demo -o demo --force
@@ -36,6 +37,11 @@ test-fast: $(READY)
 
 build/onnxruntime: $(READY)
 	-PYTHON=$(BIN)/python engines/cpp/fetch_onnxruntime.sh $@
+
+sdk: build/onnxruntime
+	cmake -S engines/cpp -B build/sdk -DONNXRUNTIME_ROOT=build/onnxruntime -DNCDEPLOY_EXAMPLES=OFF
+	cmake --build build/sdk --parallel
+	cd build/sdk && cpack -B ../../dist
 
 test-slow: $(READY) build/onnxruntime
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --timeout 1200

@@ -626,3 +626,43 @@ def test_the_fetched_headers_come_with_the_library(tmp_path: Path) -> None:
     script = SOURCE / "fetch_onnxruntime.sh"
     done = subprocess.run([script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "fetch_onnxruntime: usage: fetch_onnxruntime.sh FOLDER\n")
+
+
+def test_every_member_of_the_headers_is_documented(tmp_path: Path) -> None:
+    if shutil.which("doxygen") is None:
+        pytest.skip("NOT TESTED: the headers' documentation, doxygen is missing")
+    settings = (
+        SOURCE / "Doxyfile"
+    ).read_text() + f"OUTPUT_DIRECTORY = {tmp_path}\nGENERATE_HTML = NO\nGENERATE_XML = YES\n"
+    for text, code in ((settings, 0), (settings.replace("doxygen_filter.sed", "/dev/null"), 1)):
+        done = subprocess.run(["doxygen", "-"], input=text, cwd=SOURCE, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+
+
+@pytest.mark.slow
+def test_the_conan_recipe_makes_a_package(onnxruntime_root: Path, tmp_path: Path) -> None:
+    if shutil.which("conan") is None:
+        pytest.skip("NOT TESTED: engines/cpp/conanfile.py, conan is missing")
+    here = os.environ | {"CONAN_HOME": str(tmp_path)}
+    subprocess.run(["conan", "profile", "detect"], env=here, check=True, capture_output=True)
+    root = f"user.ncdeploy:onnxruntime_root={onnxruntime_root}"
+    command = ["conan", "create", SOURCE, "-c", root, "-s", "compiler.cppstd=17", "-nr"]
+    done = subprocess.run(command, env=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"ncdeploy {__version__}: " in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_archive_is_an_installation(onnxruntime_root: Path, runtime, bundle, wanted, tmp_path: Path) -> None:
+    """As `make sdk` makes it: unpacked anywhere, a C program finds it."""
+    build(tmp_path / "sdk", f"-DONNXRUNTIME_ROOT={onnxruntime_root}", "-DNCDEPLOY_EXAMPLES=OFF")
+    run("cpack", "--config", tmp_path / "sdk" / "CPackConfig.cmake", "-B", tmp_path / "dist")
+    (archive,) = (tmp_path / "dist").glob(f"ncdeploy-{__version__}-*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path / "out")
+    (root,) = (tmp_path / "out").iterdir()
+    library = next(root.rglob("libncdeploy_c.so"))
+    program = compiled(
+        tmp_path / "hello", "hello.c", f"-I{root / 'include'}", str(library), f"-Wl,-rpath,{library.parent}"
+    )
+    words = run(program, bundle.path, runtime).split()
+    np.testing.assert_allclose([float(word) for word in words[1:]], wanted, atol=1e-4)

@@ -228,3 +228,13 @@ def test_latency_tells_both_ways_of_sampling_and_the_driver_costs_little(release
         both = rf"parallel +\d+ calls.*\n +sequential +{entry.plan.evaluations} calls"
         assert re.search(rf"{name}, window {entry.window}\n +{both}", said)
     assert np.median([float(share) for share in re.findall(r"= ([\d.]+) % of the network", said)]) < 10
+
+
+def test_the_control_loop_runs_beside_the_sampler(release, oracle) -> None:
+    said = run(release / "control_loop", oracle.path, 0.4, 1000)
+    ticks, late, idle, chunks, whole = (int(n) for n in re.findall(r"\d+", said)[:5])
+    assert ticks == 100
+    assert chunks >= whole >= 1
+    assert idle < ticks
+    assert late <= ticks
+    assert re.search(r"the oldest action was of \d+ ms before", said)

@@ -63,7 +63,7 @@ typedef struct ncdeploy_options {
     const char *library;                 /* its file; NULL: where the system's loader looks */
     const char *provider;                /* an execution provider by name, in place of device; NULL: none */
     const char *const *provider_options; /* [2 * provider_option_count]: key, value, key, value, ... */
-    size_t provider_option_count;
+    size_t provider_option_count;        /* pairs of them */
     int threads;        /* of the CPU; 0: all */
     int spinning;       /* 1: threads wait busily, which is faster; 0: they sleep, which saves power */
     int arena;          /* 1: memory is kept from call to call; 0: given back */
@@ -83,7 +83,7 @@ enum { NCDEPLOY_FLOAT32 = 1, NCDEPLOY_INT64 = 2 };
 /* What every sample is conditioned on, under the name that the model's record gives it; "labels" are classes. With an
  * encoder in the bundle, what that takes may stand for what it makes. */
 typedef struct ncdeploy_condition {
-    const char *name;
+    const char *name;   /* of the condition */
     int dtype;          /* NCDEPLOY_FLOAT32 or NCDEPLOY_INT64 */
     const void *values; /* [n, *shape of the condition] */
     size_t count;       /* numbers that `values` has */
@@ -106,10 +106,10 @@ typedef struct ncdeploy_request {
     size_t size;           /* sizeof(ncdeploy_request) */
     size_t n;              /* samples */
     const uint64_t *seeds; /* [n] */
-    const ncdeploy_condition *conditions;
-    size_t condition_count;
+    const ncdeploy_condition *conditions; /* all that the model takes */
+    size_t condition_count;               /* how many they are */
     int (*on_sweep)(const ncdeploy_sweep *sweep, void *context); /* anything but 0 ends the run: NCDEPLOY_CANCELLED */
-    void *context;
+    void *context; /* given to on_sweep */
 } ncdeploy_request;
 
 /* Of one run. Set `size` before the call. */
@@ -118,7 +118,8 @@ typedef struct ncdeploy_report {
     size_t depth;            /* network calls made one after another */
     double nfe;              /* rows the network evaluated per sample, on average */
     double residual;         /* largest that was accepted, relative to sigma */
-    double wall_s, engine_s; /* seconds of the run, and those inside the network */
+    double wall_s;           /* seconds of the run */
+    double engine_s;         /* those inside the network */
     double rejections;       /* in law: drafts that were rejected, per sample; and the summed probabilities of that, */
     double rejection_odds;   /* which they equal in the mean */
     size_t complete;         /* samples that came to their end by the deadline */
@@ -139,8 +140,8 @@ NCDEPLOY_API ncdeploy_status ncdeploy_open(const char *bundle, const ncdeploy_op
 /* A file of a bundle in memory. */
 typedef struct ncdeploy_file {
     const char *name; /* in the bundle: "manifest.json", "plans/ddim-100.ncplan" */
-    const void *bytes;
-    size_t size;
+    const void *bytes; /* all of it */
+    size_t size;       /* how many they are */
 } ncdeploy_file;
 
 /* The same of files that are in memory, all that the bundle has, and stay there until ncdeploy_close(). */

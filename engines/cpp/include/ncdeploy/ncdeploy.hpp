@@ -32,6 +32,7 @@ const char *version() noexcept;
 
 // ---------------------------------------------------------------- errors
 
+// Everything that goes wrong, in one line.
 struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -54,8 +55,8 @@ enum class DType { float32, int64 };
 
 // What a model takes beside x and sigma, one array for each sample.
 struct Condition {
-    std::string name;
-    DType dtype = DType::float32;
+    std::string name;                // of the graph's input
+    DType dtype = DType::float32;    // of its values
     std::vector<std::int64_t> shape; // for one sample; {} for a number
     std::vector<double> null;        // what means "no condition": one number for all places, or dim(); {}: nothing does
 
@@ -65,11 +66,14 @@ struct Condition {
 // What a model says of itself. Its denoiser is D(x, sigma[, conditions][, labels[, guidance]]), x = x0 + sigma n.
 struct ModelInfo {
     std::vector<std::int64_t> shape; // of one sample, without the batch axis: {C, H, W} for images
-    double sigma_min = 0, sigma_max = 0, sigma_data = 0;
+    double sigma_min = 0;            // lowest noise level of the training
+    double sigma_max = 0;            // highest noise level
+    double sigma_data = 0;           // standard deviation of the training data
     std::int64_t num_classes = 0;   // 0: takes no labels; otherwise 0 .. num_classes - 1 are the classes
     bool unconditional = true;      // with classes: whether the label num_classes means "no class"
     bool guidance = false;          // whether D takes a weight of classifier-free guidance for each row
-    double offset = 0, scale = 1;   // data units = offset + scale * model units
+    double offset = 0;              // data units = offset + scale * model units
+    double scale = 1;               // see offset
     std::vector<double> mean;       // of the training data, dim() values in model units; or empty
     std::string precision = "fp32"; // of the graph: "fp32", "tf32" (float32, products may be rounded), "fp16", "bf16"
     std::vector<Condition> conditions; // beside the labels
@@ -96,7 +100,7 @@ struct Plan {
     std::vector<double> jacobian; // [n], mean diagonal of dD/dx at each node; or empty: estimated while sampling
     std::vector<unsigned char> evaluated; // [n], whether D is called at the node
 
-    std::size_t size() const { return sigmas.size(); }
+    std::size_t size() const { return sigmas.size(); } // n
     std::size_t evaluations() const; // network calls of a sequential run
     bool stochastic() const;         // whether any node after the first draws noise
     void check() const;              // throws InputError unless this is a plan that can be run forward
@@ -124,12 +128,13 @@ enum class Acceptance {
     law,      // by a test that keeps the distribution exact, in fewer calls: other samples, for plans that add noise
 };
 
+// How a plan is run.
 struct Options {
     std::size_t window = 0;   // 0: sequential; otherwise the evaluated nodes per sample and sweep, at most the plan's
     double tolerance = 1e-3;  // a node holds when the rms of its change is <= tolerance * hypot(sigma, error_floor)
     double error_floor = 0.1; // in model units: below this noise level the tolerance is absolute
     std::size_t max_rows = 0; // most rows the network sees in one call; 0: no limit
-    Acceptance acceptance = Acceptance::pathwise;
+    Acceptance acceptance = Acceptance::pathwise; // when a node is final
     double theta = 0.5; // in law: most probable rejection that a node is still tested at; speed alone depends on it
     double deadline = 0; // seconds after which a run should have ended, with what it knows then; 0: none
     bool keep = false;   // whether the result has a trajectory for a later start
@@ -137,6 +142,7 @@ struct Options {
     std::function<void(const Sweep &)> on_sweep; // called after every network call; what it throws ends the run
 };
 
+// Samples, and figures of the run.
 struct Result {
     std::vector<float> samples;      // [n, *shape], model units
     std::size_t depth = 0;           // network calls made one after another
@@ -149,14 +155,15 @@ struct Result {
     // residual the largest of the nodes left in it; what was not begun is the data's mean. In law, and for what was not
     // begun, that residual is infinity.
     std::vector<unsigned char> complete;
-    std::vector<std::uint64_t> seeds;
+    std::vector<std::uint64_t> seeds; // [n], as given
     std::vector<float> trajectory;   // [n, nodes, *shape], D at every evaluated node; empty unless options.keep
-    double wall_s = 0, engine_s = 0; // seconds of the run, and those inside the network
+    double wall_s = 0;   // seconds of the run
+    double engine_s = 0; // those inside the network
 };
 
 // What every sample is conditioned on, by name: [n, *shape] in one list. "labels" are the classes, int64 [n].
 using Values = std::variant<std::vector<float>, std::vector<std::int64_t>>;
-using Conditions = std::map<std::string, Values>;
+using Conditions = std::map<std::string, Values>; // name -> values
 
 // One condition as an engine gets it.
 struct Array {
@@ -166,7 +173,7 @@ struct Array {
 
 // Rows for one call of a denoiser. Later versions may have more behind it.
 struct Batch {
-    std::size_t rows = 0;
+    std::size_t rows = 0;                 // of this call
     const float *x = nullptr;             // [rows, dim]
     const float *sigma = nullptr;         // [rows]
     const std::int64_t *sample = nullptr; // [rows], whose row it is: 0 .. samples - 1
@@ -181,9 +188,9 @@ struct Batch {
 class Engine {
   public:
     virtual ~Engine() = default;
-    virtual const ModelInfo &info() const = 0;
-    virtual std::string name() const = 0; // for reports
-    virtual void denoise(const Batch &batch) = 0;
+    virtual const ModelInfo &info() const = 0;    // what it runs
+    virtual std::string name() const = 0;         // for reports
+    virtual void denoise(const Batch &batch) = 0; // writes batch.denoised
 };
 
 // A run that a host takes a step at a time, between other things that it does in a loop of its own:
@@ -195,7 +202,7 @@ class Engine {
 // The sampler, its engine and the start must outlive it.
 class Stepper {
   public:
-    Stepper(Stepper &&) noexcept;
+    Stepper(Stepper &&) noexcept; // a run is moved, not copied
     ~Stepper();
 
     // Makes one network call. Returns whether there is more to do: false at the end, and by the deadline, which counts
@@ -232,8 +239,8 @@ class Sampler {
     Stepper begin(const std::vector<std::uint64_t> &seeds, Conditions conditions = {},
                   const Result *start = nullptr) const;
 
-    const Plan &plan() const { return plan_; }
-    const Options &options() const { return options_; }
+    const Plan &plan() const { return plan_; }          // as given
+    const Options &options() const { return options_; } // with a window that is no longer than the plan
 
   private:
     Engine &engine_;
@@ -255,7 +262,8 @@ std::vector<float> normal(std::uint64_t seed, std::size_t node, std::size_t dim)
 // what a host wants. inputs, outputs: of one sample; null is empty.
 struct PartInfo {
     std::string file; // in the bundle
-    std::vector<Condition> inputs, outputs;
+    std::vector<Condition> inputs;  // what it takes
+    std::vector<Condition> outputs; // what it gives
 };
 
 // Such a graph, opened.
@@ -265,7 +273,7 @@ struct PartInfo {
 class Part {
   public:
     virtual ~Part() = default;
-    virtual const PartInfo &info() const = 0;
+    virtual const PartInfo &info() const = 0; // what it takes and gives
 
     // All inputs, each with one array for every sample -> the outputs likewise.
     // Throws InputError for values that do not fit, BackendError.
@@ -290,7 +298,7 @@ class Bundle {
     // The same of files that are in memory, and stay there as long as the bundle and what is opened of it.
     explicit Bundle(const Files &files);
 
-    const ModelInfo &info() const { return info_; }
+    const ModelInfo &info() const { return info_; }                // of the model
     std::string engine() const { return folder_ + "/" + engine_; } // path of model.onnx or model.plan, see file()
     std::vector<std::string> plans() const;                        // names; the first is the default
     const Plan &plan(const std::string &name = "") const;          // "" is the default; throws InputError
@@ -302,8 +310,8 @@ class Bundle {
     std::string read(const std::string &name) const;          // bytes
     std::vector<std::string> files() const { return files_; } // names
 
-    const std::optional<PartInfo> &encoder() const { return encoder_; }
-    const std::optional<PartInfo> &decoder() const { return decoder_; }
+    const std::optional<PartInfo> &encoder() const { return encoder_; } // if it has one
+    const std::optional<PartInfo> &decoder() const { return decoder_; } // likewise
 
   private:
     struct Entry {
@@ -332,7 +340,7 @@ struct EngineOptions {
     std::string library; // the file to load instead
     std::string
         provider; // an execution provider by ONNX Runtime's name for it, "OpenVINO" or "QNN" say, before the CPU
-    std::vector<std::pair<std::string, std::string>> provider_options;
+    std::vector<std::pair<std::string, std::string>> provider_options; // of that provider: keys and values
     int threads = 0;             // on the CPU; 0: as many as there are cores
     bool spinning = true;        // threads wait busily for work: faster, at the price of power
     bool arena = true;           // memory is kept from call to call
@@ -345,11 +353,11 @@ std::unique_ptr<Engine> open_onnxruntime(const Bundle &bundle, const EngineOptio
 // The encoder and the decoder of a bundle, whatever runs its engine. Link ncdeploy::onnxruntime. Throw InputError for a
 // bundle without one, and as above.
 std::unique_ptr<Part> open_encoder(const Bundle &bundle, const EngineOptions &options = {});
-std::unique_ptr<Part> open_decoder(const Bundle &bundle, const EngineOptions &options = {});
+std::unique_ptr<Part> open_decoder(const Bundle &bundle, const EngineOptions &options = {}); // likewise
 
 // Link ncdeploy::tensorrt, or ncdeploy::tensorrt_rtx for an engine of TensorRT for RTX. Throw InputError for an engine of
 // the other, FileError for one that does not fit its description, BackendError.
 std::unique_ptr<Engine> open_tensorrt(const Bundle &bundle, const EngineOptions &options = {});
-std::unique_ptr<Engine> open_tensorrt_rtx(const Bundle &bundle, const EngineOptions &options = {});
+std::unique_ptr<Engine> open_tensorrt_rtx(const Bundle &bundle, const EngineOptions &options = {}); // likewise
 
 } // namespace ncdeploy
