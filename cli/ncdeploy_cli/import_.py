@@ -62,6 +62,18 @@ def import_model(
             rich_help_panel=_TRAINED,
         ),
     ] = None,
+    tokens: Annotated[
+        int | None,
+        _option("Length of the prompts of a diffusers model.", _TRAINED, "as its tokenizer or its pipeline says"),
+    ] = None,
+    null: Annotated[
+        list[str] | None,
+        _option(
+            "What the empty prompt gives, for guidance: NAME=FILE of an embedding, such as prompt_embeds=empty.npy.",
+            _TRAINED,
+            "as the pipeline says",
+        ),
+    ] = None,
     clip: Annotated[
         bool | None,
         typer.Option(
@@ -103,7 +115,9 @@ def import_model(
             _MODULE,
         ),
     ] = None,
-    shift: Annotated[float | None, _option("Of its steps, with --predicts flow.", _MODULE, "1")] = None,
+    shift: Annotated[
+        float | None, _option("Of the steps of flow matching.", _MODULE, "1, or as a scheduler says")
+    ] = None,
     condition: Annotated[
         list[str] | None,
         _option("A condition as NAME:DTYPE:SHAPE:NULL, such as obs:float32:2x5 or task:int64::0.", _MODULE, "none"),
@@ -161,6 +175,7 @@ def import_model(
     given = {
         "predicts": predicts, "schedule": schedule, "train_steps": train_steps, "beta_start": beta_start,
         "beta_end": beta_end, "shape": _sizes(shape), "sigma_data": sigma_data, "null_class": null_class, "clip": clip,
+        "tokens": tokens, "null": null or None,
         "weights": weights, "num_classes": num_classes, "conditions": condition or None, "noise": noise, "shift": shift,
         "sigma_min": sigma_min, "sigma_max": sigma_max,
         "allow_module": trust, "learned_variance": learned_variance, "ema": ema, "variant": variant,

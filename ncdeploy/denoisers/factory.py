@@ -14,6 +14,7 @@ from torch import nn
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.flow import Flow
 from ncdeploy.denoisers.foreign.adm import ADM, ADMConfig
+from ncdeploy.denoisers.foreign.diffusers_model import DiffusersModel, DiffusersModelConfig
 from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from ncdeploy.denoisers.foreign.guided import GuidedUNet, GuidedUNetConfig
 from ncdeploy.denoisers.foreign.module import ForeignModule, ForeignModuleConfig
@@ -48,6 +49,7 @@ NETWORKS: dict[str, Network] = {
     "unet": Network(config=UNetConfig, construct=UNet, observes=True),
     "mlp": Network(config=MLPConfig, construct=MLP, observes=True),
     "diffusers": Network(config=DiffusersUNetConfig, construct=DiffusersUNet),
+    "diffusers-model": Network(config=DiffusersModelConfig, construct=DiffusersModel, observes=True),
     "song": Network(config=SongConfig, construct=Song),
     "adm": Network(config=ADMConfig, construct=ADM),
     "guided": Network(config=GuidedUNetConfig, construct=GuidedUNet),

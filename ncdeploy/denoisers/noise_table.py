@@ -71,19 +71,26 @@ class NoiseTable:
         return np.log(self.sigmas())
 
     def plan(
-        self, *, solver: str = "ddim", steps: int = 50, spacing: str | None = None, within: float = 0.0
-    ) -> dict[str, Any]:
+        self, *, solver: str = "ddim", steps: int = 50, spacing: str | None = None, offset: int = 0,
+        ends_at_first: bool = False, within: float = 0.0,
+    ) -> dict[str, Any]:  # fmt: skip
         """Arguments of `ncdeploy.make_plan` for a solver on these training levels, at most as many as there are.
 
         The usual tables go by name, all others as a list of their levels.
 
+        offset: added to every training step, as for `ncdeploy.schedules.table`; ends_at_first: the sample keeps the
+                noise of training step 0, which takes an offset
         within: steps that the levels of a name may be off, for a network that takes real-valued ones
         """
         levels = self.sigmas()
         chosen: dict[str, Any] = {"solver": solver, "steps": min(steps, levels.size)}
         if spacing is not None:
             chosen["spacing"] = spacing
-        if levels.size == USUAL_STEPS:
+        if offset:
+            chosen["offset"] = offset
+        if ends_at_first:
+            chosen["ends_at"] = float(levels[0])
+        if levels.size == USUAL_STEPS and not offset:
             logs = np.log(levels)
             nearest = np.minimum(np.diff(logs, append=np.inf), np.diff(logs, prepend=-np.inf))
             for name, usual in (("ddpm", schedules.ddpm), ("cosine", schedules.cosine)):

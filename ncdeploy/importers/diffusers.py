@@ -1,52 +1,53 @@
-"""diffusers' unconditional and class-conditional image models: a folder with a UNet2DModel, and its scheduler.
+"""diffusers' models: a folder with a network, or a whole pipeline with its scheduler and its autoencoder.
 
     folder/unet/config.json, folder/unet/*.safetensors, folder/scheduler/scheduler_config.json      a pipeline
+    folder/transformer/..., folder/vae/..., folder/model_index.json                                 of latents
     folder/config.json, folder/*.safetensors [, folder/scheduler_config.json]                       a bare model
     folder/checkpoint-N/unet_ema, folder/checkpoint-N/unet, folder/scheduler                        while training
 
 Of two sets of weights the averaged ones, unet_ema, are taken. Weights may be .bin files, which are opened as plain
-tensors or not at all. What a pipeline holds beside network and scheduler is named; one of latents is refused.
+tensors or not at all. An autoencoder becomes the model's decoder. What else a pipeline holds, such as what turns words
+into embeddings, is named.
 """
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.factory import without_memory
-from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig, require_diffusers
+from ncdeploy.denoisers.flow import Flow
+from ncdeploy.denoisers.foreign.diffusers_families import FAMILIES, Family, Flux
+from ncdeploy.denoisers.foreign.diffusers_model import DiffusersModel, DiffusersModelConfig
+from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig, first_line, require_diffusers
 from ncdeploy.denoisers.precondition import VP
-from ncdeploy.errors import FileError, InputError
+from ncdeploy.errors import FileError, InputError, NcdeployError
 from ncdeploy.files import user_path
-from ncdeploy.importers.diffusers_files import read_json, read_model_weights
+from ncdeploy.importers.diffusers_decoder import read_decoder
+from ncdeploy.importers.diffusers_files import read_json, read_model_weights, renamed
+from ncdeploy.importers.diffusers_flow import FlowTrained, flow_plan, read_flow
+from ncdeploy.importers.diffusers_pipeline import NETWORKS, UNET, Pipeline, read_pipeline, read_settings
+from ncdeploy.importers.diffusers_prompts import conditions_of, guidance_note
 from ncdeploy.importers.diffusers_scheduler import Trained, read_scheduler
 from ncdeploy.importers.learned_variance import DROPPED, drops_variance
+from ncdeploy.importers.module import FLOW_RANGE
 from ncdeploy.importers.tables import named_prediction, named_table
 from ncdeploy.importers.weights import check_weights, put_weights
 from ncdeploy.modelinfo import ModelInfo
+from ncdeploy.ports import Condition
 
-MODEL = "UNet2DModel"
-ROUNDING = 0.002  # steps by which their float32 tables differ from the float64 ones of the same name
 ROUNDING = 0.002  # steps by which their float32 tables differ from the float64 ones of the same name
 CLIPPED = (
     "clip_sample: D is cut to -{limit:g} .. {limit:g}, and ddim takes the noise it follows from that, as OpenAI's code "
     "does; DDIMPipeline takes it from the uncut D unless told use_clipped_model_output (--no-clip never cuts)"
 )
-NETWORKS = ("unet_ema", "unet")
-LATENTS = ("vae", "vqvae", "movq")  # what turns latents into pictures, by the names it has beside a network
-# What the file of an average says of how it was made, among the settings of its network.
-AVERAGE = (
-    "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power",
-)  # fmt: skip
-# The attention of models written before diffusers 0.18: what it was called, and is called now.
-_OLD_ATTENTION = re.compile(r"(\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)$")
-_NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+LEARNED = ("DiTTransformer2DModel", "PixArtTransformer2DModel")  # whose second half of the output is a variance
+FLUX_SIDE = 128  # of a latent of its pipelines, 1024 pixels; its settings name none
 
 
 def can_import(path: str | os.PathLike[str]) -> bool:
@@ -70,171 +71,209 @@ def load(
     train_steps: int | None = None,
     beta_start: float | None = None,
     beta_end: float | None = None,
+    shift: float | None = None,
     shape: tuple[int, ...] | None = None,
     null_class: bool = False,
-    sigma_data: float = 0.5,
+    tokens: int | None = None,
+    null: Sequence[str] = (),
+    sigma_data: float | None = None,
     clip: bool | None = None,
     ema: bool | None = None,
     variant: str | None = None,
     learned_variance: str | None = None,
 ) -> Denoiser:
-    """The model of a folder.
+    """The model of a folder, and of a pipeline of latents its decoder as `parts`.
 
     predicts, schedule ...: how it was trained (eps, v or x0; see `named_table`), for a model without a scheduler
-    shape:      (C, H, W), for a model whose config names no size
-    null_class: the model's last class stands for "no class"; else every sample needs a class
-    sigma_data: standard deviation of its training data in model units, [-1, 1]; some samplers like to know it
+    shift:      of the steps of a model of flow matching; None = as the scheduler says
+    shape:      (C, H, W), of latents where it makes those; None = as the model's config says
+    null_class: the last class of a UNet2DModel stands for "no class"; else every sample needs a class
+    tokens:     length of its prompts; None = as its tokenizer or its pipeline says
+    null:       "NAME=FILE" for conditions: what the empty prompt gives, which guidance needs, as an .npy or .npz
+    sigma_data: standard deviation of its training data in model units, which some samplers like to know; None = 0.5,
+                of pictures in [-1, 1], and 1 of latents
     clip:       cut D to [-1, 1]; None = as the scheduler says
     ema:        take unet_ema (True) or unet (False) of a folder with both; None = unet_ema where there is one
     variant:    of the weights, "fp16" and the like; None = the plain ones, or the only variant
-    learned_variance: "drop" leaves out the second half of the output; None = only where the scheduler says what it is
+    learned_variance: "drop" leaves out the second half of the output; None = only where scheduler or network say what
+                it is
 
     Raises FileError for a folder that is incomplete, damaged or holds another kind of model, InputError for options
     that do not fit, DependencyError without diffusers.
     """
     diffusers = require_diffusers()
-    root = user_path(path)
-    folder, notes = _network_folder(root, ema)
-    notes += _beside(root, folder)
-    settings = _settings(folder)
-    if schedule is None:
-        if train_steps is not None or beta_start is not None or beta_end is not None:
-            raise InputError("train-steps, beta-start, beta-end: belong to a schedule; give --schedule, too")
-        trained = read_scheduler(_find_scheduler(path, root, folder), diffusers)
-    else:
-        table = named_table(schedule, train_steps=train_steps or 1000, beta_start=beta_start, beta_end=beta_end)
-        trained = Trained(table=table, predicts="eps")
-    if predicts is not None:
-        trained = replace(trained, predicts=named_prediction(predicts))
-    elif schedule is not None:
-        raise InputError("predicts: say what the network predicts, beside --schedule: --predicts eps, v or x0")
-    embeddings = settings.get("num_class_embeds") or 0
-    if type(embeddings) is not int or embeddings < 0:
-        raise FileError(f"{path}: num_class_embeds is {embeddings!r:.60} in its config, expected a number of classes")
-    if null_class and embeddings < 2:
-        raise InputError(f"null-class: the model has {embeddings} classes, so none can stand for no class")
-    channels, returned = settings.get("in_channels", 3), settings.get("out_channels", 3)
-    dropped = drops_variance(channels, returned, learned_variance, trained.learned_variance)
-    if dropped:
-        settings["out_channels"] = channels
-        notes.append(DROPPED)
-    sigmas = trained.table.sigmas()
-    info = ModelInfo(
-        shape=_shape(settings, shape),
-        sigma_min=float(sigmas[0]),
-        sigma_max=float(sigmas[-1]),
-        sigma_data=sigma_data,
-        num_classes=embeddings - null_class,
-        unconditional=null_class or not embeddings,
-        offset=127.5,
-        scale=127.5,
-        data=root.resolve().name,
-        default_plan=trained.table.plan(spacing=trained.spacing, within=ROUNDING),
-        versions={"diffusers": str(diffusers.__version__)},
+    pipeline = read_pipeline(user_path(path), ema)
+    folder = pipeline.folder
+    kind, settings = read_settings(folder)
+    family = FAMILIES.get(kind)
+    shape = shape or _settled(folder, lambda: _shape(settings, family))
+    if family is not None:
+        _settled(folder, lambda: family.check(settings, shape))
+    trained = _trained(
+        path, pipeline, family, settings, shape, predicts=predicts, schedule=schedule, train_steps=train_steps,
+        beta_start=beta_start, beta_end=beta_end, shift=shift,
+    )  # fmt: skip
+    notes = [*pipeline.notes, *pipeline.not_taken_over()]
+    latent = family is not None or pipeline.decoder is not None
+    classes, unconditional, conditions = _inputs(
+        pipeline, family, settings, null_class=null_class, tokens=tokens, null=null
     )
-    weights, source, said = read_model_weights(folder, variant)
-    weights = _renamed(weights)
+    channels, returned = _settled(folder, lambda: _channels(settings, family))
+    said = kind in LEARNED or (isinstance(trained, Trained) and trained.learned_variance)
+    dropped = drops_variance(channels, returned, learned_variance, said)
     if dropped:
+        notes.append(DROPPED)
+        if family is None:
+            settings["out_channels"] = channels
+    low, high, plan = _noise(trained)
+    info = ModelInfo(
+        shape=shape,
+        sigma_min=low,
+        sigma_max=high,
+        sigma_data=(1.0 if latent else 0.5) if sigma_data is None else sigma_data,
+        num_classes=classes,
+        unconditional=unconditional,
+        offset=0.0 if latent else 127.5,
+        scale=1.0 if latent else 127.5,
+        data=pipeline.root.resolve().name,
+        default_plan=plan,
+        versions={"diffusers": str(diffusers.__version__)},
+        conditions=conditions,
+    )
+    weights, source, chosen = read_model_weights(folder, variant)
+    weights = renamed(weights)
+    if dropped and family is None:
         last = {name: weight for name, weight in weights.items() if name.startswith("conv_out.") and weight.ndim}
         weights |= {name: weight[:channels] for name, weight in last.items()}
 
-    def make() -> DiffusersUNet:
-        return DiffusersUNet(info.shape, DiffusersUNetConfig(unet=settings), info.num_classes)
+    def make() -> DiffusersUNet | DiffusersModel:
+        if family is None:
+            return DiffusersUNet(info.shape, DiffusersUNetConfig(unet=settings), info.num_classes)
+        config = DiffusersModelConfig(model=kind, settings=settings)
+        return DiffusersModel(info.shape, config, info.num_classes, info.conditions)
+
+    def inside(network: DiffusersUNet | DiffusersModel) -> nn.Module:
+        return network.unet if isinstance(network, DiffusersUNet) else network.model
 
     try:
         with without_memory(len(weights)):  # what damaged settings claim must not be allocated before it is checked
-            check_weights(make().unet, weights, source)
+            check_weights(inside(make()), weights, source)
         with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
             network = make()
     except InputError as e:
         raise FileError(f"{folder / 'config.json'}: {e}") from e
-    put_weights(network.unet, weights, source)
-    limit = trained.clip if clip is None else (trained.clip or 1.0) if clip else None
-    if limit is not None:
-        notes.append(CLIPPED.format(limit=limit))
-    denoiser = VP(network, info, predicts=trained.predicts, table=trained.table, clip=limit)
-    denoiser.notes = (*notes, *said, *trained.notes)
+    put_weights(inside(network), weights, source)
+    denoiser: Denoiser
+    if isinstance(trained, Trained):
+        limit = trained.clip if clip is None else (trained.clip or 1.0) if clip else None
+        if limit is not None:
+            notes.append(CLIPPED.format(limit=limit))
+        denoiser = VP(network, info, predicts=trained.predicts, table=trained.table, clip=limit)
+    elif clip is not None:
+        raise InputError("clip: is of models of pictures in [-1, 1]; leave it out")
+    else:
+        denoiser = Flow(network, info, towards="noise", noise=FAMILIES[kind].time)
+    if pipeline.decoder is not None:
+        part, of_decoder = read_decoder(pipeline.decoder, channels, diffusers, variant)
+        denoiser.parts = (part,)
+        notes += of_decoder
+    denoiser.notes = (*notes, *chosen, *guidance_note(pipeline.kind, info), *trained.notes)
     return denoiser
 
 
-def _network_folder(root: Path, ema: bool | None) -> tuple[Path, list[str]]:
-    """Where the network is, and what is to be said of the choice."""
-    there = [name for name in NETWORKS if (root / name / "config.json").is_file()]
-    if ema is not None and there != list(NETWORKS):
-        raise InputError(f"ema: {root} has no choice between unet_ema and unet; leave --ema and --no-ema out")
-    if len(there) == 2:
-        chosen, left = NETWORKS if ema or ema is None else NETWORKS[::-1]
-        return root / chosen, [f"the weights are those of {chosen}; {left} beside it is left out (--ema or --no-ema)"]
-    if there:
-        return root / there[0], []
-    if root.name == "unet" and (root.parent / "unet_ema" / "config.json").is_file():
-        return root, ["the weights are those of unet; unet_ema beside it holds the averaged ones"]
-    return root, []
+def _inputs(
+    pipeline: Pipeline, family: Family | None, settings: dict[str, Any], *, null_class: bool, tokens: int | None,
+    null: Sequence[str],
+) -> tuple[int, bool, tuple[Condition, ...]]:  # fmt: skip
+    """Classes, whether there is one for "no class" beside them, and conditions."""
+    if family is not None:
+        if null_class:
+            raise InputError(f"null-class: is of a {UNET}; leave it out")
+        classes = _settled(pipeline.folder, lambda: family.classes(settings))
+        return classes, True, _settled(pipeline.folder, lambda: conditions_of(family, settings, pipeline, tokens, null))
+    if tokens is not None or null:
+        raise InputError("tokens, null: are of prompts, and this model takes none; leave them out")
+    embeddings = settings.get("num_class_embeds") or 0
+    if type(embeddings) is not int or embeddings < 0:
+        raise FileError(f"{pipeline.folder}: num_class_embeds is {embeddings!r:.60}, expected a number of classes")
+    if null_class and embeddings < 2:
+        raise InputError(f"null-class: the model has {embeddings} classes, so none can stand for no class")
+    return embeddings - null_class, null_class or not embeddings, ()
 
 
-def _beside(root: Path, folder: Path) -> list[str]:
-    """What is to be said of the other parts of a pipeline. Raises FileError for one of latents."""
-    pipeline = folder.parent if folder.name in NETWORKS else root
-    index = pipeline / "model_index.json"
-    parts = read_json(index) if index.is_file() else {}
-    named = {
-        name: str(kind[1]) for name, kind in parts.items()
-        if not name.startswith("_") and isinstance(kind, list) and len(kind) == 2 and kind[1] is not None
-    }  # fmt: skip
-    decoders = [name for name in LATENTS if name in named or (pipeline / name / "config.json").is_file()]
-    decoders += [name for name, kind in named.items() if kind.startswith(("Autoencoder", "VQModel"))]
-    if decoders:
-        raise FileError(
-            f"{pipeline}: is a latent pipeline: its network makes latents, which {decoders[0]} beside it decodes into "
-            "pictures; only networks that make pictures themselves can be imported"
+def _trained(
+    path: str | os.PathLike[str], pipeline: Pipeline, family: Family | None, settings: dict[str, Any],
+    shape: tuple[int, ...], *, predicts: str | None, schedule: str | None, train_steps: int | None,
+    beta_start: float | None, beta_end: float | None, shift: float | None,
+) -> Trained | FlowTrained:  # fmt: skip
+    """How the model was trained: as the options say, else its scheduler."""
+    of_schedule = {"train_steps": train_steps, "beta_start": beta_start, "beta_end": beta_end}
+    given: dict[str, Any] = {name: value for name, value in of_schedule.items() if value is not None}
+    flows = family is not None and family.flows
+    if flows and (given or schedule is not None or predicts not in (None, "flow")):
+        raise InputError("predicts, schedule: the model is one of flow matching; only --shift can be said of its steps")
+    if shift is not None:
+        if not flows:
+            raise InputError("shift: is of flow matching; leave it out")
+        return FlowTrained(plan=flow_plan(shift))
+    if schedule is not None:
+        if predicts is None:
+            raise InputError("predicts: say what the network predicts, beside --schedule: --predicts eps, v or x0")
+        return Trained(table=named_table(schedule, **given), predicts=named_prediction(predicts))
+    if given:
+        raise InputError("train-steps, beta-start, beta-end: belong to a schedule; give --schedule, too")
+    file = pipeline.scheduler()
+    if file is None:
+        say = "--shift 3" if flows else "--predicts eps --schedule linear"
+        raise InputError(
+            f"{path}: has no scheduler_config.json, which says how the model was trained; say it yourself, for example "
+            f"{say}"
         )
-    return [
-        f"{name} ({kind}) of the pipeline is not taken over"
-        for name, kind in named.items() if name not in ("unet", "scheduler")
-    ]  # fmt: skip
+    if family is not None and flows:
+        patch = _settled(pipeline.folder, lambda: family.patch(settings))
+        patches = shape[1] // patch * (shape[2] // patch) if len(shape) == 3 and patch else 0
+        return read_flow(file, require_diffusers(), patches=patches, evenly=isinstance(family, Flux))
+    trained = read_scheduler(file, require_diffusers())
+    return trained if predicts is None else replace(trained, predicts=named_prediction(predicts))
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """Arguments of UNet2DModel."""
-    file = folder / "config.json"
-    if not file.is_file():
-        raise FileError(f"{folder}: has no config.json; expected a folder that diffusers wrote, a model or a pipeline")
-    config = read_json(file)
-    kind = config.get("_class_name")
-    if kind != MODEL:
-        raise FileError(f"{file}: describes a {str(kind)[:60]}; only {MODEL} can be imported (no text, no latents)")
-    return {name: value for name, value in config.items() if not name.startswith("_") and name not in AVERAGE}
+def _noise(trained: Trained | FlowTrained) -> tuple[float, float, dict[str, Any]]:
+    """Least and largest noise level, and the default plan."""
+    if isinstance(trained, FlowTrained):
+        return *FLOW_RANGE, trained.plan
+    sigmas = trained.table.sigmas()
+    plan = trained.table.plan(
+        spacing=trained.spacing, offset=trained.offset, ends_at_first=trained.ends_at_first, within=ROUNDING
+    )
+    return float(sigmas[0]), float(sigmas[-1]), plan
 
 
-def _shape(settings: Mapping[str, Any], given: tuple[int, ...] | None) -> tuple[int, ...]:
-    size = settings.get("sample_size")
-    if given is not None:
-        return given
+def _channels(settings: dict[str, Any], family: Family | None) -> tuple[int, int]:
+    if family is None:
+        return settings.get("in_channels", 3), settings.get("out_channels", 3)
+    return family.channels(settings)
+
+
+def _shape(settings: dict[str, Any], family: Family | None) -> tuple[int, ...]:
+    """Of a sample, as the network's settings have it."""
+    size = FLUX_SIDE if isinstance(family, Flux) else settings.get("sample_size")
     if size is None:
         raise InputError("shape: the model's config names no sample_size; give it, for example --shape 3,32,32")
     if not isinstance(size, int | list):
         raise FileError(f"config.json: sample_size is {str(size)[:20]}, expected a number of pixels or two")
-    sides = [size, size] if isinstance(size, int) else size
-    return (settings.get("in_channels", 3), *sides)
+    sides = [size] * (1 if family is not None and family.axes == 2 else 2) if isinstance(size, int) else size
+    return (_channels(settings, family)[0], *sides)
 
 
-def _find_scheduler(path: str | os.PathLike[str], root: Path, folder: Path) -> Path:
-    places = [root / "scheduler", root, folder]
-    if folder.name in NETWORKS:
-        places.append(folder.parent / "scheduler")
-        if folder.parent.name.startswith("checkpoint-"):
-            places.append(folder.parent.parent / "scheduler")
-    for place in places:
-        if (place / "scheduler_config.json").is_file():
-            return place / "scheduler_config.json"
-    raise InputError(
-        f"{path}: has no scheduler_config.json, which says how the model was trained; say it yourself, for example "
-        "--predicts eps --schedule linear"
-    )
+T = TypeVar("T")
 
 
-def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    def new(match: re.Match[str]) -> str:
-        return f"{match[1]}.{_NEW_NAMES[match[2]]}.{match[3]}"
-
-    return {_OLD_ATTENTION.sub(new, name): tensor for name, tensor in weights.items()}
+def _settled(folder: Path, work: Callable[[], T]) -> T:
+    """What `work` makes of settings. Raises FileError where they are of other types than they should be."""
+    try:
+        return work()
+    except NcdeployError:
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError) as e:
+        reason = first_line(e)
+        raise FileError(f"{folder / 'config.json'}: its settings are not those of such a model: {reason}") from e

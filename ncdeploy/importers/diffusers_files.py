@@ -9,6 +9,7 @@ diffusion_pytorch_model.safetensors.index.fp16.json                   a variant 
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ NAME = "diffusion_pytorch_model"
 _FILE = re.compile(
     rf"{NAME}(?:\.(?P<before>\w+))?\.(?P<kind>safetensors|bin)(?P<index>\.index(?:\.(?P<after>\w+))?\.json)?"
 )
+# The attention of models written before diffusers 0.18: what it was called, and is called now.
+_OLD_ATTENTION = re.compile(r"(\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)$")
+_NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 MOST_SHARDS = 1000
 MOST_BYTES = 1 << 24  # of a file of settings
 
@@ -62,6 +66,15 @@ def read_model_weights(folder: Path, variant: str | None = None) -> tuple[dict[s
     notes = (f"the weights are those of the variant {chosen}",) if chosen else ()
     file = found[chosen]
     return (_read_shards(file) if file.suffix == ".json" else read_weights(file)), file, notes
+
+
+def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same by the names of today."""
+
+    def new(match: re.Match[str]) -> str:
+        return f"{match[1]}.{_NEW_NAMES[match[2]]}.{match[3]}"
+
+    return {_OLD_ATTENTION.sub(new, name): tensor for name, tensor in weights.items()}
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

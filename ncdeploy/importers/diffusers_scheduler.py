@@ -2,8 +2,8 @@
 
 A setting that the file does not name has the default of the scheduler's own class. The noise table is the one that
 this class computes, float32 rounding included; a table that ends without any signal gets a finite end
-(`NoiseTable.with_finite_end`). Settings of the table, of the prediction, spacing and clipping are taken over. What
-else changes diffusers' samples is named in the notes, with its value, unless it has that class's default.
+(`NoiseTable.with_finite_end`). Settings of the table, of the prediction, spacing, offset, end and clipping are taken
+over. What else changes diffusers' samples is named in the notes, with its value, unless it has that class's default.
 """
 
 import inspect
@@ -25,7 +25,8 @@ SCHEDULERS: dict[str, str | None] = {
     "DDPMScheduler": "ddpm", "DDPMParallelScheduler": "ddpm", "DDIMScheduler": "ddim", "DDIMParallelScheduler": "ddim",
     "PNDMScheduler": None, "DPMSolverMultistepScheduler": None, "DPMSolverSinglestepScheduler": None,
     "UniPCMultistepScheduler": None, "DEISMultistepScheduler": None, "LMSDiscreteScheduler": None,
-    "EulerDiscreteScheduler": None, "EulerAncestralDiscreteScheduler": None, "HeunDiscreteScheduler": None,
+    "EulerDiscreteScheduler": None,  # ddim with leading steps
+    "EulerAncestralDiscreteScheduler": None, "HeunDiscreteScheduler": None,
 }  # fmt: skip
 OTHER_NOISE = {"timestep_type": "discrete", "use_flow_sigmas": False}  # the only values of these noise processes
 TAKEN_OVER = (
@@ -40,12 +41,15 @@ MOST_STEPS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """How a model was trained: table and prediction, the samplers' spacing of steps and clipping of D, whether half
-    of its output is a learned variance, and what is to be said of settings that are not taken over."""
+    """How a model was trained: table and prediction, the samplers' spacing and offset of steps, whether they end at
+    the first step's noise, their clipping of D, whether half of its output is a learned variance, and what is to be
+    said of settings that are not taken over."""
 
     table: NoiseTable
     predicts: Prediction
     spacing: str | None = None
+    offset: int = 0
+    ends_at_first: bool = False
     clip: float | None = None
     learned_variance: bool = False
     notes: tuple[str, ...] = ()
@@ -84,15 +88,24 @@ def read_scheduler(file: Path, diffusers: Any) -> Trained:
         clip = _clip(settings)
     except Exception as e:  # settings of any type meet code that checks none of them
         raise FileError(f"{file}: its settings give no noise table: {first_line(e)}") from e
-    spacing = settings.get("timestep_spacing")
+    spacing = settings.get("timestep_spacing", "leading")
+    offset = _offset(settings, steps) if spacing == "leading" else 0
     return Trained(
         table=table,
         predicts=PREDICTIONS[prediction],
         spacing=spacing if spacing in ("trailing", "linspace") else None,
+        offset=offset,
+        ends_at_first=offset > 0 and settings.get("set_alpha_to_one") is False,
         clip=clip,
         learned_variance=str(settings.get("variance_type")).startswith("learned"),
         notes=tuple(_notes(kind, settings, defaults)),
     )
+
+
+def _offset(settings: Mapping[str, Any], steps: int) -> int:
+    """What is added to every step of leading spacing; beyond the first few it is no such thing."""
+    offset = settings.get("steps_offset", 0)
+    return offset if type(offset) is int and 0 < offset < steps // 50 else 0
 
 
 def _clip(settings: Mapping[str, Any]) -> float | None:
@@ -104,6 +117,8 @@ def _clip(settings: Mapping[str, Any]) -> float | None:
 
 def _notes(kind: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     solver, notes = SCHEDULERS[kind], []
+    if kind == "EulerDiscreteScheduler" and settings["timestep_spacing"] == "leading":
+        solver = "ddim"  # of which it is another form, with the same steps and the same start
     if solver is None:
         notes.append(f"{kind} itself is not taken over; the plan is ddim on the steps that it was trained with")
     elif solver != "ddim":
@@ -118,6 +133,11 @@ def _notes(kind: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) 
             )
     left = {name: value for name, value in settings.items() if value != defaults[name] and name not in TAKEN_OVER}
     left = {name: value for name, value in left.items() if name not in (*PARTS_OF, "thresholding")}
+    if settings.get("timestep_spacing", "leading") != "leading":
+        left.pop("steps_offset", None)  # has no effect
+    elif _offset(settings, settings["num_train_timesteps"]):
+        left.pop("steps_offset", None)
+        left.pop("set_alpha_to_one", None)
     variance = left.pop("variance_type", None)
     if solver == "ddpm" and variance == "fixed_large":
         notes.append("variance_type fixed_large is --variance beta of --solver ddpm, which has posterior otherwise")

@@ -1,9 +1,12 @@
 """Plans by name: what the command line, model metadata and most users ask for."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from math import sqrt
 from typing import Any
+
+import numpy as np
 
 from ncdeploy.errors import InputError
 from ncdeploy.sampling import schedules, solvers
@@ -25,25 +28,29 @@ SCHEDULE_OPTIONS: dict[str, tuple[str, ...]] = {
     "exponential": ("sigma_min", "sigma_max"),
     "ddpm": ("spacing",),
     "cosine": ("spacing",),
-    "table": ("spacing", "levels"),
-    "flow": ("shift",),
+    "table": ("spacing", "levels", "offset", "ends_at"),
+    "flow": ("shift", "t_last"),
 }
 # Variance-preserving processes start from white noise of variance 1, which is 1 + s0^2 in these coordinates.
 VARIANCE_PRESERVING = ("ddpm", "cosine", "table")
 
 DEFAULT_SIGMA_MIN, DEFAULT_SIGMA_MAX = 0.02, 80.0
+DEFAULT_STEPS = 25
 
 
 def make_plan(
     solver: str = "dpmpp_2m",
-    steps: int = 25,
+    steps: int = DEFAULT_STEPS,
     *,
     schedule: str | None = None,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
     spacing: str | None = None,
     levels: Sequence[float] | None = None,
+    offset: int | None = None,
+    ends_at: float | None = None,
     shift: float | None = None,
+    t_last: float | None = None,
     eta: float | None = None,
     variance: str | None = None,
     order: int | None = None,
@@ -63,7 +70,10 @@ def make_plan(
         sigma_max: of karras and exponential, in units of the data; None = 80
         spacing: of ddpm, cosine and table: leading (None), trailing or linspace
         levels: of table, which needs them: sigma of every training step, increasing
+        offset: of table with leading spacing: added to every training step; None = 0
+        ends_at: of table: sigma of the sample, which keeps that noise and is in the scale of its process; None = 0
         shift: of flow: 1 (None) for equal steps, above 1 for more of them at noise
+        t_last: of flow: t of the last evaluation, before the shift; None = 1 / steps
         eta: of ddim: 0 (None) to 1
         variance: of ddpm: posterior (None) or beta
         order: of unipc, 1 to 3 (None = 2), and of ipndm, 1 to 4 (None = 4)
@@ -83,7 +93,10 @@ def make_plan(
         churn_max=churn_max,
     )  # fmt: skip
     _check_options("solver", solver, solver_options, {name: known.options for name, known in SOLVERS.items()})
-    schedule_options = _given(sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, levels=levels, shift=shift)
+    schedule_options = _given(
+        sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, levels=levels, offset=offset, ends_at=ends_at,
+        shift=shift, t_last=t_last,
+    )  # fmt: skip
     _check_options("schedule", schedule, schedule_options, SCHEDULE_OPTIONS)
 
     if schedule == "table" and levels is None:
@@ -96,7 +109,17 @@ def make_plan(
     # Flow matching starts from white noise of variance 1 as well, in a scale of its own.
     scale = sqrt(1 + sigmas[0] ** 2) if schedule in VARIANCE_PRESERVING else None
     scale = 1 + sigmas[0] if schedule == "flow" else scale
-    return SOLVERS[solver](sigmas, scale=scale, **solver_options)
+    plan = SOLVERS[solver](sigmas, scale=scale, **solver_options)
+    return plan if sigmas[-1] == 0 else _in_scale(plan, 1 / sqrt(1 + sigmas[-1] ** 2))
+
+
+def _in_scale(plan: Plan, factor: float) -> Plan:
+    """The plan with its sample times the factor."""
+    rows = np.ones(len(plan))
+    rows[-1] = factor
+    return replace(
+        plan, state=plan.state * rows[:, None], denoised=plan.denoised * rows[:, None], noise=plan.noise * rows
+    )
 
 
 def adapted_plan(own: Mapping[str, Any], trained: tuple[float, float], **asked: Any) -> Plan:
@@ -113,7 +136,7 @@ def adapted_plan(own: Mapping[str, Any], trained: tuple[float, float], **asked: 
     if asked.get("solver", own.get("solver")) != own.get("solver"):
         names = ["sigma_min", "sigma_max"]
         if own.get("schedule") in (*VARIANCE_PRESERVING, "flow"):
-            names += ["schedule", "spacing", "levels", "shift"]
+            names += ["schedule", "spacing", "levels", "offset", "shift", "t_last"]
         kept = {name: own[name] for name in names if name in own}
     if "schedule" in asked and asked["schedule"] != kept.get("schedule"):
         kept.pop("schedule", None)
@@ -123,8 +146,18 @@ def adapted_plan(own: Mapping[str, Any], trained: tuple[float, float], **asked: 
     solver = SOLVERS.get(chosen.get("solver", "dpmpp_2m"))  # of a name that there is not, make_plan says so
     schedule = chosen.get("schedule") or ("" if solver is None else solver.schedule)
     takes = SCHEDULE_OPTIONS.get(schedule, ())
-    dropped = {"sigma_min", "sigma_max", "spacing", "levels", "shift"} - set(takes) - set(asked)
+    options = {name for names in SCHEDULE_OPTIONS.values() for name in names}
+    dropped = options - set(takes) - set(asked)
+    if "offset" in own and not _has_room(chosen):
+        dropped |= {"offset", "ends_at"}
     return make_plan(**{name: value for name, value in chosen.items() if name not in dropped})
+
+
+def _has_room(chosen: Mapping[str, Any]) -> bool:
+    """Whether an offset has a meaning: training steps are left above the first of the plan's."""
+    trained, steps = len(chosen.get("levels", ())), chosen.get("steps", DEFAULT_STEPS)
+    leading = chosen.get("spacing") in (None, "leading") and 1 < steps <= trained
+    return bool(leading and trained // steps * (steps - 1) + chosen.get("offset", 0) < trained)
 
 
 def _given(**options: Any) -> dict[str, Any]:

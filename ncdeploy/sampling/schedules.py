@@ -74,24 +74,37 @@ def cosine(steps: int, *, spacing: Spacing = "leading", train_steps: int = 1000)
     return _table_levels(np.minimum(1 - abar[1:] / abar[:-1], 0.999), t)
 
 
-def table(steps: int, *, levels: ArrayLike, spacing: Spacing = "leading") -> Floats:
+def table(
+    steps: int, *, levels: ArrayLike, spacing: Spacing = "leading", offset: int = 0, ends_at: float = 0.0
+) -> Floats:
     """A selection of the training levels of a variance-preserving model.
 
-    levels: [T] sigma of training step 0 .. T - 1, increasing from above 0
+    levels:  [T] sigma of training step 0 .. T - 1, increasing from above 0
+    offset:  as for `ddpm`
+    ends_at: the level of the sample, below the others; Stable Diffusion's ends at levels[0], with that noise in it
     """
     own = np.asarray(levels, np.float64)
     if own.ndim != 1 or own.size < 1 or not (np.all(own > 0) and np.all(np.diff(own) > 0) and np.isfinite(own[-1])):
         raise InputError("levels: expected one list of finite noise levels that increase from above 0")
-    return np.append(own[_timesteps(steps, own.size, spacing, 0)], 0.0)
+    chosen = own[_timesteps(steps, own.size, spacing, offset)]
+    if not 0 <= ends_at < chosen[-1]:
+        raise InputError(f"ends_at: got {ends_at}, expected 0 or more, and less than the last level, {chosen[-1]:.4g}")
+    return np.append(chosen, ends_at)
 
 
-def flow(steps: int, *, shift: float = 1.0) -> Floats:
+def flow(steps: int, *, shift: float = 1.0, t_last: float | None = None) -> Floats:
     """Equal steps of t from 1 to 0, shifted to shift t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv 2403.03206, eq.
-    23): above 1 it spends more steps on noise, as pictures of high resolution need. sigma = t / (1 - t)."""
+    23): above 1 it spends more steps on noise, as pictures of high resolution need. sigma = t / (1 - t).
+
+    t_last: of the last evaluation, before the shift, with equal steps from 1 to it; None = 1 / steps, so that the step
+            from there to 0 is as long as the others
+    """
     n = _check_steps(steps)
     if not 0 < shift < np.inf:
         raise InputError(f"shift: got {shift}, expected a positive number; 1 is none, 3 usual for large pictures")
-    t = 1 - np.arange(1, n) / n
+    if t_last is not None and not 0 < t_last < 1:
+        raise InputError(f"t_last: got {t_last}, expected a number between 0 and 1")
+    t = 1 - np.arange(1, n) * (1 / n if t_last is None else (1 - t_last) / max(n - 1, 1))
     t = shift * t / (1 + (shift - 1) * t)
     return np.concatenate([[FLOW_START], t / (1 - t), [0.0]])
 

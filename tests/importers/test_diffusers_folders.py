@@ -144,18 +144,30 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("where", ["", "unet"])
-@pytest.mark.parametrize("change", ["nothing", "no index", "another name", "index alone"])
-def test_a_latent_pipeline_is_refused_by_what_it_is(where: str, change: str, latents: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", [True, False])
+def test_a_pipeline_of_latents_has_its_decoder(where: str, index: bool, latents: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(latents, tmp_path / "ldm"))
-    index = folder / "model_index.json"
-    if change == "no index":
-        index.unlink()
-    elif change == "another name":
-        shutil.rmtree(folder / "vqvae")
+    if not index:
+        (folder / "model_index.json").unlink()
+    model = import_model(folder / where, clip=False)
+    assert (model.info.sigma_data, model.info.offset, model.info.scale) == (1, 0, 1)
+    assert model.notes == ()
+    x = torch.randn(3, 1, 8, 8)
+    reference = VQModel.from_pretrained(latents / "vqvae")
+    with torch.no_grad():
+        wanted = reference.decode(x / reference.config.scaling_factor).sample
+        assert torch.equal(model.parts[0].module(x), wanted)
+
+
+@pytest.mark.parametrize("where", ["", "unet"])
+@pytest.mark.parametrize("change", ["another name", "index alone"])
+def test_latents_without_what_decodes_them_are_refused(where: str, change: str, latents: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(latents, tmp_path / "ldm"))
+    shutil.rmtree(folder / "vqvae")
+    if change == "another name":
+        index = folder / "model_index.json"
         index.write_text(index.read_text().replace('"vqvae"', '"decodes"'))
-    elif change == "index alone":
-        shutil.rmtree(folder / "vqvae")
-    with pytest.raises(FileError, match=r"is a latent pipeline.*(vqvae|decodes)") as caught:
+    with pytest.raises(FileError, match=r"is a latent pipeline, and (vqvae|decodes).*is missing") as caught:
         import_model(folder / where)
     assert "\n" not in str(caught.value)
     shutil.copytree(latents / "unet", tmp_path / "elsewhere" / "unet")
