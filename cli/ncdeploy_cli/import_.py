@@ -25,7 +25,7 @@ def import_model(
         typer.Argument(
             metavar="SRC",
             help="A diffusers or LeRobot folder, an EDM .pkl, a Diffusion Policy .ckpt, a guided-diffusion .pt, "
-            "module:function, or a model.pt to convert.",
+            "module:function, hf://owner/name, or a model.pt to convert.",
             show_default=False,
         ),
     ],
@@ -195,9 +195,11 @@ def import_model(
                 raise
             raise DependencyError(f"importing a model needs PyTorch: {install('torch')}") from e
 
-        kind = importers.detect_format(source) if format is None else format
-        denoiser = importers.import_model(source, format=kind, **given)
-        record = load_record(source) if kind == "ncdeploy" else {"imported": {"format": kind, "source": source}}
+        found = importers.local(source, variant=variant)
+        kind = importers.detect_format(found.path) if format is None else format
+        denoiser = importers.import_model(found.path, format=kind, **given)
+        imported = {"imported": {"format": kind, "source": found.name}}
+        record = load_record(found.path) if kind == "ncdeploy" else imported
         beside = {
             part.role: claim(output.with_suffix(f".{part.role}.onnx"), ".onnx", force=force) for part in denoiser.parts
         }
@@ -222,6 +224,7 @@ def _named_after(source: str) -> Path:
     from ncdeploy.files import user_path
 
     path = user_path(source)
+    source = source.partition("@")[0] if source.startswith("hf://") else source
     if path.exists():
         name = path.resolve().name if path.is_dir() else path.stem
     else:

@@ -80,6 +80,7 @@ def trace_module(
         model: onnx.ModelProto = program.model_proto
     model.ir_version = IR_VERSION
     _strip(model)
+    _mend_squeezes(model)
     _check_axes(model, ports)
     return model
 
@@ -158,6 +159,22 @@ def _strip(model: "onnx.ModelProto") -> None:
             del value.metadata_props[:]
     for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
         del value.metadata_props[:]
+
+
+def _mend_squeezes(model: "onnx.ModelProto") -> None:
+    """PyTorch's squeeze of an axis that is not 1 does nothing; ONNX's, which the exporter makes of it, is an error."""
+    from onnx import numpy_helper
+
+    sizes = {value.name: value.type.tensor_type.shape.dim for value in [*model.graph.input, *model.graph.value_info]}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "Squeeze" or len(node.input) < 2 or node.input[1] not in constants:
+            continue
+        axes = numpy_helper.to_array(constants[node.input[1]]).ravel()
+        dims = sizes.get(node.input[0], ())
+        if len(axes) == 1 and -len(dims) <= axes[0] < len(dims) and dims[int(axes[0])].dim_value > 1:
+            node.op_type = "Identity"
+            del node.input[1:]
 
 
 def _check_axes(model: "onnx.ModelProto", wanted: list[Port]) -> None:

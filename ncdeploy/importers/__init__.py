@@ -1,6 +1,6 @@
 """Models that other projects trained, as denoisers that train on, export and sample like native ones. Needs PyTorch.
 
-diffusers         a folder with a UNet2DModel, with or without its scheduler
+diffusers         a folder with a network, or a whole pipeline; see docs/zoo.md for what is known
 lerobot           a folder with a diffusion policy of LeRobot, its encoder and its decoder
 diffusion-policy  a checkpoint of real-stanford/diffusion_policy with a low-dimensional U-Net, likewise; nothing runs
 edm               a network pickle of NVlabs/edm, read without executing any of it
@@ -24,10 +24,11 @@ from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import user_path
 from ncdeploy.importers import diffusers, edm_pickle, guided, module, native
 from ncdeploy.importers.foreign import name_of
+from ncdeploy.importers.hub import local
 from ncdeploy.importers.module import wrap_module
 from ncdeploy.importers.policies import diffusion_policy, lerobot
 
-__all__ = ["FORMATS", "detect_format", "import_model", "wrap_module"]
+__all__ = ["FORMATS", "detect_format", "import_model", "local", "wrap_module"]
 
 IMPORTERS: tuple[tuple[str, ModuleType], ...] = (
     ("ncdeploy", native),
@@ -45,7 +46,8 @@ def import_model(src: str | os.PathLike[str], *, format: str | None = None, **op
     """The model in `src` as a denoiser, on the CPU and in eval mode.
 
     Args:
-        src: a file, a folder, or for the format module the name "package.module:function"
+        src: a file, a folder, for the format module the name "package.module:function", or "hf://owner/name", see
+            `ncdeploy.importers.hub`
         format: one of FORMATS; None finds it by looking at the content
         options: what the format's importer takes (its `load` documents them); None counts as not given
 
@@ -54,7 +56,7 @@ def import_model(src: str | os.PathLike[str], *, format: str | None = None, **op
         InputError: for an option that the format does not take or that does not fit
         DependencyError: when a package is missing
     """
-    text = os.fspath(src)
+    text = local(os.fspath(src), variant=options.get("variant")).path
     name = detect_format(text) if format is None else _known_format(format)
     load = dict(IMPORTERS)[name].load
     given = {option: value for option, value in options.items() if value is not None}
@@ -80,7 +82,7 @@ def detect_format(src: str | os.PathLike[str]) -> str:
             name = text.rpartition("/")[2]
             raise FileError(
                 f"{text}: there is no such file or folder; if it is a name on the Hugging Face hub: "
-                f"hf download {text} --local-dir {name} && ncdeploy import {name}"
+                f"ncdeploy import hf://{text}, or: hf download {text} --local-dir {name} && ncdeploy import {name}"
             )
         raise FileError(f"{text}: there is no such file or folder; for a Python function write package.module:function")
     what = name_of(text)

@@ -140,7 +140,8 @@ def test_a_model_file_holds_it(name: str, folders: dict[str, tuple[Any, Path]], 
     assert np.array_equal(ours(name, again, 1), ours(name, model, 1))
 
 
-@pytest.mark.parametrize("name", ["SD", *(pytest.param(name, marks=pytest.mark.slow) for name in list(MAKERS)[1:])])
+@pytest.mark.slow  # most of a minute each, of which the export takes nearly all
+@pytest.mark.parametrize("name", MAKERS)
 def test_as_a_bundle_in_parallel_as_in_sequence(
     name: str, folders: dict[str, tuple[Any, Path]], tmp_path: Path
 ) -> None:
@@ -151,16 +152,19 @@ def test_as_a_bundle_in_parallel_as_in_sequence(
     plan = model.info.plan(steps=STEPS)
     make_bundle(tmp_path / "m.onnx", tmp_path / "b", plans=[plan], decoder=tmp_path / "d.onnx", threads=1)
     more: dict[str, Any] = {"labels": [2, 7]} if name == "DiT" else {"conditions": given(name)}
-    more |= {"guidance": 3.0} if guided else {}
+
+    def drawn(engine: Any, **how: Any) -> Any:
+        return sample(Guided(engine, 3.0) if guided else engine, plan, seeds=range(N), **more, **how)
+
     with open_engine(tmp_path / "b", threads=1) as engine:
-        sequential = sample(engine, plan, seeds=range(N), **more)
-        parallel = sample(engine, plan, seeds=range(N), window=6, tolerance=0, **more)
+        sequential, parallel = drawn(engine), drawn(engine, window=6, tolerance=0)
+        decoded = engine.decoder({"x": sequential.samples})["picture"]
     assert apart(parallel.samples, sequential.samples) < 1e-5
-    in_torch = sample(TorchBackend(model, threads=1), plan, seeds=range(N), **more)
-    assert apart(sequential.samples, in_torch.samples) < 1e-4
+    in_torch = drawn(TorchBackend(model, threads=1)).samples
+    assert apart(sequential.samples, in_torch) < 1e-4
     with torch.no_grad():
-        picture = model.parts[0].module(torch.from_numpy(in_torch.samples)).numpy()
-    assert apart(sequential.decoded, picture) < 1e-4
+        picture = model.parts[0].module(torch.from_numpy(in_torch)).numpy()
+    assert apart(decoded, picture) < 1e-4
 
 
 @pytest.mark.parametrize("size", ["10GB", "20KB"])
