@@ -24,8 +24,8 @@ def import_model(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A diffusers or LeRobot folder, an EDM .pkl, a Diffusion Policy .ckpt, a guided-diffusion .pt, "
-            "module:function, hf://owner/name, or a model.pt to convert.",
+            help="A diffusers or LeRobot folder, an EDM .pkl, a Diffusion Policy .ckpt, a .pt of guided-diffusion, DiT "
+            "or SiT, module:function, hf://owner/name, or a model.pt to convert.",
             show_default=False,
         ),
     ],
@@ -38,7 +38,7 @@ def import_model(
     format: Annotated[
         str | None,
         typer.Option(
-            help="diffusers, lerobot, diffusion-policy, edm, guided-diffusion, module or ncdeploy.",
+            help="diffusers, lerobot, diffusion-policy, edm, guided-diffusion, dit, module or ncdeploy.",
             show_default="found by looking at SRC",
         ),
     ] = None,
@@ -131,7 +131,7 @@ def import_model(
         ),
     ] = None,
     image_size: Annotated[int | None, _option("Height and width of its pictures.", _GUIDED)] = None,
-    num_heads: Annotated[int | None, _option("Attention heads.", _GUIDED)] = None,
+    num_heads: Annotated[int | None, _option("Attention heads; also of a DiT or SiT.", _GUIDED)] = None,
     num_heads_upsample: Annotated[
         int | None, _option("Attention heads on the way up.", _GUIDED, "as --num-heads")
     ] = None,

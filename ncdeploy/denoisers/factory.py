@@ -16,6 +16,7 @@ from ncdeploy.denoisers.flow import Flow
 from ncdeploy.denoisers.foreign.adm import ADM, ADMConfig
 from ncdeploy.denoisers.foreign.diffusers_model import DiffusersModel, DiffusersModelConfig
 from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
+from ncdeploy.denoisers.foreign.dit import DiT, DiTConfig
 from ncdeploy.denoisers.foreign.guided import GuidedUNet, GuidedUNetConfig
 from ncdeploy.denoisers.foreign.module import ForeignModule, ForeignModuleConfig
 from ncdeploy.denoisers.foreign.policy_unet import PolicyUNet, PolicyUNetConfig
@@ -50,6 +51,7 @@ NETWORKS: dict[str, Network] = {
     "mlp": Network(config=MLPConfig, construct=MLP, observes=True),
     "diffusers": Network(config=DiffusersUNetConfig, construct=DiffusersUNet),
     "diffusers-model": Network(config=DiffusersModelConfig, construct=DiffusersModel, observes=True),
+    "dit": Network(config=DiTConfig, construct=DiT),
     "song": Network(config=SongConfig, construct=Song),
     "adm": Network(config=ADMConfig, construct=ADM),
     "guided": Network(config=GuidedUNetConfig, construct=GuidedUNet),

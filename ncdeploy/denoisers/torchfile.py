@@ -1,5 +1,6 @@
 """Reading what `torch.save` wrote, as plain values and dense tensors, within what the file can hold."""
 
+import argparse
 import os
 import pickle
 import re
@@ -26,6 +27,7 @@ _scalar = np.float64(0).__reduce__()[0]
 NUMBERS: list[Any] = [
     np.dtype, (_scalar, "numpy.core.multiarray.scalar"), (_scalar, "numpy._core.multiarray.scalar"),
     *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
+    argparse.Namespace,  # the options of a script, which training leaves beside the weights
 ]  # fmt: skip
 
 

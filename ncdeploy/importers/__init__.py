@@ -5,6 +5,7 @@ lerobot           a folder with a diffusion policy of LeRobot, its encoder and i
 diffusion-policy  a checkpoint of real-stanford/diffusion_policy with a low-dimensional U-Net, likewise; nothing runs
 edm               a network pickle of NVlabs/edm, read without executing any of it
 guided-diffusion  a state dict of improved-diffusion or guided-diffusion
+dit               a state dict of DiT or SiT
 ncdeploy          model.pt and model.safetensors, to turn one into the other
 module            any PyTorch module, made by a function that is named; from Python, see `wrap_module`
 
@@ -22,7 +23,7 @@ from typing import Any
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import user_path
-from ncdeploy.importers import diffusers, edm_pickle, guided, module, native
+from ncdeploy.importers import diffusers, dit, edm_pickle, guided, module, native
 from ncdeploy.importers.foreign import name_of
 from ncdeploy.importers.hub import local
 from ncdeploy.importers.module import wrap_module
@@ -37,6 +38,7 @@ IMPORTERS: tuple[tuple[str, ModuleType], ...] = (
     ("diffusion-policy", diffusion_policy),
     ("edm", edm_pickle),
     ("guided-diffusion", guided),
+    ("dit", dit),
     ("module", module),
 )
 FORMATS = tuple(name for name, _ in IMPORTERS)

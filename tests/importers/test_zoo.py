@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny_pipelines as tiny
-from ncdeploy import make_bundle, open_engine, sample
+from ncdeploy import SampleOptions, make_bundle, open_engine, sample
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers import Denoiser
 from ncdeploy.denoisers.checkpoint import load_model, save_model
@@ -151,20 +151,20 @@ def test_as_a_bundle_in_parallel_as_in_sequence(
     export_parts(model, {"decoder": tmp_path / "d.onnx"}, threads=1)
     plan = model.info.plan(steps=STEPS)
     make_bundle(tmp_path / "m.onnx", tmp_path / "b", plans=[plan], decoder=tmp_path / "d.onnx", threads=1)
-    more: dict[str, Any] = {"labels": [2, 7]} if name == "DiT" else {"conditions": given(name)}
+    conditions = {"labels": np.array([2, 7])} if name == "DiT" else given(name)
+    options = SampleOptions(guidance=3.0 if guided else None)
 
     def drawn(engine: Any, **how: Any) -> Any:
-        return sample(Guided(engine, 3.0) if guided else engine, plan, seeds=range(N), **more, **how)
+        return sample(engine, plan, seeds=range(N), conditions=conditions, options=options, **how)
 
     with open_engine(tmp_path / "b", threads=1) as engine:
         sequential, parallel = drawn(engine), drawn(engine, window=6, tolerance=0)
-        decoded = engine.decoder({"x": sequential.samples})["picture"]
     assert apart(parallel.samples, sequential.samples) < 1e-5
     in_torch = drawn(TorchBackend(model, threads=1)).samples
     assert apart(sequential.samples, in_torch) < 1e-4
     with torch.no_grad():
         picture = model.parts[0].module(torch.from_numpy(in_torch)).numpy()
-    assert apart(decoded, picture) < 1e-4
+    assert apart(sequential.decoded, picture) < 1e-4
 
 
 @pytest.mark.parametrize("size", ["10GB", "20KB"])
