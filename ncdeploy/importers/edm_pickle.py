@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.foreign.adm import ADM, ADMConfig
 from ncdeploy.denoisers.foreign.song import Song, SongConfig
-from ncdeploy.denoisers.precondition import EDM, VESDE, VPSDE
+from ncdeploy.denoisers.noise_table import NoiseTable
+from ncdeploy.denoisers.precondition import EDM, VESDE, VP, VPSDE
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import user_path
 from ncdeploy.importers.arguments import Arguments
 from ncdeploy.importers.edm_names import Kind, bring_weights
+from ncdeploy.importers.learned_variance import DROPPED
 from ncdeploy.importers.pickle_machine import Record
 from ncdeploy.importers.safe_pickle import read_pickle
 from ncdeploy.modelinfo import ModelInfo
@@ -28,6 +30,7 @@ STEPS, SIGMA_MIN, SIGMA_MAX = 18, 0.002, 80.0  # the sampler of the paper, and t
 SIGMA_DATA = 0.5  # of pictures in [-1, 1], where the file does not say
 MAX_NESTING = 8
 LOOK = 1 << 16
+KINDS = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")
 EDM2 = b"MPConv"  # a layer of the networks that came after, whose pickles look the same otherwise
 
 
@@ -66,17 +69,20 @@ def _denoiser(content: Any) -> Denoiser:
     outer = content.get("ema") if type(content) is dict else None
     if type(outer) is not Record:
         raise FileError("is no network pickle of NVlabs/edm; expected a network under the key 'ema'")
-    if outer.kind not in ("EDMPrecond", "VPPrecond", "VEPrecond"):
-        raise FileError(f"has the preconditioning {outer.kind[:100]!r}; expected EDMPrecond, VPPrecond or VEPrecond")
+    if outer.kind not in KINDS:
+        raise FileError(f"has the preconditioning {outer.kind[:100]!r}; expected one of {', '.join(KINDS)}")
     inner = _part(outer, "_modules").get("model")
     if type(inner) is not Record:
         raise FileError("lacks the network inside its preconditioning")
     process, arguments = Arguments(outer.state), Arguments(_part(inner, "_init_kwargs"))
     side = process.whole("img_resolution")
+    discrete = _discrete(outer, process.whole("M")) if outer.kind == "iDDPMPrecond" else None
     low = process.real("sigma_min", 0.0)
     high = process.real("sigma_max", float("inf"))
     if outer.kind == "EDMPrecond":  # which says 0 and infinity
         low, high = max(low, SIGMA_MIN), min(high, SIGMA_MAX)
+    if discrete is not None:
+        low, high = (float(level) for level in discrete.sigmas()[[0, -1]])
     if low >= SIGMA_MAX or high <= SIGMA_MIN:
         raise FileError(f"its noise levels, {low:.4g} to {high:.4g}, are not those of pictures in [-1, 1]")
     info = ModelInfo(
@@ -89,20 +95,36 @@ def _denoiser(content: Any) -> Denoiser:
         scale=127.5,
         default_plan={
             "solver": "heun", "steps": STEPS, "sigma_min": max(low, SIGMA_MIN), "sigma_max": min(high, SIGMA_MAX),
-        },
+        } if discrete is None else discrete.plan(),
     )  # fmt: skip
-    network = _network(inner, arguments, info)
+    network = _network(inner, arguments, info, twice=discrete is not None)
+    if discrete is not None:
+        # Their loader asks at the nearest of the steps, and so does this network between them.
+        denoiser = VP(network, info, predicts="eps", table=discrete, noise="step-int").eval()
+        denoiser.notes = (DROPPED,)
+        return denoiser
     if outer.kind == "VPPrecond":
         beta_d, beta_min = process.real("beta_d"), process.real("beta_min")
         return VPSDE(network, info, beta_d=beta_d, beta_min=beta_min, steps=process.whole("M")).eval()
     return (EDM if outer.kind == "EDMPrecond" else VESDE)(network, info).eval()
 
 
-def _network(inner: Record, arguments: "Arguments", info: ModelInfo) -> nn.Module:
+def _discrete(outer: Record, steps: int) -> NoiseTable:
+    """The levels of a network that was trained on discrete steps, which its file holds from most noise to none."""
+    levels = _part(outer, "_buffers").get("u")
+    if not isinstance(levels, Tensor) or levels.shape != (steps + 1,):
+        raise FileError(f"lacks its noise levels, u, {steps} and a zero")
+    return NoiseTable.given(1 / (1 + levels[:-1].flip(0).double().numpy() ** 2))
+
+
+def _network(inner: Record, arguments: "Arguments", info: ModelInfo, *, twice: bool = False) -> nn.Module:
+    """twice: its last layer returns twice the channels, a variance behind the mean, which is left out"""
     channels = arguments.whole("model_channels", 192 if inner.kind == "DhariwalUNet" else 128)
     width = channels * arguments.whole("channel_mult_emb", 4)
     dropout = arguments.real("dropout", 0.1)
     weights = _weights(inner)
+    last = [name for name in weights if name.startswith("out_conv.") or "_aux_conv." in name] if twice else []
+    weights |= {name: weights[name][: info.shape[0]] for name in last if len(weights[name]) == 2 * info.shape[0]}
     make: type[Song] | type[ADM]
     config: Any
     kind: Kind

@@ -137,7 +137,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"outer": "iDDPMPrecond"}, "iDDPMPrecond.*expected EDMPrecond"),
+        ({"outer": "iDDPMPrecond2"}, "iDDPMPrecond2.*expected one of EDMPrecond"),
         ({"outer": "VPPrecond"}, "beta_d|noise levels|sigma range|sigma_min"),
         ({"inner": "StyleUNet"}, "StyleUNet.*expected SongUNet"),
         ({"encoder_type": "skip"}, "encoder_type: is 'skip'"),
@@ -177,3 +177,36 @@ def test_shared_weights_cannot_inflate_a_small_file(tmp_path: Path) -> None:
     (tmp_path / "net.pkl").write_bytes(edm_files.dumps({"ema": network}))
     with pytest.raises(FileError, match="share their values"):
         edm_pickle.load(tmp_path / "net.pkl")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_network_of_discrete_steps_predicts_eps_at_the_nearest(broken: bool, tmp_path: Path) -> None:
+    case = next(case for case, layout in LAYOUTS.items() if layout["inner"] == "DhariwalUNet")
+    layout = {**LAYOUTS[case], "outer": "iDDPMPrecond"}
+    layout["process"] = {**layout["process"], "M": 50}
+    values = edm_files.weights(layout)
+    for name in ("out_conv.weight", "out_conv.bias"):
+        values[name] = np.concatenate([values[name], 1 - values[name]])
+    outer = edm_files.network(layout, values=values)
+    u = torch.cat([torch.logspace(1.8, -2, 50), torch.zeros(1)])
+    outer.register_buffer("u", u[broken:])
+    (tmp_path / "m.pkl").write_bytes(edm_files.dumps({"ema": outer}))
+    if broken:
+        with pytest.raises(FileError, match="lacks its noise levels"):
+            edm_pickle.load(tmp_path / "m.pkl")
+        return
+    model = edm_pickle.load(tmp_path / "m.pkl")
+    assert model.notes
+    labels = torch.tensor([0, 1, model.info.num_classes]) if model.info.num_classes else None
+    index = torch.tensor([0, 21, 49])
+    x = torch.randn(3, *model.info.shape) * (1 + u[index, None, None, None])
+    with torch.no_grad():
+        network = model.network
+        F = network(x / (1 + u[index] ** 2).sqrt()[:, None, None, None], 49.0 - index, labels)
+        for near in (1.0, 1.01):
+            found = model(x, near * u[index], labels)
+            sigma = (near * u[index])[:, None, None, None]
+            if near == 1:
+                assert torch.allclose(found, x - sigma * F, atol=1e-4)
+        steps = model.told(1.01 * u[index])  # type: ignore[operator]
+    assert torch.equal(steps, 49.0 - index)
