@@ -1,7 +1,7 @@
 """Conan recipe: `conan create engines/cpp`.
 
-With `-c user.ncdeploy:onnxruntime_root=FOLDER`, which is ONNXRUNTIME_ROOT of CMake, the package has ncdeploy::onnxruntime
-and ncdeploy::c too; without, the core. `find_package(ncdeploy)` is that of an installation.
+With `-c user.ncdeploy:onnxruntime_root=FOLDER`, which is ONNXRUNTIME_ROOT of CMake, the package has
+ncdeploy::onnxruntime and ncdeploy::c too; without, the core. `find_package(ncdeploy)` is that of an installation.
 """
 
 import os
