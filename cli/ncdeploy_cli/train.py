@@ -37,7 +37,11 @@ def train(
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="denoising, or contrastive for both losses together.", show_default="denoising"),
+        typer.Option(
+            help="denoising; or contrastive, both losses together, at about twice the time of a step: in our own runs "
+            "its contrast brought nothing that more steps do not bring (see benchmarks/contrastive).",
+            show_default="denoising",
+        ),
     ] = None,
     updates: Annotated[int | None, typer.Option(help="Updates of the weights in all.", show_default="1000")] = None,
     weighting: Annotated[
@@ -119,7 +123,7 @@ def train(
 
     Ctrl-C finishes the step, saves, and says how to go on.
 
-    Example: [bold]ncdeploy train --data digits --objective contrastive -o model.pt[/bold]
+    Example: [bold]ncdeploy train --data digits -o model.pt[/bold]
     """
     from ncdeploy.errors import InputError
     from ncdeploy.files import check_writable, real_path
