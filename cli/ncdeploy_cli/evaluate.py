@@ -116,6 +116,13 @@ def _names(models: list[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(path) for path in models]
 
 
+def _areas(found: "Evaluation") -> str:
+    """1 - area under the curve, mean over noise levels: of the likelihood ratio, and of the residual energy alone."""
+    levels = found.classification.levels
+    ratio, energy = (1 - sum(getattr(v, name) for v in levels) / len(levels) for name in ("area", "energy_area"))
+    return f"{ratio:.3f}; {energy:.3f}"
+
+
 def _table(found: "list[Evaluation]") -> "Table":
     from rich import box
     from rich.table import Table
@@ -128,6 +135,7 @@ def _table(found: "list[Evaluation]") -> "Table":
         ("-log p of held-out data, nats", [f"{e.likelihood.nats:.2f} ± {e.likelihood.error:.2f}" for e in found]),
         ("bits per dimension", [f"{e.likelihood.bits_per_dim:.3f}" for e in found]),
         ("noise classification, log-loss", [f"{e.classification.log_loss:.4f}" for e in found]),
+        ("the same, 1 - area: ratio; energy alone", [_areas(e) for e in found]),
         ("denoising error, visited states", [f"{e.visited.visited:.4f}" for e in found]),
         ("denoising error, training states", [f"{e.visited.training:.4f}" for e in found]),
     ]

@@ -2,6 +2,8 @@
 
 Half of the points get noise, and the estimated log-likelihood ratio says how likely each one is to have it, as
 P(noised) = sigmoid(llr) (Wu et al. 2024, section 3). A guess scores a log-loss of ln 2 = 0.693 and an area of 0.5.
+Beside it stands what a single evaluation says: the residual energy |y - D(y, s)|^2, which is less where nothing is to
+take off (see `ncdeploy.sampling.energy`).
 """
 
 from collections.abc import Sequence
@@ -19,12 +21,14 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, kw_only=True)
 class Level:
     """At noise level s: mean log-loss in nats; area under the ROC curve; calibration: mean |share of noised points -
-    mean probability| over ten equal bins of probability, weighted by their points."""
+    mean probability| over ten equal bins of probability, weighted by their points; energy_area: area under the curve of
+    the residual energy alone."""
 
     s: float
     log_loss: float
     area: float
     calibration: float
+    energy_area: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +64,18 @@ def classify(
             "log_loss": float(losses[-1].mean()),
             "area": area(llr, noised),
             "calibration": calibration(llr, noised),
+            "energy_area": area(_energy(estimator, scale * w, s, both), noised),
         }
         found.append(Level(s=float(s), **level))
     return Classification(levels=tuple(found), log_loss=float(np.mean(losses)))
+
+
+def _energy(estimator: Estimator, y: Floats, s: float, labels: NDArray[np.int64] | None) -> Floats:
+    """|y - D(y, s)|^2 of points y [B, *shape]."""
+    x = y.astype(estimator.dtype)
+    given = () if labels is None else (labels,)
+    out = np.asarray(estimator.denoise(x, np.full(len(x), s, x.dtype), *given), np.float64)
+    return np.asarray(((y - out) ** 2).reshape(len(y), -1).sum(axis=1))
 
 
 def log_losses(llr: Floats, noised: NDArray[np.bool_]) -> Floats:

@@ -35,6 +35,10 @@ def test_calibration_and_log_loss_know_a_calibrated_guess() -> None:
     assert log_losses(np.zeros(4), np.arange(4) < 2) == pytest.approx(math.log(2))
 
 
+def _energy(denoise, y: np.ndarray, s: float) -> np.ndarray:
+    return ((y - denoise(y, np.full(len(y), s))) ** 2).sum(axis=1)
+
+
 @pytest.mark.parametrize("vp_unit", [None, 0.7])
 def test_an_exact_model_reaches_bayes_and_a_wrong_one_does_not(vp_unit: float | None) -> None:
     gaussian = Gaussian(mean=np.array([0.5, -0.5]), variances=np.array([0.1, 1.0]))
@@ -42,6 +46,7 @@ def test_an_exact_model_reaches_bayes_and_a_wrong_one_does_not(vp_unit: float | 
     s = 0.6
     scale = 1.0 if vp_unit is None else math.sqrt(1 + (s / vp_unit) ** 2)
     both = np.concatenate([x, (x + s * np.random.default_rng(1).standard_normal(x.shape)) / scale])
+    noised = np.arange(600) >= 300
     exact = gaussian.log_prob(scale * both, s) + 2 * math.log(scale) - gaussian.log_prob(both)
     bayes = log_losses(exact, np.arange(600) >= 300).mean()
 
@@ -52,6 +57,8 @@ def test_an_exact_model_reaches_bayes_and_a_wrong_one_does_not(vp_unit: float | 
         )  # fmt: skip
         found = classify(estimator, x, [s], vp_unit=vp_unit, seed=1)
         assert found.log_loss == found.levels[0].log_loss
+        assert found.levels[0].energy_area == pytest.approx(area(_energy(denoise, scale * both, s), noised), abs=1e-12)
+        assert vp_unit is not None or found.levels[0].energy_area > 0.55
         return found.log_loss
 
     assert scored(gaussian) == pytest.approx(bayes, abs=0.005)
