@@ -492,9 +492,68 @@ void nan_ends_the_run() {
     thrown<NumericalError>([&] { Sampler(engine, plan, window(6)).sample(seeds); });
 }
 
+// A Mixture that is wired wrongly.
+class Miswired : public Mixture {
+  public:
+    enum class Fault { none, swapped, one_sigma, dead_input, dead_output, scaled };
+    Miswired(std::size_t dim, Fault fault) : Mixture(dim), fault_(fault) {}
+    void denoise(const Batch &batch) override {
+        const std::size_t n = batch.rows, values = info().dim();
+        std::vector<float> x(batch.x, batch.x + n * values), sigma(batch.sigma, batch.sigma + n);
+        Batch inner = batch;
+        inner.x = x.data(), inner.sigma = sigma.data();
+        if (fault_ == Fault::one_sigma) {
+            std::fill(sigma.begin(), sigma.end(), sigma[0]);
+        }
+        for (std::size_t i = 0; fault_ == Fault::dead_input && i < n; ++i) {
+            x[i * values + 3] = 0;
+        }
+        Mixture::denoise(inner);
+        if (fault_ == Fault::swapped) {
+            std::rotate(batch.denoised, batch.denoised + values, batch.denoised + n * values);
+        }
+        for (std::size_t i = 0; i < n * values; ++i) {
+            batch.denoised[i] *= fault_ == Fault::scaled ? 0.7F : 1.0F;
+            if (fault_ == Fault::dead_output && i % values == 2) {
+                batch.denoised[i] = 0.5F;
+            }
+        }
+    }
+
+  private:
+    Fault fault_;
+};
+
+void a_miswired_engine_is_found_out() {
+    using Fault = Miswired::Fault;
+    const std::size_t many = 24;
+    for (Plan plan : {make_plan(40, 0), make_plan(900, 1), make_plan(41, 0, true)}) {
+        for (std::size_t k = 0; k < plan.size(); ++k) {
+            plan.jacobian.push_back(plan.evaluated[k] ? Mixture::jacobian(plan.sigmas[k]) : 0);
+        }
+        for (const std::size_t most : {std::size_t{0}, std::size_t{5}}) {
+            Miswired sound(many, Fault::none);
+            CHECK(sound.check(plan, most).empty());
+            CHECK(sound.largest <= (most ? most : 65));
+            const auto finds = [&](Fault fault, const char *said) {
+                return Miswired(many, fault).check(plan, most).find(said) != std::string::npos;
+            };
+            CHECK(finds(Fault::swapped, most ? "" : "another order"));
+            CHECK(finds(Fault::one_sigma, most ? "" : "sigma is not per row"));
+            CHECK(finds(Fault::dead_input, "1 of 24 values of the input make no difference"));
+            CHECK(finds(Fault::dead_output, "1 of 24 values of the output are the same"));
+            CHECK(finds(Fault::scaled, "scaled or wired wrongly"));
+        }
+    }
+    Mixture broken(many);
+    broken.poison = 0.5;
+    CHECK(broken.check(make_plan(40, 0)).find("NaN") != std::string::npos);
+}
+
 } // namespace
 
 int main() {
+    a_miswired_engine_is_found_out();
     parallel_ends_at_the_sequential_result();
     a_sample_depends_on_its_seed_alone();
     the_jacobian_saves_sweeps();

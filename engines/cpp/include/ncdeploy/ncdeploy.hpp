@@ -191,6 +191,12 @@ class Engine {
     virtual const ModelInfo &info() const = 0;    // what it runs
     virtual std::string name() const = 0;         // for reports
     virtual void denoise(const Batch &batch) = 0; // writes batch.denoised
+
+    // For start-up: one line on what is wrong, "" for a sound engine. Draws a few samples along the noise levels of the
+    // plan, some 300 rows in all; finds rows that are swapped or share a sigma, dead and scaled inputs and outputs. The
+    // last need the Jacobian that a bundle's plans carry. max_rows: most rows of a call; 0: no limit, up to 65.
+    // Throws what denoise() throws.
+    std::string check(const Plan &plan, std::size_t max_rows = 0);
 };
 
 // A run that a host takes a step at a time, between other things that it does in a loop of its own:
