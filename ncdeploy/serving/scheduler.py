@@ -39,14 +39,12 @@ class Tick:
     """What one call was.
 
     samples: in it; rows: nodes of theirs, one each and `rows - samples` of their future
-    waiting: requests that are not let in yet
     seconds: of the engine; beside: of the host, for this call
     owners:  (number of the request, rows), in the order of their numbers
     """
 
     samples: int
     rows: int
-    waiting: int
     seconds: float
     beside: float
     owners: tuple[tuple[int, int], ...]
@@ -169,7 +167,7 @@ class Scheduler:
         if self._on_tick is not None:
             self._on_tick(
                 Tick(
-                    samples=samples, rows=sum(map(len, outputs)), waiting=self.waiting, seconds=took, beside=beside,
+                    samples=samples, rows=sum(map(len, outputs)), seconds=took, beside=beside,
                     owners=tuple(owners.items()),
                 )
             )  # fmt: skip

@@ -127,8 +127,6 @@ class Server:
         """
         if self._closing:
             raise BusyError("the server is closing; ask another one")
-        if self._scheduler.waiting >= self.queue:
-            raise BusyError(f"{self.queue} requests are waiting; try again in {self.retry_after()} s")
         loop = asyncio.get_running_loop()
         chosen, known = self._plan(plan)
         options = SampleOptions(
@@ -139,6 +137,8 @@ class Server:
         request = await loop.run_in_executor(
             self._beside, lambda: check(self.engine, chosen, seeds, conditions, window, tolerance, options)
         )
+        if self._scheduler.waiting >= self.queue:
+            raise BusyError(f"{self.queue} requests are waiting; try again in {self.retry_after()} s")
         answer: asyncio.Future[Served] = loop.create_future()
 
         def settle(outcome: Any) -> None:
