@@ -13,6 +13,7 @@ from ncdeploy.sampling.window import WindowTables
 Ints = NDArray[np.int64]
 
 _WINDOWS = 6  # a window's length of every block is drawn twice
+_LEAST = 32  # nodes of a block: the generator works best on many values
 
 
 class NoiseWindow:
@@ -24,7 +25,7 @@ class NoiseWindow:
     def __init__(self, tables: WindowTables, plan: Plan, seeds: list[int], dim: int, xp: Any, like: Any) -> None:
         self._tables, self._seeds, self._dim, self._xp, self._like = tables, seeds, dim, xp, like
         self._nodes = len(plan)
-        self._length = min(_WINDOWS * tables.span, len(plan) - 1 + tables.span)
+        self._length = min(max(_WINDOWS * tables.span, _LEAST), len(plan) - 1 + tables.span)
         self._first = np.zeros(0, np.int64)
         self._block = self.now = self._empty(0)
 
