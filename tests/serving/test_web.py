@@ -335,13 +335,13 @@ def test_sigterm_drains_and_a_full_queue_says_when_to_come_again(bundle: Path) -
     seed = {**SEED, "shape": [1], "data": [0]}
     asked = [
         threading.Thread(
-            target=lambda: answers.append(running.infer([seed], parameters={"plan": "ddim-500", "window": 1}))
+            target=lambda: answers.append(running.infer([seed], parameters={"plan": "ddim-1000", "window": 1}))
         )
         for _ in range(3)
     ]
     for thread in asked:
         thread.start()
-    wait_for(lambda: status_of(running)["waiting"] == 2)
+    wait_for(lambda: status_of(running)["waiting"] == 2, 20)
     status, answer, headers = running.infer([seed])
     assert status == 429
     assert "2 requests are waiting" in answer["error"]
