@@ -54,10 +54,12 @@ class Level:
 class Checkup:
     """What a check found.
 
-    faults:  one line each; none for a sound engine
-    levels:  of the samples that the engine drew; data_levels: of the data. Empty without an error curve
-    curve:   whether there is one; without it only rows and noise levels were checked
-    seconds: that the check took
+    Attributes:
+        faults: one line each; none for a sound engine
+        levels: of the samples that the engine drew
+        data_levels: of the data. Empty without an error curve
+        curve: whether there is one; without it only rows and noise levels were checked
+        seconds: that the check took
     """
 
     faults: tuple[str, ...]
@@ -79,9 +81,11 @@ class Checkup:
 def check_engine(engine: Backend, *, data: NDArray[Any] | None = None, seed: int = 0) -> Checkup:
     """Check an engine, and with data [n, *shape], in model units, whether they are such as it was trained on.
 
-    seed: of the noise, the samples and which rows are asked for alone
+    Args:
+        seed: of the noise, the samples and which rows are asked for alone
 
-    Raises InputError for data of another shape.
+    Raises:
+        InputError: for data of another shape
     """
     start, info = time.perf_counter(), engine.info
     if data is not None and (data.shape[1:] != info.shape or not len(data)):

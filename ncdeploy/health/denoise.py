@@ -25,7 +25,8 @@ LEAST, MOST = 0.02, 7.0  # of the ladder, over the standard deviation of the dat
 class Denoised:
     """samples: float32 [n, *shape], model units; sigma: float64 [n], the noise that was taken from each, in model units
 
-    outside: bool [n], whether the level was to be found and is not on the ladder: it is an end of it then
+    Attributes:
+        outside: bool [n], whether the level was to be found and is not on the ladder: it is an end of it then
     """
 
     samples: NDArray[np.float32]
@@ -38,8 +39,9 @@ def denoise_samples(engine: Backend, y: NDArray[Any], *, sigma: float | None = N
 
     A model with classes is asked without one.
 
-    Raises InputError for samples of another shape, a sigma out of range, a model that needs a class or conditions, and
-    where sigma is to be found out, for one without an error curve.
+    Raises:
+        InputError: for samples of another shape, a sigma out of range, a model that needs a class or conditions, and
+            where sigma is to be found out, for one without an error curve
     """
     info = engine.info
     if y.shape[1:] != info.shape or not len(y):

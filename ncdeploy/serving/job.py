@@ -23,8 +23,9 @@ class Served(Result):
     """A Result, and how it came about beside others. `depth` counts the calls that the request took part in, `engine_s`
     their time; `energy` is not measured.
 
-    waited_s: seconds until the first of those calls; wall_s from the beginning, that included
-    widths:   for each sample the evaluated nodes in each of its sweeps. They depend on the load for window="auto"
+    Attributes:
+        waited_s: seconds until the first of those calls; wall_s from the beginning, that included
+        widths: for each sample the evaluated nodes in each of its sweeps. They depend on the load for window="auto"
     """
 
     waited_s: float = 0.0

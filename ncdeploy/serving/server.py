@@ -42,12 +42,13 @@ _MOST_STEPS = 4096  # of a plan that a request describes
 class Server:
     """Draws samples for many callers at once with one engine, whose calls hold rows of all of them.
 
-    engine:   as `ncdeploy.open_engine` returns it; closed with the server
-    latency:  of it, see `ncdeploy.measure_latency`
-    plans:    by name, those of its bundle; the first is the one to use if none is asked for
-    max_rows: most rows of x in a network call; None: as many as make a row cheapest
-    queue:    most requests that wait; another one is refused with BusyError
-    on_tick, on_done: called after every call and every request, in the engine's and the event loop's thread
+    Attributes:
+        engine: as `ncdeploy.open_engine` returns it; closed with the server
+        latency: of it, see `ncdeploy.measure_latency`
+        plans: by name, those of its bundle; the first is the one to use if none is asked for
+        max_rows: most rows of x in a network call; None: as many as make a row cheapest
+        queue: most requests that wait; another one is refused with BusyError
+        on_tick, on_done: called after every call and every request, in the engine's and the event loop's thread
     """
 
     def __init__(
