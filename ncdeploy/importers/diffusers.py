@@ -22,7 +22,7 @@ from torch import nn
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.factory import without_memory
 from ncdeploy.denoisers.flow import Flow
-from ncdeploy.denoisers.foreign.diffusers_families import FAMILIES, Family, Flux
+from ncdeploy.denoisers.foreign.diffusers_families import FAMILIES, PIXELS, Family, Flux
 from ncdeploy.denoisers.foreign.diffusers_model import DiffusersModel, DiffusersModelConfig
 from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig, first_line, require_diffusers
 from ncdeploy.denoisers.precondition import VP
@@ -175,6 +175,12 @@ def load(
         denoiser = Flow(network, info, towards="noise", noise=FAMILIES[kind].time)
     if pipeline.decoder is not None:
         part, of_decoder = read_decoder(pipeline.decoder, channels, diffusers, variant)
+        levels = len(part.module.vae.config.block_out_channels)  # type: ignore[union-attr,arg-type]
+        if getattr(inside(network), "use_additional_conditions", False) and 2 ** (levels - 1) != PIXELS:
+            raise FileError(
+                f"{pipeline.decoder}: makes {2 ** (levels - 1)} pixels of a latent's side, but the network is told the "
+                f"size of pictures of {PIXELS}"
+            )
         denoiser.parts = (part,)
         notes += of_decoder
     denoiser.notes = (*notes, *chosen, *guidance_note(pipeline.kind, info), *trained.notes)

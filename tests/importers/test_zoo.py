@@ -225,12 +225,13 @@ def change(file: Path, **settings: Any) -> None:
         ("DiT", "transformer", {"out_channels": 12}, "returns 12"),
         ("DiT", "transformer", {"norm_type": "layer_norm"}, "cannot make this network"),
         ("PixArt", "transformer", {"caption_channels": None}, "caption_channels"),
+        ("PixArt large", "vae", {}, "makes 1 pixels of a latent's side"),
     ],
 )  # fmt: skip
 def test_what_is_unknown_is_refused_by_its_name(
     name: str, file: str, settings: dict[str, Any], message: str, folders: dict[str, tuple[Any, Path]], tmp_path: Path
 ) -> None:
-    tiny.write(folders[name][0], tmp_path)
+    tiny.write(tiny.pixart(large=True) if name == "PixArt large" else folders[name][0], tmp_path)
     config = "scheduler_config.json" if file == "scheduler" else "config.json"
     change(tmp_path / file / config, **settings)
     with pytest.raises((FileError, InputError), match=message) as caught:
