@@ -70,7 +70,7 @@ def test_who_stops_waiting_stops_the_work(model: Path) -> None:
 def test_a_full_queue_refuses_and_closing_ends_what_is_there(model: Path) -> None:
     async def run() -> None:
         it = server(model, queue=2, max_rows=1)
-        tasks = [asyncio.ensure_future(it.sample("ddim-40", seeds=[i], window=None)) for i in range(3)]
+        tasks = [asyncio.ensure_future(it.sample("ddpm-1000", seeds=[i], window=None)) for i in range(3)]
         while it.in_work + it.waiting < 3:
             await asyncio.sleep(0.0005)
         with pytest.raises(BusyError, match="2 requests are waiting; try again in"):
