@@ -646,7 +646,10 @@ def test_the_conan_recipe_makes_a_package(onnxruntime_root: Path, tmp_path: Path
     here = os.environ | {"CONAN_HOME": str(tmp_path)}
     subprocess.run(["conan", "profile", "detect"], env=here, check=True, capture_output=True)
     root = f"user.ncdeploy:onnxruntime_root={onnxruntime_root}"
-    command = ["conan", "create", SOURCE, "-c", root, "-s", "compiler.cppstd=17", "-nr"]
+    copied = tmp_path / "clone" / "engines" / "cpp"  # conan builds its test beside the recipe
+    shutil.copytree(SOURCE, copied)
+    shutil.copy2(ROOT / "LICENSE", tmp_path / "clone")
+    command = ["conan", "create", copied, "-c", root, "-s", "compiler.cppstd=17", "-nr"]
     done = subprocess.run(command, env=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"ncdeploy {__version__}: " in done.stdout + done.stderr

@@ -1,5 +1,5 @@
-// Whether runs end in time: deadline BUNDLE [CALLS [PLAN]]. CALLS runs in all (10,000), a third each with deadlines of 20,
-// 50 and 80 % of a whole run; says how many ended by their deadline and the length of one network call.
+// Whether runs end in time: deadline BUNDLE [CALLS [PLAN]]. CALLS runs in all (10,000), a third each with deadlines of
+// 20, 50 and 80 % of a whole run; says how many ended by their deadline, and by that and one network call.
 #include <ncdeploy/ncdeploy.hpp>
 
 #include <algorithm>
@@ -58,8 +58,8 @@ int main(int argc, char **argv) {
             }
             std::printf("deadline %6.2f ms: %.3f %% by it, %.3f %% by it and one call; the longest %.2f ms; rms to the "
                         "whole run %.4f\n",
-                        1e3 * options.deadline, 300.0 * by_deadline / (calls / 3 * 3), 300.0 * in_time / (calls / 3 * 3),
-                        1e3 * worst, off);
+                        1e3 * options.deadline, 300.0 * by_deadline / (calls / 3 * 3),
+                        300.0 * in_time / (calls / 3 * 3), 1e3 * worst, off);
             kept += in_time, all += calls / 3;
         }
         std::printf("in all: %d of %d, %.3f %%\n", kept, all, 100.0 * kept / all);

@@ -56,9 +56,10 @@ int main(int argc, char **argv) {
             const double before = processor_seconds();
             const ncdeploy::Result result = sampler.sample({0});
             const double each = 1e3 / static_cast<double>(result.depth), driver = result.wall_s - result.engine_s;
-            std::printf("%zu calls of %.2f ms; the driver adds %.2f ms to each, %.1f %%; all on the processor: %.2f ms\n",
-                        result.depth, each * result.engine_s, each * driver, 100 * driver / result.engine_s,
-                        each * (processor_seconds() - before));
+            std::printf(
+                "%zu calls of %.2f ms; the driver adds %.2f ms to each, %.1f %%; all on the processor: %.2f ms\n",
+                result.depth, each * result.engine_s, each * driver, 100 * driver / result.engine_s,
+                each * (processor_seconds() - before));
         }
     } catch (const ncdeploy::Error &e) {
         std::fprintf(stderr, "error: %s\n", e.what());

@@ -38,8 +38,7 @@ void check_file(const detail::Source &source, const std::string &name, const det
 }
 
 // Values that a graph keeps in other files must have been checked as the graph was.
-void check_external(const detail::Source &source, const std::string &graph,
-                    const detail::Manifest &manifest) {
+void check_external(const detail::Source &source, const std::string &graph, const detail::Manifest &manifest) {
     const std::string base = graph.substr(0, graph.rfind('/') + 1), path = source.path(graph);
     for (const std::string &location : detail::external_data(*source.open(graph), path)) {
         if (!manifest.files.count(base + location)) {

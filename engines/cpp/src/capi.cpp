@@ -104,8 +104,8 @@ ncdeploy::EngineOptions engine_options(const ncdeploy_options &given) {
 
 // Throws Cancelled when the caller says so.
 void tell(const ncdeploy_request &request, const ncdeploy::Sweep &sweep) {
-    const ncdeploy_sweep shown{sizeof shown, sweep.calls,           sweep.rows,
-                               sweep.nodes,  sweep.accepted.size(), sweep.accepted.data(),
+    const ncdeploy_sweep shown{sizeof shown,          sweep.calls,           sweep.rows,
+                               sweep.nodes,           sweep.accepted.size(), sweep.accepted.data(),
                                sweep.estimates.data()};
     if (request.on_sweep && request.on_sweep(&shown, request.context)) {
         throw Cancelled();
@@ -181,7 +181,8 @@ std::unique_ptr<ncdeploy::Engine> open_engine(const ncdeploy::Bundle &bundle,
 #endif
     }
 #endif
-    throw ncdeploy::BackendError(path + ": this library was built without a backend that runs it; build it with that one");
+    throw ncdeploy::BackendError(path +
+                                 ": this library was built without a backend that runs it; build it with that one");
 }
 
 // opened: of the bundle; options: NULL for the defaults.
@@ -202,8 +203,7 @@ ncdeploy_sampler *open_sampler(const ncdeploy::Bundle &opened, const ncdeploy_op
         throw ncdeploy::InputError(
             text("acceptance: got ", given.acceptance, ", expected NCDEPLOY_PATHWISE or NCDEPLOY_LAW"));
     }
-    chosen.acceptance =
-        given.acceptance == NCDEPLOY_LAW ? ncdeploy::Acceptance::law : ncdeploy::Acceptance::pathwise;
+    chosen.acceptance = given.acceptance == NCDEPLOY_LAW ? ncdeploy::Acceptance::law : ncdeploy::Acceptance::pathwise;
     chosen.theta = given.theta;
     chosen.deadline = given.deadline;
     std::unique_ptr<ncdeploy::Engine> engine = open_engine(opened, engine_options(given));
@@ -297,19 +297,24 @@ ncdeploy_status ncdeploy_sample(ncdeploy_sampler *sampler, const ncdeploy_reques
                 text("samples: got room for ", values, " values, expected ", given.n, " * ", dim));
         }
         sampler->request = &given;
-        const ncdeploy::Result result =
-            sampler->sampler->sample({given.seeds, given.seeds + given.n},
-                                     encoded(sampler->encoder.get(), conditions_of(given)));
+        const ncdeploy::Result result = sampler->sampler->sample({given.seeds, given.seeds + given.n},
+                                                                 encoded(sampler->encoder.get(), conditions_of(given)));
         std::copy(result.samples.begin(), result.samples.end(), samples);
         if (report) {
             const double residual = *std::max_element(result.residual.begin(), result.residual.end());
             const auto mean = [&](const auto &list) {
                 return std::accumulate(list.begin(), list.end(), 0.0) / static_cast<double>(list.size());
             };
-            const ncdeploy_report figures{room,          result.depth,    result.nfe,
-                                          residual,      result.wall_s,   result.engine_s,
-                                          mean(result.rejections), mean(result.rejection_odds),
-                                          static_cast<std::size_t>(std::count(result.complete.begin(), result.complete.end(), 1))};
+            const ncdeploy_report figures{
+                room,
+                result.depth,
+                result.nfe,
+                residual,
+                result.wall_s,
+                result.engine_s,
+                mean(result.rejections),
+                mean(result.rejection_odds),
+                static_cast<std::size_t>(std::count(result.complete.begin(), result.complete.end(), 1))};
             std::memset(report, 0, room);
             std::memcpy(report, &figures, std::min(room, sizeof figures));
         }

@@ -5,8 +5,8 @@
 namespace ncdeploy::detail {
 
 Jacobian::Jacobian(const Plan &plan, std::size_t slots, std::size_t dim)
-    : known_(plan.jacobian), slots_(known_.empty() ? slots : 0), x_(slots_, dim), D_(slots_, dim),
-      g_(slots_), seen_(slots_) {}
+    : known_(plan.jacobian), slots_(known_.empty() ? slots : 0), x_(slots_, dim), D_(slots_, dim), g_(slots_),
+      seen_(slots_) {}
 
 double Jacobian::at(std::size_t node) const { return known_.empty() ? g_[node % slots_] : known_[node]; }
 

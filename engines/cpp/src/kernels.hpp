@@ -31,7 +31,7 @@ struct Kernels {
     void (*compare)(const Terms &row, std::size_t count, const float *noise, const float *x, float *mean, float *draft,
                     double *sums);
 
-    // The changes dx of x and dD of D since x_old and D_old, which become x and D; adds dx'dx and dx'dD to the two sums.
+    // The changes dx of x and dD of D since x_old and D_old, which become x and D; adds dx'dx and dx'dD to two sums.
     void (*secant)(std::size_t count, const float *x, const float *D, float *x_old, float *D_old, double *sums);
 
     // to = from. Returns whether all of it is finite.

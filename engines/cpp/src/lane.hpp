@@ -83,14 +83,13 @@ class Lane {
 
     // work(piece, first, count) for every piece of the values, some of them on the helper's thread.
     template <class Work> void shared_pieces(const Work &work) {
-        share(run_.helper, (run_.dim + piece - 1) / piece, [&](std::size_t i) {
-            work(i, i * piece, std::min(piece, run_.dim - i * piece));
-        });
+        share(run_.helper, (run_.dim + piece - 1) / piece,
+              [&](std::size_t i) { work(i, i * piece, std::min(piece, run_.dim - i * piece)); });
     }
 
-    // Nodes `first` to stop_, which are new: their states from their rows, and the outputs that they begin with. That is
-    // the frozen one, of the node before; along a trajectory it moves as that does, otherwise by g(k) times the noise of
-    // the nodes between.
+    // Nodes `first` to stop_, which are new: their states from their rows, and the outputs that they begin with.
+    // That is the frozen one, of the node before; along a trajectory it moves as that does, otherwise by g(k) times
+    // the noise of the nodes between.
     template <class Jacobians> void roll(std::size_t first, std::size_t known, const Jacobians &g) {
         shared_pieces([&](std::size_t, std::size_t at, std::size_t count) {
             float *frozen = frozen_.data() + at;

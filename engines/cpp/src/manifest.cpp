@@ -105,8 +105,8 @@ Condition value(const std::string &what, const Json &record, const char *more, s
     require_fields(what, record, {"name", "dtype", "shape"}, {"null"});
     const Json &name = record.object.at("name"), &dtype = record.object.at("dtype");
     const bool is_plain = std::all_of(name.text.begin(), name.text.end(), [&](char c) { return is_one_of(c, more); });
-    require(is_plain && !name.text.empty() && name.text.size() <= longest && !(name.text[0] >= '0' && name.text[0] <= '9') &&
-                name.text[0] != '.',
+    require(is_plain && !name.text.empty() && name.text.size() <= longest &&
+                !(name.text[0] >= '0' && name.text[0] <= '9') && name.text[0] != '.',
             what, ": its name is none of letters, digits and ", more);
     require(dtype.text == "float32" || dtype.text == "int64", what, " ", quoted(name.text),
             ": dtype is neither float32 nor int64");

@@ -20,8 +20,8 @@ void check_options(const EngineOptions &options) {
 class OnnxRuntime final : public Engine {
   public:
     OnnxRuntime(const detail::GraphFile &file, const ModelInfo &info, const EngineOptions &options)
-        : info_(info), graph_(file, inputs(info), {{"denoised", DType::float32, info.shape}}, options,
-                              info.precision == "tf32") {}
+        : info_(info),
+          graph_(file, inputs(info), {{"denoised", DType::float32, info.shape}}, options, info.precision == "tf32") {}
 
     const ModelInfo &info() const override { return info_; }
 

@@ -130,12 +130,11 @@ GraphFile::GraphFile(const Bundle &bundle, const std::string &name)
 }
 
 OnnxGraph::OnnxGraph(const GraphFile &file, std::vector<Port> inputs, std::vector<Port> outputs,
-                     const EngineOptions &options, bool tf32)
-try : name_(text("onnxruntime ", initialise(options.library), " (", device_name(options), ")")),
-    env_(environment(options)),
-    session_(session(env_, file, session_options(file, options, tf32))),
-    memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)), inputs_(bound(inputs)),
-    outputs_(bound(outputs)) {
+                     const EngineOptions &options, bool tf32) try
+    : name_(text("onnxruntime ", initialise(options.library), " (", device_name(options), ")")),
+      env_(environment(options)), session_(session(env_, file, session_options(file, options, tf32))),
+      memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)), inputs_(bound(inputs)),
+      outputs_(bound(outputs)) {
     check(file.path, "inputs", inputs_, false);
     check(file.path, "outputs", outputs_, true);
     for (const Bound &port : inputs_) {
@@ -178,14 +177,13 @@ void OnnxGraph::fill(std::vector<Ort::Value> &values, std::vector<Bound> &ports,
         for (const std::int64_t size : port.shape) {
             bytes *= static_cast<std::size_t>(size);
         }
-        values.push_back(Ort::Value::CreateTensor(memory_, const_cast<void *>(views[i].data), bytes,
-                                                  port.shape.data(), port.shape.size(), port.type));
+        values.push_back(Ort::Value::CreateTensor(memory_, const_cast<void *>(views[i].data), bytes, port.shape.data(),
+                                                  port.shape.size(), port.type));
     }
 }
 
 // Throws FileError unless the graph has exactly these ports, each with a dynamic batch.
-void OnnxGraph::check(const std::string &path, const char *kind, const std::vector<Bound> &wanted,
-                      bool outputs) const {
+void OnnxGraph::check(const std::string &path, const char *kind, const std::vector<Bound> &wanted, bool outputs) const {
     const std::size_t count = outputs ? session_.GetOutputCount() : session_.GetInputCount();
     std::string found, expected;
     std::size_t matched = 0;
@@ -204,7 +202,8 @@ void OnnxGraph::check(const std::string &path, const char *kind, const std::vect
         }
         ++matched;
         const Ort::TypeInfo type = outputs ? session_.GetOutputTypeInfo(i) : session_.GetInputTypeInfo(i);
-        if (type.GetONNXType() != ONNX_TYPE_TENSOR || !fits(type.GetTensorTypeAndShapeInfo(), port->type, port->shape)) {
+        if (type.GetONNXType() != ONNX_TYPE_TENSOR ||
+            !fits(type.GetTensorTypeAndShapeInfo(), port->type, port->shape)) {
             throw FileError(path + ": " + name +
                             " has another type or shape than the manifest says, or no dynamic batch");
         }

@@ -36,8 +36,8 @@ struct View {
 class OnnxGraph {
   public:
     // Throws FileError for a graph that has other ports than these, BackendError, InputError for options.
-    OnnxGraph(const GraphFile &file, std::vector<Port> inputs, std::vector<Port> outputs,
-              const EngineOptions &options, bool tf32);
+    OnnxGraph(const GraphFile &file, std::vector<Port> inputs, std::vector<Port> outputs, const EngineOptions &options,
+              bool tf32);
 
     const std::string &name() const { return name_; } // for reports
 

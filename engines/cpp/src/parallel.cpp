@@ -189,7 +189,7 @@ class Parallel final : public Driver {
     std::vector<std::size_t> accepted_;
     std::vector<const float *> estimates_;
     std::list<std::unique_ptr<Lane>> lanes_;
-    std::size_t waiting_ = 0; // the next sample without a lane
+    std::size_t waiting_ = 0;      // the next sample without a lane
     std::optional<Helper> helper_; // the last, so that it ends before what it works on
 };
 

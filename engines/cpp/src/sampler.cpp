@@ -97,10 +97,10 @@ struct Stepper::Parts {
     Parts(Engine &engine, const Plan &plan, const Options &options, const std::vector<std::uint64_t> &seeds,
           Conditions given, const Result *start)
         : begin(std::chrono::steady_clock::now()), info(engine.info()), conditions(std::move(given)),
-          inputs(info, conditions, seeds.size(), options.guidance && !info.guidance), result(room(seeds, plan, options)),
-          evaluator(engine, plan, inputs, options.guidance),
-          run{evaluator, plan, options, result.seeds, info.mean, info.dim(), lanes(engine, options), result, start,
-              begin},
+          inputs(info, conditions, seeds.size(), options.guidance && !info.guidance),
+          result(room(seeds, plan, options)), evaluator(engine, plan, inputs, options.guidance),
+          run{evaluator, plan,  options, result.seeds, info.mean, info.dim(), lanes(engine, options),
+              result,    start, begin},
           driver(options.window ? detail::parallel_driver(run) : detail::sequential_driver(run)) {}
 
     Result room(const std::vector<std::uint64_t> &seeds, const Plan &plan, const Options &options) const {
@@ -118,7 +118,8 @@ struct Stepper::Parts {
     }
 
     std::size_t lanes(const Engine &engine, const Options &options) const {
-        const std::size_t needed = std::max<std::size_t>(options.window, 1) * detail::rows_per_evaluation(engine, options);
+        const std::size_t needed =
+            std::max<std::size_t>(options.window, 1) * detail::rows_per_evaluation(engine, options);
         return options.max_rows ? options.max_rows / needed : result.seeds.size();
     }
 
@@ -195,8 +196,7 @@ Stepper Sampler::begin(const std::vector<std::uint64_t> &seeds, Conditions condi
         check_start(*start, seeds, plan_, options_, engine_.info().dim());
     }
     return with_room(seeds.size(), [&] {
-        return Stepper(
-            std::make_unique<Stepper::Parts>(engine_, plan_, options_, seeds, std::move(conditions), start));
+        return Stepper(std::make_unique<Stepper::Parts>(engine_, plan_, options_, seeds, std::move(conditions), start));
     });
 }
 

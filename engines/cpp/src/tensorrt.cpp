@@ -316,7 +316,8 @@ std::unique_ptr<Engine> open_tensorrt(const Bundle &bundle, const EngineOptions 
         throw FileError(path +
                         ": has no weights of its own, which only Python can give it; build it without stripping");
     }
-    return std::make_unique<TensorRt>(path, bundle.read("model.plan"), bundle.info(), *device, built.version_compatible);
+    return std::make_unique<TensorRt>(path, bundle.read("model.plan"), bundle.info(), *device,
+                                      built.version_compatible);
 }
 
 } // namespace ncdeploy

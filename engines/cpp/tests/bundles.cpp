@@ -109,7 +109,8 @@ Parts with_encoder(const std::string &record) {
 }
 
 void an_encoder_is_described() {
-    const std::string good = R"({"file": "encoder.onnx", "inputs": [{"name": "a.b", "dtype": "float32", "shape": [2, 3]}],
+    const std::string good =
+        R"({"file": "encoder.onnx", "inputs": [{"name": "a.b", "dtype": "float32", "shape": [2, 3]}],
         "outputs": [{"name": "goal", "dtype": "int64", "shape": []}]})";
     make_bundle(with_encoder(good));
     const Bundle bundle(folder.string());
@@ -119,11 +120,11 @@ void an_encoder_is_described() {
     make_bundle(with_encoder("null"));
     CHECK(!Bundle(folder.string()).encoder());
     for (const auto &[from, to] : std::map<std::string, std::string>{{"encoder.onnx", "decoder.onnx"},
-                                                                      {"a.b", ".b"},
-                                                                      {"a.b", "a b"},
-                                                                      {"int64", "int32"},
-                                                                      {"[2, 3]", "[2, 0]"},
-                                                                      {"\"outputs\"", "\"other\""}}) {
+                                                                     {"a.b", ".b"},
+                                                                     {"a.b", "a b"},
+                                                                     {"int64", "int32"},
+                                                                     {"[2, 3]", "[2, 0]"},
+                                                                     {"\"outputs\"", "\"other\""}}) {
         std::string bad = good;
         make_bundle(with_encoder(bad.replace(bad.find(from), from.size(), to)));
         CHECK(holds(refused(), "encoder"));
@@ -279,8 +280,8 @@ void a_bundle_may_lie_in_memory() {
     for (const auto &[name, bytes] : held) { // any one of them missing, cut short or changed
         Files changed = files;
         changed.erase(name);
-        CHECK(thrown<FileError>([&] { Bundle{changed}; }) == "memory/" + name +
-                                                                 ": is missing; give every file of the bundle");
+        CHECK(thrown<FileError>([&] { Bundle{changed}; }) ==
+              "memory/" + name + ": is missing; give every file of the bundle");
         changed[name] = std::string_view(bytes).substr(1);
         thrown<FileError>([&] { Bundle{changed}; });
         std::string other = bytes;

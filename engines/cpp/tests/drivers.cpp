@@ -243,8 +243,9 @@ void a_start_saves_sweeps_and_changes_nothing() {
         CHECK(refused({0, 1}, cold).rfind("start: got ", 0) == 0);
         far.samples[3] = NAN;
         CHECK(refused(seeds, far) == "start: holds NaN or infinity");
-        CHECK(thrown<InputError>([&] { Sampler(engine, plan).sample(seeds, {}, &cold); })
-                  .rfind("start: is of parallel sampling", 0) == 0);
+        CHECK(thrown<InputError>([&] {
+                  Sampler(engine, plan).sample(seeds, {}, &cold);
+              }).rfind("start: is of parallel sampling", 0) == 0);
     }
 }
 
@@ -301,8 +302,8 @@ void samples_in_law_have_the_law() {
                 spread += off * off / static_cast<double>(many.size() * dim);
             }
         }
-        rejections = static_cast<double>(
-            std::accumulate(result.rejections.begin(), result.rejections.end(), std::size_t{0}));
+        rejections =
+            static_cast<double>(std::accumulate(result.rejections.begin(), result.rejections.end(), std::size_t{0}));
         odds = std::accumulate(result.rejection_odds.begin(), result.rejection_odds.end(), 0.0);
         return std::pair(positive / static_cast<double>(many.size()), spread);
     };

@@ -64,13 +64,13 @@ typedef struct ncdeploy_options {
     const char *provider;                /* an execution provider by name, in place of device; NULL: none */
     const char *const *provider_options; /* [2 * provider_option_count]: key, value, key, value, ... */
     size_t provider_option_count;        /* pairs of them */
-    int threads;        /* of the CPU; 0: all */
-    int spinning;       /* 1: threads wait busily, which is faster; 0: they sleep, which saves power */
-    int arena;          /* 1: memory is kept from call to call; 0: given back */
-    int shared_threads; /* 1: one pool for all engines of the process that say so */
+    int threads;                         /* of the CPU; 0: all */
+    int spinning;                        /* 1: threads wait busily, which is faster; 0: they sleep, which saves power */
+    int arena;                           /* 1: memory is kept from call to call; 0: given back */
+    int shared_threads;                  /* 1: one pool for all engines of the process that say so */
 
-    int acceptance; /* NCDEPLOY_PATHWISE or NCDEPLOY_LAW */
-    double theta;   /* in law: most probable rejection that a node is still tested at; speed alone depends on it */
+    int acceptance;  /* NCDEPLOY_PATHWISE or NCDEPLOY_LAW */
+    double theta;    /* in law: most probable rejection that a node is still tested at; speed alone depends on it */
     double deadline; /* seconds after which a run should have ended, with what it knows then; 0: none */
 } ncdeploy_options;
 
@@ -91,38 +91,38 @@ typedef struct ncdeploy_condition {
 
 /* After a network call. Later versions may have more behind it. */
 typedef struct ncdeploy_sweep {
-    size_t size;            /* sizeof(ncdeploy_sweep) of the library */
-    size_t calls;           /* so far */
-    size_t rows;            /* nodes evaluated in this call */
-    size_t nodes;           /* of the plan */
-    size_t n;               /* samples */
-    const size_t *accepted; /* [n], nodes of each sample that are final */
+    size_t size;                   /* sizeof(ncdeploy_sweep) of the library */
+    size_t calls;                  /* so far */
+    size_t rows;                   /* nodes evaluated in this call */
+    size_t nodes;                  /* of the plan */
+    size_t n;                      /* samples */
+    const size_t *accepted;        /* [n], nodes of each sample that are final */
     const float *const *estimates; /* [n], for a preview: what each sample would be if the run ended here, valid until
                                     * the callback returns; NULL for one that is not begun */
 } ncdeploy_sweep;
 
 /* What to sample. Write {sizeof request, n, seeds}: the rest is zero, which leaves it out. */
 typedef struct ncdeploy_request {
-    size_t size;           /* sizeof(ncdeploy_request) */
-    size_t n;              /* samples */
-    const uint64_t *seeds; /* [n] */
-    const ncdeploy_condition *conditions; /* all that the model takes */
-    size_t condition_count;               /* how many they are */
+    size_t size;                                                 /* sizeof(ncdeploy_request) */
+    size_t n;                                                    /* samples */
+    const uint64_t *seeds;                                       /* [n] */
+    const ncdeploy_condition *conditions;                        /* all that the model takes */
+    size_t condition_count;                                      /* how many they are */
     int (*on_sweep)(const ncdeploy_sweep *sweep, void *context); /* anything but 0 ends the run: NCDEPLOY_CANCELLED */
-    void *context; /* given to on_sweep */
+    void *context;                                               /* given to on_sweep */
 } ncdeploy_request;
 
 /* Of one run. Set `size` before the call. */
 typedef struct ncdeploy_report {
-    size_t size;             /* sizeof(ncdeploy_report) */
-    size_t depth;            /* network calls made one after another */
-    double nfe;              /* rows the network evaluated per sample, on average */
-    double residual;         /* largest that was accepted, relative to sigma */
-    double wall_s;           /* seconds of the run */
-    double engine_s;         /* those inside the network */
-    double rejections;       /* in law: drafts that were rejected, per sample; and the summed probabilities of that, */
-    double rejection_odds;   /* which they equal in the mean */
-    size_t complete;         /* samples that came to their end by the deadline */
+    size_t size;           /* sizeof(ncdeploy_report) */
+    size_t depth;          /* network calls made one after another */
+    double nfe;            /* rows the network evaluated per sample, on average */
+    double residual;       /* largest that was accepted, relative to sigma */
+    double wall_s;         /* seconds of the run */
+    double engine_s;       /* those inside the network */
+    double rejections;     /* in law: drafts that were rejected, per sample; and the summed probabilities of that, */
+    double rejection_odds; /* which they equal in the mean */
+    size_t complete;       /* samples that came to their end by the deadline */
 } ncdeploy_report;
 
 /* "major.minor.patch" */
@@ -139,7 +139,7 @@ NCDEPLOY_API ncdeploy_status ncdeploy_open(const char *bundle, const ncdeploy_op
 
 /* A file of a bundle in memory. */
 typedef struct ncdeploy_file {
-    const char *name; /* in the bundle: "manifest.json", "plans/ddim-100.ncplan" */
+    const char *name;  /* in the bundle: "manifest.json", "plans/ddim-100.ncplan" */
     const void *bytes; /* all of it */
     size_t size;       /* how many they are */
 } ncdeploy_file;

@@ -69,13 +69,13 @@ struct ModelInfo {
     double sigma_min = 0;            // lowest noise level of the training
     double sigma_max = 0;            // highest noise level
     double sigma_data = 0;           // standard deviation of the training data
-    std::int64_t num_classes = 0;   // 0: takes no labels; otherwise 0 .. num_classes - 1 are the classes
-    bool unconditional = true;      // with classes: whether the label num_classes means "no class"
-    bool guidance = false;          // whether D takes a weight of classifier-free guidance for each row
-    double offset = 0;              // data units = offset + scale * model units
-    double scale = 1;               // see offset
-    std::vector<double> mean;       // of the training data, dim() values in model units; or empty
-    std::string precision = "fp32"; // of the graph: "fp32", "tf32" (float32, products may be rounded), "fp16", "bf16"
+    std::int64_t num_classes = 0;    // 0: takes no labels; otherwise 0 .. num_classes - 1 are the classes
+    bool unconditional = true;       // with classes: whether the label num_classes means "no class"
+    bool guidance = false;           // whether D takes a weight of classifier-free guidance for each row
+    double offset = 0;               // data units = offset + scale * model units
+    double scale = 1;                // see offset
+    std::vector<double> mean;        // of the training data, dim() values in model units; or empty
+    std::string precision = "fp32";  // of the graph: "fp32", "tf32" (float32, products may be rounded), "fp16", "bf16"
     std::vector<Condition> conditions; // beside the labels
 
     std::size_t dim() const;                        // number of values in one sample
@@ -101,9 +101,9 @@ struct Plan {
     std::vector<unsigned char> evaluated; // [n], whether D is called at the node
 
     std::size_t size() const { return sigmas.size(); } // n
-    std::size_t evaluations() const; // network calls of a sequential run
-    bool stochastic() const;         // whether any node after the first draws noise
-    void check() const;              // throws InputError unless this is a plan that can be run forward
+    std::size_t evaluations() const;                   // network calls of a sequential run
+    bool stochastic() const;                           // whether any node after the first draws noise
+    void check() const; // throws InputError unless this is a plan that can be run forward
 
     static Plan read(const std::string &path);                                  // a plan file, *.ncplan
     static Plan decode(const std::string &bytes, const std::string &path = ""); // its bytes; path is for messages
@@ -135,7 +135,7 @@ struct Options {
     double error_floor = 0.1; // in model units: below this noise level the tolerance is absolute
     std::size_t max_rows = 0; // most rows the network sees in one call; 0: no limit
     Acceptance acceptance = Acceptance::pathwise; // when a node is final
-    double theta = 0.5; // in law: most probable rejection that a node is still tested at; speed alone depends on it
+    double theta = 0.5;  // in law: most probable rejection that a node is still tested at; speed alone depends on it
     double deadline = 0; // seconds after which a run should have ended, with what it knows then; 0: none
     bool keep = false;   // whether the result has a trajectory for a later start
     std::optional<double> guidance;              // weight of classifier-free guidance; doubles the rows
@@ -144,11 +144,11 @@ struct Options {
 
 // Samples, and figures of the run.
 struct Result {
-    std::vector<float> samples;      // [n, *shape], model units
-    std::size_t depth = 0;           // network calls made one after another
-    double nfe = 0;                  // rows the network evaluated per sample, on average
-    std::vector<std::size_t> sweeps; // [n], network calls each sample took part in
-    std::vector<double> residual;    // [n], largest residual that was accepted, relative to sigma; 0 in law
+    std::vector<float> samples;          // [n, *shape], model units
+    std::size_t depth = 0;               // network calls made one after another
+    double nfe = 0;                      // rows the network evaluated per sample, on average
+    std::vector<std::size_t> sweeps;     // [n], network calls each sample took part in
+    std::vector<double> residual;        // [n], largest residual that was accepted, relative to sigma; 0 in law
     std::vector<std::size_t> rejections; // [n], of acceptance in law: drafts that were rejected
     std::vector<double> rejection_odds;  // [n], and the summed probabilities of that, which they equal in the mean
     // [n]: whether a sample came to its end by the deadline. Otherwise it is D at the last node of its window, and its
@@ -156,9 +156,9 @@ struct Result {
     // begun, that residual is infinity.
     std::vector<unsigned char> complete;
     std::vector<std::uint64_t> seeds; // [n], as given
-    std::vector<float> trajectory;   // [n, nodes, *shape], D at every evaluated node; empty unless options.keep
-    double wall_s = 0;   // seconds of the run
-    double engine_s = 0; // those inside the network
+    std::vector<float> trajectory;    // [n, nodes, *shape], D at every evaluated node; empty unless options.keep
+    double wall_s = 0;                // seconds of the run
+    double engine_s = 0;              // those inside the network
 };
 
 // What every sample is conditioned on, by name: [n, *shape] in one list. "labels" are the classes, int64 [n].
@@ -254,8 +254,8 @@ class Sampler {
     Options options_;
 };
 
-// A start for the next chunk of a receding horizon: the last run's samples, of shape [steps, ...], and its trajectory if
-// it was kept, `by` steps on. The steps that fall away at the front are made up for by the last one again.
+// A start for the next chunk of a receding horizon: the last run's samples, of shape [steps, ...], and its trajectory
+// if it was kept, `by` steps on. The steps that fall away at the front are made up for by the last one again.
 Result shifted(const Result &last, const std::vector<std::int64_t> &shape, std::size_t by);
 
 // The standard normal draw of a seed at a node, `dim` values: the noise that plans are run with, for hosts of the
@@ -267,7 +267,7 @@ std::vector<float> normal(std::uint64_t seed, std::size_t node, std::size_t dim)
 // A graph of a bundle that runs once a sample: an encoder makes conditions of what a host has, a decoder of the samples
 // what a host wants. inputs, outputs: of one sample; null is empty.
 struct PartInfo {
-    std::string file; // in the bundle
+    std::string file;               // in the bundle
     std::vector<Condition> inputs;  // what it takes
     std::vector<Condition> outputs; // what it gives
 };
@@ -347,7 +347,7 @@ struct EngineOptions {
     std::string
         provider; // an execution provider by ONNX Runtime's name for it, "OpenVINO" or "QNN" say, before the CPU
     std::vector<std::pair<std::string, std::string>> provider_options; // of that provider: keys and values
-    int threads = 0;             // on the CPU; 0: as many as there are cores
+    int threads = 0;                                                   // on the CPU; 0: as many as there are cores
     bool spinning = true;        // threads wait busily for work: faster, at the price of power
     bool arena = true;           // memory is kept from call to call
     bool shared_threads = false; // one pool for all engines of the process that say so; the first sets its size
@@ -361,8 +361,8 @@ std::unique_ptr<Engine> open_onnxruntime(const Bundle &bundle, const EngineOptio
 std::unique_ptr<Part> open_encoder(const Bundle &bundle, const EngineOptions &options = {});
 std::unique_ptr<Part> open_decoder(const Bundle &bundle, const EngineOptions &options = {}); // likewise
 
-// Link ncdeploy::tensorrt, or ncdeploy::tensorrt_rtx for an engine of TensorRT for RTX. Throw InputError for an engine of
-// the other, FileError for one that does not fit its description, BackendError.
+// Link ncdeploy::tensorrt, or ncdeploy::tensorrt_rtx for an engine of TensorRT for RTX. Throw InputError for an engine
+// of the other, FileError for one that does not fit its description, BackendError.
 std::unique_ptr<Engine> open_tensorrt(const Bundle &bundle, const EngineOptions &options = {});
 std::unique_ptr<Engine> open_tensorrt_rtx(const Bundle &bundle, const EngineOptions &options = {}); // likewise
 
