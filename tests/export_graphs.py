@@ -37,7 +37,7 @@ class Bench:
 
         whole: in the form for TensorRT
         """
-        key = (plan.name, plan.reach, *sorted(options.items()))
+        key = (plan, *sorted(options.items()))
         if key not in self.files:
             self.files[key] = self.folder / f"{len(self.files)}.onnx"
             whole = options.pop("whole", False)

@@ -103,3 +103,10 @@ class Caller:
                 "sample": np.concatenate([sample, sample[guided] + samples]),
             }
         return more, given
+
+
+def owners_of(parts: Sequence[Part]) -> dict[int, int]:
+    """Rows of each job in a call, by its number; those that nobody wants any more are not counted."""
+    owner = np.concatenate([part.pool.owner[part.asked[3]] for part in parts])
+    numbers, rows = np.unique(owner[owner > 0], return_counts=True)
+    return dict(zip(numbers.tolist(), rows.tolist(), strict=True))

@@ -14,7 +14,9 @@ rows are shared out evenly, w = B / m, and the B with the most progress in a sec
 So an idle engine works on the future of the one sample that is there, a busy one on one node of each.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from ncdeploy.sampling.callsizes import CallSizes
 HARDNESS = 4.5
 _LEAST, _MOST = 0.3, 30.0
 _LEARN = 0.1  # weight of the sample that ended last
+_REMEMBERED = 64  # plans whose hardness is
 _MOMENT = 0.1  # seconds
 _STEP = 1.25  # between the rows that are compared
 _EFFICIENT = 1.05  # of the least time of a row: a larger call would gain nothing
@@ -45,6 +48,19 @@ class Hardness:
             return  # nearly sequential: says nothing
         found = (rows / evaluations - 1) * evaluations**0.5 / (mean**0.5 - 1)
         self.value += _LEARN * (min(max(found, _LEAST), _MOST) - self.value)
+
+
+class Hardnesses:
+    """Those of the plans that were in work lately, by a key of the plan."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Any, Hardness] = OrderedDict()
+
+    def __getitem__(self, key: Any) -> Hardness:
+        found = self._kept[key] = self._kept.pop(key, None) or Hardness()
+        if len(self._kept) > _REMEMBERED:
+            self._kept.popitem(last=False)
+        return found
 
 
 def accepted(width: NDArray[np.float64] | float, evaluations: int, hardness: float) -> NDArray[np.float64]:
@@ -90,3 +106,14 @@ def efficient(latency: Latency, most: int) -> int:
     least = min(latency(b) / b for b in sizes)
     cheapest = next(b for b in sizes if latency(b) / b <= _EFFICIENT * least)
     return max([cheapest, *(b for b in sizes if latency(b) <= _MOMENT)])
+
+
+def evenly(left: int, room: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`left` shared out over places that have room for so many each; what does not divide goes to the first."""
+    given = np.zeros_like(room)
+    while left > 0 and (open_ := np.flatnonzero(given < room)).size:
+        each, rest = divmod(left, open_.size)
+        share = np.minimum(each + (np.arange(open_.size) < rest), (room - given)[open_])
+        given[open_] += share
+        left -= int(share.sum())
+    return given

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ncdeploy.run.request import Request
+from ncdeploy.sampling.evaluator import Evaluator
 from ncdeploy.sampling.law import LawRun
 from ncdeploy.sampling.parallel import Asked, Ints, ParallelRun
+from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Sweep
 
 _FIRST = 16  # places to begin with
+LIKE = np.zeros((), np.float32)
 
 
 class Pool(ParallelRun):
@@ -76,6 +80,11 @@ class Pool(ParallelRun):
     def ended(self, place: int) -> bool:
         """Whether the sample is accepted to its last node."""
         return bool(self.accepted[place] >= len(self.plan))
+
+    @property
+    def kind(self) -> tuple[Plan, bool]:
+        """What its hardness depends on: the plan, and whether samples are accepted in law."""
+        return self.plan, isinstance(self, LawPool)
 
     @property
     def wanted(self) -> bool:
@@ -144,3 +153,14 @@ class LawPool(Pool, LawRun):
     """As LawRun."""
 
     _by_place = (*Pool._by_place, "rejected", "attempted", "odds", "_ahead")
+
+
+def make_pool(request: Request, evaluator: Evaluator) -> Pool:
+    """A pool for the plan of a request, and for whatever else agrees in these settings."""
+    settings: dict[str, Any] = {
+        "dim": request.dim, "window": 1, "tolerance": request.tolerance, "floor": request.options.error_floor,
+        "curve": request.error_curve, "mean": request.mean, "like": LIKE,
+    }  # fmt: skip
+    if request.options.acceptance == "law":
+        return LawPool(evaluator, request.plan, theta=request.options.theta, **settings)
+    return Pool(evaluator, request.plan, **settings)

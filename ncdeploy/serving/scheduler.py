@@ -9,7 +9,7 @@ call. How many nodes of each go along is `Pace`'s.
 
 import heapq
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -25,13 +25,10 @@ from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.callsizes import sizes_of
 from ncdeploy.sampling.evaluator import Denoise, Evaluator
 from ncdeploy.sampling.parallel import Ints
-from ncdeploy.serving.call import Caller, Part
+from ncdeploy.serving.call import Caller, Part, owners_of
 from ncdeploy.serving.job import Job
-from ncdeploy.serving.pace import Hardness, Pace, efficient
-from ncdeploy.serving.pool import LawPool, Pool
-
-_REMEMBERED = 64  # plans whose hardness is
-_LIKE = np.zeros((), np.float32)
+from ncdeploy.serving.pace import Hardnesses, Pace, efficient, evenly
+from ncdeploy.serving.pool import LIKE, Pool, make_pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +71,9 @@ class Scheduler:
         self.most = efficient(latency, limit) if max_rows is None else min(max_rows, limit)
         self._pace, self._width, self._beside = Pace(latency, self.most, sizes_of(denoise)), 1.0, 0.0
         self._call = Caller(denoise, info)
-        self._evaluator = Evaluator(denoise, info.shape, None, _LIKE)
+        self._evaluator = Evaluator(denoise, info.shape, None, LIKE)
         self._pools: dict[Any, Pool] = {}
-        self._hardness: OrderedDict[Any, Hardness] = OrderedDict()
+        self._hardness = Hardnesses()
         self._came: deque[Job] = deque()
         self._gone: deque[Job] = deque()
         self._queue: list[tuple[float, int, Job]] = []
@@ -141,7 +138,7 @@ class Scheduler:
         for pool, widths in zip(pools, self._share(pools), strict=True):
             pool.narrow(widths)
         parts = [Part(pool=pool, asked=pool.ask()) for pool in pools]
-        owners, samples = _owners(parts), sum(len(pool.lanes) for pool in pools)
+        owners, samples = owners_of(parts), sum(len(pool.lanes) for pool in pools)
         called = self._clock()
         try:
             outputs = self._call(parts)
@@ -190,7 +187,7 @@ class Scheduler:
                 self._admit(job, now)
             heapq.heappop(self._queue)
         work = [
-            (int((pool.owner > 0).sum()), job.per_node, pool.plan.evaluations, self._hardness_of(pool).value)
+            (int((pool.owner > 0).sum()), job.per_node, pool.plan.evaluations, self._hardness[pool.kind].value)
             for pool, job in {job.pool: job for job in self._jobs.values() if job.pool is not None}.items()
         ]
         if work:
@@ -228,7 +225,7 @@ class Scheduler:
         key = (request.plan, request.tolerance, options.error_floor, options.acceptance, options.theta, job.per_node)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = self._pool(job)
+            pool = self._pools[key] = make_pool(request, self._evaluator)
         weight = np.nan if options.guidance is None else options.guidance
         for i, seed in enumerate(request.seeds):
             job.places.append(
@@ -241,16 +238,6 @@ class Scheduler:
         job.pool, job.left, job.began = pool, job.samples, now
         self._jobs[job.id] = job
         self._taken += job.least
-
-    def _pool(self, job: Job) -> Pool:
-        request = job.request
-        settings: dict[str, Any] = {
-            "dim": request.dim, "window": 1, "tolerance": request.tolerance, "floor": request.options.error_floor,
-            "curve": request.error_curve, "mean": request.mean, "like": _LIKE,
-        }  # fmt: skip
-        if request.options.acceptance == "law":
-            return LawPool(self._evaluator, request.plan, theta=request.options.theta, **settings)
-        return Pool(self._evaluator, request.plan, **settings)
 
     def _begin(self) -> None:
         """Let samples into pools that the call did not work on."""
@@ -280,7 +267,7 @@ class Scheduler:
 
     def _take(self, pool: Pool, D: NDArray[np.float32]) -> None:
         sweep = pool.take(D)
-        hardness, owners = self._hardness_of(pool), pool.owner[sweep.lanes]
+        hardness, owners = self._hardness[pool.kind], pool.owner[sweep.lanes]
         for place in sweep.lanes[(owners > 0) & (sweep.accepted[sweep.lanes] >= sweep.nodes)].tolist():
             hardness.saw(pool.widths[place], pool.plan.evaluations)
             self._jobs[int(pool.owner[place])].left -= 1
@@ -308,29 +295,3 @@ class Scheduler:
                 job.pool.leave(place)
         if outcome is not None:
             job.done(outcome)
-
-    def _hardness_of(self, pool: Pool) -> Hardness:
-        key = pool.plan, isinstance(pool, LawPool)
-        found = self._hardness.pop(key, None) or Hardness()
-        self._hardness[key] = found
-        if len(self._hardness) > _REMEMBERED:
-            self._hardness.popitem(last=False)
-        return found
-
-
-def _owners(parts: list[Part]) -> dict[int, int]:
-    """Rows of each job in a call, by its number; those that nobody wants any more are not counted."""
-    owner = np.concatenate([part.pool.owner[part.asked[3]] for part in parts])
-    numbers, rows = np.unique(owner[owner > 0], return_counts=True)
-    return dict(zip(numbers.tolist(), rows.tolist(), strict=True))
-
-
-def evenly(left: int, room: Ints) -> Ints:
-    """`left` shared out over places that have room for so many each; what does not divide goes to the first."""
-    given = np.zeros_like(room)
-    while left > 0 and (open_ := np.flatnonzero(given < room)).size:
-        each, rest = divmod(left, open_.size)
-        share = np.minimum(each + (np.arange(open_.size) < rest), (room - given)[open_])
-        given[open_] += share
-        left -= int(share.sum())
-    return given

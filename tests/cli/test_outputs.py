@@ -21,6 +21,7 @@ WRITERS = {
     "build": ("out.plan", ["missing.onnx"]),
     "bundle": ("out", ["missing.onnx"]),
     "sample": ("out.png", ["missing.onnx"]),
+    "denoise": ("out.npy", ["missing.onnx", "missing.npy"]),
     "demo": ("out", []),
     "evaluate": ("out.html", ["missing.onnx", "--data", "digits"]),
     "bench": ("out.svg", ["missing.onnx"]),

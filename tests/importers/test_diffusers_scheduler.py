@@ -93,6 +93,11 @@ def clip(config: Any) -> float | None:
     return config["clip_sample_range"] if config.get("clip_sample") else None
 
 
+def timesteps(scheduler: Any) -> Any:
+    scheduler.set_timesteps(STEPS)
+    return torch.as_tensor(scheduler.timesteps)
+
+
 @torch.no_grad()
 def error_of_d(denoiser: Denoiser, model: Any, scheduler: Any) -> float:
     """Largest |D - x0 by the scheduler's own table|, at training steps."""
@@ -138,12 +143,18 @@ def silent(model: Any, kind: str, name: str, value: Any) -> str | None:
     if name in notes:
         return None
     solver = SCHEDULERS[kind]
+    if kind == "EulerDiscreteScheduler" and scheduler.config.timestep_spacing == "leading":
+        scheduler.set_timesteps(STEPS)  # its steps are those of ddim from level to level
+        plan = make_plan(**{**denoiser.info.default_plan, "steps": STEPS})
+        same = np.allclose(plan.sigmas[:STEPS], scheduler.sigmas[:STEPS], rtol=1e-4) and plan.name.startswith("ddim")
+        return None if same else "goes by other levels"
     if solver is None:  # its sampler is not taken over, which the notes say: what is left are D and the levels
         assert f"{kind} itself is not taken over" in notes
         table = not torch.equal(scheduler.alphas_cumprod, usual.alphas_cumprod)
         predicts = scheduler.config.prediction_type != usual.config.prediction_type
         plan = denoiser.info.default_plan != imported(model, kind).info.default_plan
         inert = name == "clip_sample_range" and not scheduler.config.clip_sample
+        inert |= name == "steps_offset" and torch.equal(timesteps(scheduler), timesteps(usual))
         inert |= name in ("dynamic_thresholding_ratio", "sample_max_value") and not scheduler.config.thresholding
         taken = table or predicts or plan or inert or clip(scheduler.config) != clip(usual.config)
         return None if taken else "is neither taken over nor named"

@@ -1,8 +1,8 @@
 """Weights in the wrappers that training scripts leave: found where there is one place, asked for where
 there are two."""
 
-import argparse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -85,8 +85,8 @@ def test_what_must_be_asked(content: Any, options: dict[str, str], message: str,
     ("content", "message"),
     [
         (
-            {"a": OWN, "options": argparse.Namespace(lr=1)},
-            r"Python objects \(argparse\.Namespace\) that could run code",
+            {"a": OWN, "options": SimpleNamespace(lr=1)},
+            r"Python objects \(types\.SimpleNamespace\) that could run code",
         ),
         ({"a": OWN, "array": np.array([None])}, "Python objects"),
         ({"a": [1, 2], "b": 3}, "is not a state dict, name -> tensor; it holds a, b"),

@@ -49,7 +49,7 @@ class Strict(HTMLParser):
 
 
 def _evaluation(name: str, samples: np.ndarray) -> Evaluation:
-    level = Level(s=0.1, log_loss=0.123, area=0.9, calibration=0.011)
+    level = Level(s=0.1, log_loss=0.123, area=0.9, energy_area=0.8, calibration=0.011)
     return Evaluation(
         name=name, engine="NumPy",
         likelihood=Likelihood(nats=-1.5, error=0.1, estimate_error=0.05, bits_per_dim=2.25, points=8),

@@ -10,8 +10,7 @@ from ncdeploy import BackendError, InputError, NumericalError, SampleOptions, ma
 from ncdeploy.errors import BusyError
 from ncdeploy.sampling.callsizes import CallSizes
 from ncdeploy.serving.job import Served
-from ncdeploy.serving.pace import HARDNESS, Hardness, accepted, efficient
-from ncdeploy.serving.scheduler import evenly
+from ncdeploy.serving.pace import HARDNESS, Hardness, accepted, efficient, evenly
 from serving_bench import INFO, LATENCY, Bench, Simulated
 
 PLANS = {

@@ -70,8 +70,11 @@ def test_who_stops_waiting_stops_the_work(model: Path) -> None:
 def test_a_full_queue_refuses_and_closing_ends_what_is_there(model: Path) -> None:
     async def run() -> None:
         it = server(model, queue=2, max_rows=1)
-        tasks = [asyncio.ensure_future(it.sample("ddpm-1000", seeds=[i], window=None)) for i in range(3)]
-        while it.in_work + it.waiting < 3:
+        tasks = [asyncio.ensure_future(it.sample("ddpm-1000", seeds=[0], window=None))]
+        while it.in_work < 1:
+            await asyncio.sleep(0.0005)
+        tasks += [asyncio.ensure_future(it.sample("ddpm-1000", seeds=[i], window=None)) for i in (1, 2)]
+        while it.waiting < 2:
             await asyncio.sleep(0.0005)
         with pytest.raises(BusyError, match="2 requests are waiting; try again in"):
             await it.sample("ddim-40", seeds=[9])
