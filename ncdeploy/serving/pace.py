@@ -57,7 +57,7 @@ class Hardnesses:
         self._kept: OrderedDict[Any, Hardness] = OrderedDict()
 
     def __getitem__(self, key: Any) -> Hardness:
-        found = self._kept[key] = self._kept.pop(key, None) or Hardness()
+        found = self._kept[key] = self._kept.pop(key) if key in self._kept else Hardness()
         if len(self._kept) > _REMEMBERED:
             self._kept.popitem(last=False)
         return found
