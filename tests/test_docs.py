@@ -75,7 +75,7 @@ def test_the_tutorial_works_as_typed(tmp_path: Path) -> None:
     """Its commands and Python, in order, in a folder that has nothing but the repository's C++ beside."""
     shutil.copytree(ROOT / "engines", tmp_path / "engines")
     activate = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
-    pieces = re.findall(r"^ {4}(\S.*)$|^```python\n(.*?)^```", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
+    pieces = re.findall(r"^ {4}(\S[^\n]*)$|^```python\n(.*?)^```", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
     script = "\n".join(line or f"python - <<'END'\n{code}END" for line, code in pieces)
     done = subprocess.run(["bash", "-euc", f"{activate}\n{script}"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
