@@ -93,12 +93,8 @@ def bench(
         int | None,
         typer.Option(min=1, help="Most rows in one network call.", show_default="by sample size", rich_help_panel=_RUN),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.", rich_help_panel=_RUN)
-    ] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice", rich_help_panel=_RUN)
-    ] = None,
+    device: Annotated[str, options.device(_RUN)] = "cpu",
+    threads: Annotated[int | None, options.threads(_RUN)] = None,
     trust: Annotated[bool, options.trust(_RUN)] = False,
     force: Force = False,
     as_json: options.Json = False,

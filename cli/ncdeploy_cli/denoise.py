@@ -27,12 +27,8 @@ def denoise(
     sigma: Annotated[
         str, typer.Option(help="Standard deviation of the noise, in model units, where pictures are -1 .. 1; or auto.")
     ] = "auto",
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.")
-    ] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice")
-    ] = None,
+    device: Annotated[str, options.device()] = "cpu",
+    threads: Annotated[int | None, options.threads()] = None,
     trust: Annotated[bool, options.trust()] = False,
     force: Force = False,
     as_json: options.Json = False,

@@ -49,9 +49,7 @@ def evaluate(
     ] = None,
     size: Annotated[int | None, typer.Option(help="Bring a folder of pictures to this many pixels a side.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split of the data and of all draws.")] = 0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.")
-    ] = "cpu",
+    device: Annotated[str, options.device()] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
     trust: Annotated[bool, options.trust()] = False,
 ) -> None:

@@ -43,6 +43,16 @@ TrajectoryTolerance = Annotated[
 ]
 
 
+def device(panel: str | None = None) -> Any:
+    """Where an engine runs."""
+    return typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.", rich_help_panel=panel)
+
+
+def threads(panel: str | None = None) -> Any:
+    """Of an engine on the CPU."""
+    return typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice", rich_help_panel=panel)
+
+
 def solver(panel: str) -> Any:
     """Of one plan."""
     return typer.Option(help=f"One of {SOLVERS}.", show_default="the model's own", rich_help_panel=panel)

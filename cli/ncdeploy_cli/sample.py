@@ -140,10 +140,7 @@ def sample(
         int | None,
         typer.Option(help="Most rows in one network call.", show_default="by sample size", rich_help_panel=_RUN),
     ] = None,
-    device: Annotated[
-        str,
-        typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.", rich_help_panel=_RUN),
-    ] = "cpu",
+    device: Annotated[str, options.device(_RUN)] = "cpu",
     mode: Annotated[
         str | None,
         typer.Option(

@@ -40,10 +40,8 @@ def serve(
     drain: Annotated[
         str, typer.Option(help="Time to end in after SIGTERM, for requests that are there.", rich_help_panel=_HOW)
     ] = "30s",
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.")
-    ] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="the runtime's choice")] = None,
+    device: Annotated[str, options.device()] = "cpu",
+    threads: Annotated[int | None, options.threads()] = None,
     as_json: options.Json = False,
 ) -> None:
     """Serve models over HTTP: one engine each, whose calls hold the rows of all requests.

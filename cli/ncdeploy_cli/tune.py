@@ -22,12 +22,8 @@ def tune(
         ),
     ] = None,
     budget: Annotated[float, typer.Option(min=0.1, help="Seconds to measure for.")] = 5.0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda or cuda:N; for a .onnx also tensorrt, ONNX Runtime's.")
-    ] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice")
-    ] = None,
+    device: Annotated[str, options.device()] = "cpu",
+    threads: Annotated[int | None, options.threads()] = None,
     trust: Annotated[bool, options.trust()] = False,
     as_json: options.Json = False,
 ) -> None:
