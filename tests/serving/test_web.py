@@ -333,20 +333,21 @@ def test_sigterm_drains_and_a_full_queue_says_when_to_come_again(bundle: Path) -
     running = Running(bundle, "--threads", 1, "--rows", 1, "--queue", 2)
     answers: list[tuple[int, Any, dict[str, str]]] = []
     seed = {**SEED, "shape": [1], "data": [0]}
-    asked = [
-        threading.Thread(
-            target=lambda: answers.append(running.infer([seed], parameters={"plan": "ddim-1000", "window": 1}))
-        )
-        for _ in range(3)
-    ]
-    for thread in asked:
-        thread.start()
-    wait_for(lambda: status_of(running)["waiting"] == 2, 20)
-    status, answer, headers = running.infer([seed])
-    assert status == 429
-    assert "2 requests are waiting" in answer["error"]
-    assert int(headers["retry-after"]) >= 1
-    assert running.end() == 0
+    long = {"plan": "heun-1000", "window": 1}
+    asked = [threading.Thread(target=lambda: answers.append(running.infer([seed], parameters=long))) for _ in range(3)]
+    try:
+        asked[0].start()
+        wait_for(lambda: status_of(running)["in_work"] == 1, 20)  # only then is the queue the others' alone
+        for thread in asked[1:]:
+            thread.start()
+        wait_for(lambda: status_of(running)["waiting"] == 2, 20)
+        status, answer, headers = running.infer([seed])
+        assert status == 429
+        assert "2 requests are waiting" in answer["error"]
+        assert int(headers["retry-after"]) >= 1
+    finally:
+        code = running.end(seconds=60)
+    assert code == 0
     for thread in asked:
         thread.join()
     assert [status for status, _, _ in answers] == [200] * 3
