@@ -20,6 +20,8 @@ from ncdeploy.backends.base import Backend
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.result import Result
 from ncdeploy.run import SampleOptions, Window, iterate, sample
+from ncdeploy.sampling.device import on_a_device
+from ncdeploy.sampling.device_sweep import BESIDE
 from ncdeploy.sampling.plan import Plan
 
 
@@ -175,8 +177,8 @@ def _replay(engine: Backend, x: Tensor, sigma: Tensor, rows: list[int], device: 
 def copies(engine: Any, plan: Plan, n: int, window: int | None, device: str, *, sweeps: int = 8) -> dict[str, Any]:
     """What comes to the host in some sweeps in the middle of a run, as Python and as the device see it.
 
-    state_stays: no single copy is larger than the residuals, one float32 for each node of each window; those of the
-    device count where the profiler sees it, those in Python everywhere
+    state_stays: no single copy is larger than the residuals, one float32 for each node of each window, or on a device
+    the report that holds them; those of the device count where the profiler sees it, those in Python everywhere
     """
     like = torch.zeros((), device=device)
 
@@ -189,20 +191,21 @@ def copies(engine: Any, plan: Plan, n: int, window: int | None, device: str, *, 
 
     run = begun()
     with HostReads(device) as reads:
-        held = [sweep.residual.size for sweep in _some(run, sweeps)]
+        held = [sweep.residual.shape for sweep in _some(run, sweeps)]
     seen, why = None, "needs a CUDA device"
     if device == "cuda":
-        run, counted = begun(), list[int]()
-        seen = device_copies(lambda: counted.extend(sweep.residual.size for sweep in _some(run, sweeps)))
+        run, counted = begun(), list[Any]()
+        seen = device_copies(lambda: counted.extend(_some(run, sweeps)))
         why = "the profiler recorded no device activity" if seen is None else ""
-    allowed = 4 * max(held)
+    report = on_a_device(like) and window is not None
+    allowed = max(8 * samples * (BESIDE + nodes) if report else 4 * samples * nodes for samples, nodes in held)
     python = _tally(reads.copies, len(held))
     by_device = None if seen is None else _tally(seen.copies, len(counted))
     found = [part for part in (python, by_device) if part is not None]
     return {
         "window": window,
         "sweeps": len(held),
-        "state_bytes": 4 * engine.info.dim * max(held),
+        "state_bytes": 4 * engine.info.dim * max(samples * nodes for samples, nodes in held),
         "residual_bytes": allowed,
         "python": python,
         "device": by_device,

@@ -12,11 +12,12 @@ from ncdeploy.backends.base import Closing, Opening, check_inputs, check_process
 from ncdeploy.errors import BackendError, DependencyError, InputError, OutOfMemoryError, install
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.sampling.callsizes import CallSizes
+from ncdeploy.sampling.capture import capture
 
 try:
     import torch
 
-    from ncdeploy.backends.torch_graphs import GraphedModule, capture
+    from ncdeploy.backends.torch_graphs import GraphedModule
     from ncdeploy.denoisers.base import Denoiser
     from ncdeploy.denoisers.checkpoint import load_model
 except ImportError as e:

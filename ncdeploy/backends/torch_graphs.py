@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from ncdeploy.sampling.callsizes import CallSizes
-
-WARM = 3  # calls before a capture: libraries choose algorithms and take workspace in the first
+from ncdeploy.sampling.capture import Replay
 
 Inputs = Sequence[Tensor | None]
-Replay = Callable[[], None]
 
 
 class GraphedModule(threading.local):
@@ -79,22 +77,3 @@ class GraphedModule(threading.local):
         held_whole = {name: a.clone().contiguous() for name, a in whole.items()}
         replay, output, self._pool = self._capture(lambda: self._run(held, held_whole), self._pool)
         return held, held_whole, replay, output
-
-
-def capture(run: Callable[[], Tensor], pool: Any) -> tuple[Replay, Tensor, Any]:
-    """A CUDA graph of run(), the tensor that it writes, and the memory that it shares with the graphs before it.
-
-    pool: of the graph before, None at first. Graphs share it because only one of them runs at a time.
-
-    Raises RuntimeError for work that cannot be captured, such as reading a value back to the host.
-    """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        output = run()
-    return graph.replay, output, graph.pool()

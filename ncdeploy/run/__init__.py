@@ -4,7 +4,7 @@ A call is checked (`request`), a window and the samples at once are decided on (
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import inf
 from typing import Any
@@ -19,6 +19,8 @@ from ncdeploy.run.options import SampleOptions, Window
 from ncdeploy.run.policy import AUTO_VALUES, decide, steered
 from ncdeploy.run.request import Conditions, Request, check
 from ncdeploy.sampling.arrays import device_of, namespace, to_host
+from ncdeploy.sampling.capture import capture
+from ncdeploy.sampling.device import DeviceRun, on_a_device
 from ncdeploy.sampling.energy import EnergyMeter
 from ncdeploy.sampling.evaluator import Denoise, Evaluator
 from ncdeploy.sampling.law import LawRun
@@ -54,7 +56,7 @@ class Sampling(Iterator[Sweep]):
         if curve is not None and not isinstance(request.denoise, Guided):  # which is another D
             meter = EnergyMeter(request.plan, all_calls=policy.window is not None)
         evaluator = Evaluator(request.denoise, request.shape, request.classes, request.like, request.conditions, meter)
-        run: SequentialRun | ParallelRun
+        run: SequentialRun | ParallelRun | DeviceRun
         if policy.window is None:
             run = SequentialRun(
                 evaluator, request.plan, seeds=request.seeds, dim=request.dim, lanes=policy.lanes,
@@ -62,8 +64,7 @@ class Sampling(Iterator[Sweep]):
             )  # fmt: skip
             steps = run.run()
         else:
-            in_law = request.options.acceptance == "law"
-            run = (partial(LawRun, theta=request.options.theta) if in_law else ParallelRun)(
+            run = _driver(request)(
                 evaluator, request.plan, seeds=request.seeds, dim=request.dim, window=policy.window,
                 tolerance=request.tolerance, floor=request.options.error_floor, curve=request.error_curve,
                 mean=request.mean, lanes=policy.lanes, like=request.like, start=request.start,
@@ -110,7 +111,17 @@ class Sampling(Iterator[Sweep]):
         )
 
 
-def _as_known(sweep: Sweep, request: Request, run: SequentialRun | ParallelRun) -> tuple[Any, NDArray[np.float64]]:
+def _driver(request: Request) -> Callable[..., ParallelRun | DeviceRun]:
+    if request.options.acceptance == "law":
+        return partial(LawRun, theta=request.options.theta)
+    if on_a_device(request.like):
+        return partial(DeviceRun, capture=capture if request.like.is_cuda else None)
+    return ParallelRun
+
+
+def _as_known(
+    sweep: Sweep, request: Request, run: SequentialRun | ParallelRun | DeviceRun
+) -> tuple[Any, NDArray[np.float64]]:
     """Samples and residuals of a run that ended early: what is not begun is the mean. Nobody knows how far off that is,
     nor a sequential run, nor one in law. A trajectory that is kept goes on with the estimate."""
     residual, like = run.residual.copy(), request.like
@@ -124,14 +135,14 @@ def _as_known(sweep: Sweep, request: Request, run: SequentialRun | ParallelRun) 
             run.outputs[i, sweep.accepted[i] :] = samples[i]
     left = sweep.accepted[sweep.lanes] < sweep.nodes
     residual[sweep.accepted < sweep.nodes] = np.inf
-    if isinstance(run, ParallelRun) and request.options.acceptance == "pathwise":
+    if not isinstance(run, SequentialRun) and request.options.acceptance == "pathwise":
         residual[sweep.lanes[left]] = np.maximum(
             run.residual[sweep.lanes[left]], sweep.residual[left].max(axis=1, initial=0.0)
         )
     return samples, residual
 
 
-def _trajectory(run: SequentialRun | ParallelRun, request: Request) -> Trajectory | None:
+def _trajectory(run: SequentialRun | ParallelRun | DeviceRun, request: Request) -> Trajectory | None:
     if run.outputs is None:
         return None
     return Trajectory(plan=request.plan, seeds=tuple(request.seeds), outputs=run.outputs)

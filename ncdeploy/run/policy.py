@@ -12,6 +12,7 @@ from ncdeploy.guidance import Guided
 from ncdeploy.run.request import Request
 from ncdeploy.sampling.arrays import namespace
 from ncdeploy.sampling.callsizes import sizes_of
+from ncdeploy.sampling.device import DeviceRun
 from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.result import Choice, Sweep
 
@@ -70,7 +71,7 @@ def _choose(request: Request) -> Policy:
     return Policy(window=choice.window, lanes=choice.lanes, choice=choice, tuner=tuner)
 
 
-def steered(run: ParallelRun, tuner: Tuner) -> Iterator[Sweep]:
+def steered(run: ParallelRun | DeviceRun, tuner: Tuner) -> Iterator[Sweep]:
     """The run, its window corrected on the way by how the samples get on and what the calls take."""
     checks, steps = iter(_CHECKS), run.run()
     check = next(checks)

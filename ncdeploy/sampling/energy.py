@@ -95,6 +95,11 @@ class EnergyMeter:
         self._squares.append(namespace(x).vecdot(difference, difference))
         self._sigmas.append(sigma)
 
+    def saw(self, squares: Floats, sigma: Floats) -> None:
+        """As `add`, of |x - D|^2 of the first row of each sample."""
+        self._squares.append(squares)
+        self._sigmas.append(sigma)
+
     def energy(self, curve: ErrorCurve, dim: int, samples: int) -> Energy:
         """What was found, beside what the curve leads to expect of so many samples."""
         sigma = np.concatenate(self._sigmas)

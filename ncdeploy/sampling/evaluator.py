@@ -62,18 +62,8 @@ class Evaluator:
         self._largest = max(self._largest, size)
         if given:
             given["sample"] = filled(given["sample"], size)
-        start = time.perf_counter()
-        out = evaluate(self._denoise, *(filled(each, size) for each in inputs), **given)
-        self.seconds += time.perf_counter() - start
-        self.calls += 1
+        out = self.call(*(filled(each, size) for each in inputs), **given)[: len(node)]
         self.rows += len(node) * self.per_row
-        if size > len(node) and len(getattr(out, "shape", ())):
-            out = out[: len(node)]
-        if getattr(out, "shape", None) != inputs[0].shape or out.dtype != x.dtype:
-            found = f"{getattr(out, 'dtype', type(out).__name__)} {tuple(getattr(out, 'shape', ()))}"
-            raise InputError(
-                f"denoiser: returned {found} for {x.dtype} {tuple(inputs[0].shape)}; D must match x in shape and dtype"
-            )
         out = xp.reshape(out, tuple(x.shape))
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
             self._unchecked = read_back(xp.isfinite(out.sum())), out, sigma, node, sample
@@ -81,6 +71,19 @@ class Evaluator:
             self.check()
         if self._meter is not None:
             self._meter.add(x, out, sigma, node, sample)
+        return out
+
+    def call(self, x: Any, *inputs: Any, **given: Any) -> Any:
+        """D of rows x [B, *shape], counted and timed. Raises InputError when D has the wrong shape or dtype."""
+        start = time.perf_counter()
+        out = evaluate(self._denoise, x, *inputs, **given)
+        self.seconds += time.perf_counter() - start
+        self.calls += 1
+        if getattr(out, "shape", None) != x.shape or out.dtype != x.dtype:
+            found = f"{getattr(out, 'dtype', type(out).__name__)} {tuple(getattr(out, 'shape', ()))}"
+            raise InputError(
+                f"denoiser: returned {found} for {x.dtype} {tuple(x.shape)}; D must match x in shape and dtype"
+            )
         return out
 
     def size(self, rows: int) -> int:
@@ -115,10 +118,31 @@ class Evaluator:
         if finite() or bool(xp.all(xp.isfinite(out))):
             return
         row = int(np.argmin(to_host(xp.all(xp.isfinite(out), axis=-1))))
-        raise NumericalError(
-            f"the network returned NaN or infinity at node {node[row]} (sigma = {sigma[row]:.6g}) of sample "
-            f"{sample[row if len(sample) > 1 else 0]}; check the model there (ncdeploy verify), or its precision"
-        )
+        raise not_finite(node[row], sigma[row], sample[row if len(sample) > 1 else 0])
+
+    def on_device(self) -> tuple[Any, dict[str, Any]]:
+        """Labels [n] or None, and conditions [n, *shape] by name, of all samples, on the device of the run."""
+        xp, device = self._xp, device_of(self._like)
+        dtypes = {"f": self._like.dtype, "i": xp.int64}
+        conditions = {
+            name: xp.asarray(value, dtype=dtypes[value.dtype.kind], device=device)
+            for name, value in (self._conditions or {}).items()
+        }
+        return None if self._labels is None else xp.asarray(self._labels, device=device), conditions
+
+    def saw(self, rows: int, squares: NDArray[np.float64], sigma: NDArray[np.float64]) -> None:
+        """Of a `call`, what is known later: how many rows were no filling, and |x - D|^2 of each sample's first."""
+        self.rows += rows * self.per_row
+        if self._meter is not None:
+            self._meter.saw(squares, sigma)
+
+
+def not_finite(node: int, sigma: float, sample: int) -> NumericalError:
+    """What a driver raises for a D that is not finite."""
+    return NumericalError(
+        f"the network returned NaN or infinity at node {node} (sigma = {sigma:.6g}) of sample {sample}; check the "
+        "model there (ncdeploy verify), or its precision"
+    )
 
 
 def evaluations_per_row(denoise: Denoise) -> int:

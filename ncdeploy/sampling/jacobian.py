@@ -20,6 +20,14 @@ class OnlineJacobian:
         self._g = self._x[..., 0]
         self._seen = self._g > 0
 
+    def tensors(self) -> tuple[Any, Any, Any, Any]:
+        """All that it knows; `hold` takes it back."""
+        return self._x, self._D, self._g, self._seen
+
+    def hold(self, tensors: tuple[Any, ...]) -> None:
+        """Go on from what `tensors` gave."""
+        self._x, self._D, self._g, self._seen = tensors
+
     def update(self, x: Any, D: Any, a: Any, b: Any) -> tuple[Any, Any]:
         """Take in new evaluations D at x [n, slots, d]; returns g [n, span, 1] and the inverse [n, span, span].
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy.errors import InputError
+from ncdeploy.sampling.arrays import device_of
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -47,17 +48,22 @@ def normal(xp: Any, seeds: Sequence[int], nodes: Any, dim: int, *, device: Any =
 
     `xp` is an array-API namespace; the draws are made on `device` with its integer arithmetic.
     """
-    keys = xp.asarray(_round_keys(seeds)[..., None, None], device=device)
-    node = xp.asarray(np.array(nodes, np.int64), device=device)[:, :, None]
-    block = xp.arange(-(-dim // 4), dtype=xp.int64, device=device)[None, None, :]
-    r = _philox(block, node, keys)
+    keys = xp.asarray(round_keys(seeds), device=device)
+    return normal_at(xp, keys, xp.asarray(np.array(nodes, np.int64), device=device), dim)
+
+
+def normal_at(xp: Any, keys: Any, nodes: Any, dim: int) -> Any:
+    """As `normal`, for seeds of which there are `round_keys` [10, 2, n], at nodes int64 [n, m], both on one device."""
+    node = nodes[:, :, None]
+    block = xp.arange(-(-dim // 4), dtype=xp.int64, device=device_of(nodes))[None, None, :]
+    r = _philox(block, node, keys[..., None, None])
     shape = tuple(node.shape[:2])
     pairs = [part for a, b in (r[:2], r[2:]) for part in _box_muller(xp, a, b)]
     draws = xp.stack([xp.broadcast_to(p, (*shape, block.shape[-1])) for p in pairs], axis=-1)
     return xp.reshape(draws, (*shape, -1))[..., :dim]
 
 
-def _round_keys(seeds: Sequence[int]) -> NDArray[np.int64]:
+def round_keys(seeds: Sequence[int]) -> NDArray[np.int64]:
     """[10, 2, n]: both words of the key of n seeds in every round."""
     words = np.array([[s & _MASK for s in seeds], [s >> 32 for s in seeds]], np.int64)
     rounds: NDArray[np.int64] = np.arange(_ROUNDS)[:, None, None]

@@ -29,6 +29,7 @@ class WindowTables:
     `rows`: [n + span, 2 reach + 1], the coefficients of a node's row (state, denoised) and its own g.
     `residual_scale`: float64 [n + span], what makes the norm of a change a residual; 0 at nodes that are neither
     evaluated nor final.
+    `corner`: int64 [span, span], where a lane's inverse lies in the table by lag, from the place of its first node on.
     `rank[k]`: evaluated nodes before node k; `ranked[r]`: the evaluated node with r before it, the final one at last.
     """
 
@@ -69,7 +70,7 @@ class WindowTables:
         self.slots = np.arange(self.reach + self.span)
         i = np.arange(self.span)
         self.running_sum = self.on_device(i[:, None] >= i)
-        self._corner = xp.asarray(i[:, None] * (2 * self.span - 1) + i + self.span - 1, device=device)
+        self.corner = xp.asarray(i[:, None] * (2 * self.span - 1) + i + self.span - 1, device=device)
 
     def on_device(self, array: Any) -> Any:
         """A host array as floats of the run's dtype on its device."""
@@ -82,7 +83,7 @@ class WindowTables:
             return u
         if len(first) > 1 and xp is not np:  # one product of gathered triangles beats many calls on a GPU
             corner = xp.asarray(first * 2 * self.span, device=self._device)[:, None, None]
-            return xp.matmul(by_lag[corner + self._corner], u)
+            return xp.matmul(by_lag[corner + self.corner], u)
         out = xp.empty_like(u)
         for i, k in enumerate(first.tolist()):
             out[i] = lower_matmul(xp, self.triangle(by_lag, k), u[i])

@@ -4,7 +4,7 @@ import torch
 
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.arrays import namespace
-from ncdeploy.sampling.noise import _philox, _round_keys, check_seeds, normal
+from ncdeploy.sampling.noise import _philox, check_seeds, normal, round_keys
 
 
 @pytest.mark.parametrize(
@@ -15,14 +15,14 @@ from ncdeploy.sampling.noise import _philox, _round_keys, check_seeds, normal
 )
 def test_philox_known_answer(counter: tuple[int, ...], key: tuple[int, ...], expected: tuple[int, ...]) -> None:
     block, node, _, _ = (np.full((1, 1, 1), c, np.int64) for c in counter)
-    words = _philox(block, node, _round_keys([key[1] << 32 | key[0]])[..., None, None])
+    words = _philox(block, node, round_keys([key[1] << 32 | key[0]])[..., None, None])
     assert tuple(int(w.item()) for w in words) == expected
 
 
 def test_philox_uses_every_bit_of_key_and_counter() -> None:
     def word(block: int = 5, node: int = 7, low: int = 11, high: int = 13) -> int:
         c0, c1 = (np.full((1, 1, 1), v, np.int64) for v in (block, node))
-        return int(_philox(c0, c1, _round_keys([high << 32 | low])[..., None, None])[0].item())
+        return int(_philox(c0, c1, round_keys([high << 32 | low])[..., None, None])[0].item())
 
     first = word()
     for name in ("block", "node", "low", "high"):
