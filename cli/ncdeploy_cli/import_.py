@@ -25,7 +25,7 @@ def import_model(
         typer.Argument(
             metavar="SRC",
             help="A diffusers or LeRobot folder, an EDM .pkl, a Diffusion Policy .ckpt, a .pt of guided-diffusion, DiT "
-            "or SiT, module:function, hf://owner/name, or a model.pt to convert.",
+            "or SiT, a Lightning .ckpt of Wu et al. 2024, module:function, hf://owner/name, or a model.pt to convert.",
             show_default=False,
         ),
     ],
@@ -38,7 +38,7 @@ def import_model(
     format: Annotated[
         str | None,
         typer.Option(
-            help="diffusers, lerobot, diffusion-policy, edm, guided-diffusion, dit, module or ncdeploy.",
+            help="diffusers, lerobot, diffusion-policy, edm, guided-diffusion, dit, cdl, module or ncdeploy.",
             show_default="found by looking at SRC",
         ),
     ] = None,
@@ -111,7 +111,8 @@ def import_model(
     noise: Annotated[
         str | None,
         _option(
-            "What it is told: step, step-int, log-snr, c-noise, sigma, time01 or time1000 (flow: also -reversed).",
+            "What it is told: step, step-int, log-snr, c-noise, sigma, time01 or time1000 (flow: also -reversed); "
+            "of a .ckpt of Wu et al. step or log-snr.",
             _MODULE,
         ),
     ] = None,

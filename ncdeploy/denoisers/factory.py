@@ -14,6 +14,7 @@ from torch import nn
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.flow import Flow
 from ncdeploy.denoisers.foreign.adm import ADM, ADMConfig
+from ncdeploy.denoisers.foreign.cdl import CDLNetwork, CDLNetworkConfig
 from ncdeploy.denoisers.foreign.diffusers_model import DiffusersModel, DiffusersModelConfig
 from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from ncdeploy.denoisers.foreign.dit import DiT, DiTConfig
@@ -51,6 +52,7 @@ NETWORKS: dict[str, Network] = {
     "mlp": Network(config=MLPConfig, construct=MLP, observes=True),
     "diffusers": Network(config=DiffusersUNetConfig, construct=DiffusersUNet),
     "diffusers-model": Network(config=DiffusersModelConfig, construct=DiffusersModel, observes=True),
+    "cdl": Network(config=CDLNetworkConfig, construct=CDLNetwork),
     "dit": Network(config=DiTConfig, construct=DiT),
     "song": Network(config=SongConfig, construct=Song),
     "adm": Network(config=ADMConfig, construct=ADM),

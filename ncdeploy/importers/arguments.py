@@ -44,7 +44,7 @@ class Arguments:
     def wholes(self, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """A short list of whole numbers."""
         value = self.values.get(name, default)
-        if type(value) not in (list, tuple) or len(value) > 32 or any(type(n) is not int for n in value):
+        if not isinstance(value, list | tuple) or len(value) > 32 or any(type(n) is not int for n in value):
             raise FileError(f"{name}: is {_shown(value)}, expected a list of whole numbers")
         if any(not 0 < n <= 1_000_000 for n in value):
             raise FileError(f"{name}: expected whole numbers from 1 to 1000000")

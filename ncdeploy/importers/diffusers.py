@@ -16,11 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from ncdeploy.denoisers.base import Denoiser
-from ncdeploy.denoisers.factory import without_memory
 from ncdeploy.denoisers.flow import Flow
 from ncdeploy.denoisers.foreign.diffusers_families import FAMILIES, PIXELS, Family, Flux
 from ncdeploy.denoisers.foreign.diffusers_model import DiffusersModel, DiffusersModelConfig
@@ -37,7 +35,7 @@ from ncdeploy.importers.diffusers_scheduler import Trained, read_scheduler
 from ncdeploy.importers.learned_variance import DROPPED, drops_variance
 from ncdeploy.importers.module import FLOW_RANGE
 from ncdeploy.importers.tables import named_prediction, named_table
-from ncdeploy.importers.weights import check_weights, put_weights
+from ncdeploy.importers.weights import filled
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.ports import Condition
 
@@ -156,13 +154,9 @@ def load(
         return network.unet if isinstance(network, DiffusersUNet) else network.model
 
     try:
-        with without_memory(len(weights)):  # what damaged settings claim must not be allocated before it is checked
-            check_weights(inside(make()), weights, source)
-        with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
-            network = make()
+        network = filled(make, weights, source, inside)
     except InputError as e:
         raise FileError(f"{folder / 'config.json'}: {e}") from e
-    put_weights(inside(network), weights, source)
     denoiser: Denoiser
     if isinstance(trained, Trained):
         limit = trained.clip if clip is None else (trained.clip or 1.0) if clip else None

@@ -10,11 +10,9 @@ import os
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ncdeploy.denoisers.base import Denoiser
-from ncdeploy.denoisers.factory import without_memory
 from ncdeploy.denoisers.flow import Flow
 from ncdeploy.denoisers.foreign.dit import DiT, DiTConfig
 from ncdeploy.denoisers.noise_table import NoiseTable
@@ -24,7 +22,7 @@ from ncdeploy.files import user_path
 from ncdeploy.importers.foreign import names_in
 from ncdeploy.importers.learned_variance import DROPPED
 from ncdeploy.importers.module import FLOW_RANGE
-from ncdeploy.importers.weights import check_weights, find_weights, put_weights
+from ncdeploy.importers.weights import filled, find_weights
 from ncdeploy.modelinfo import ModelInfo
 
 NEEDED = (
@@ -72,13 +70,9 @@ def load(
     weights, notes = find_weights(path, NEEDED, key=key, strip=strip)
     shape, classes, config = _architecture(path, weights, num_heads)
     try:
-        with without_memory(len(weights)):  # what damaged settings claim must not be allocated before it is checked
-            check_weights(DiT(shape, config, classes), weights, path)
-        with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
-            network = DiT(shape, config, classes)
+        network = filled(lambda: DiT(shape, config, classes), weights, path)
     except InputError as e:
         raise FileError(f"{path}: {e}") from e
-    put_weights(network, weights, path)
     table = NoiseTable.linear()
     sigmas = table.sigmas()
     flows = predicts != "eps"

@@ -6,18 +6,21 @@ with a prefix to every name ("module.", "_orig_mod.", "model."). Both are found 
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from ncdeploy.denoisers.factory import without_memory
 from ncdeploy.denoisers.safetensors_file import is_safetensors, read_tensors
 from ncdeploy.denoisers.torchfile import read_torch
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import regular_file
 
 DEPTH = 3  # of dicts inside each other
+N = TypeVar("N", bound=nn.Module)
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -67,6 +70,13 @@ def find_weights(
             f"strip: no weight of {path} begins with {prefix!r:.80}; they are: {_listed(map(repr, tensors))}"
         )
     return weights, _notes(where, prefix, len(tensors) - len(weights), [p for p in places if p != (where, prefix)])
+
+
+def read_beside(path: str | os.PathLike[str], key: str) -> dict[str, Any]:
+    """Plain values by name that a PyTorch file keeps beside its weights, such as "hyper_parameters"; {} without any."""
+    content = _content(path)
+    kept = content.get(key) if isinstance(content, Mapping) else None
+    return dict(kept) if isinstance(kept, Mapping) else {}
 
 
 def _content(path: str | os.PathLike[str]) -> Any:
@@ -129,3 +139,21 @@ def put_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str |
     check_weights(network, weights, source)
     wanted = network.state_dict()
     network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()})
+
+
+def filled(
+    make: Callable[[], N],
+    weights: Mapping[str, Tensor],
+    source: str | os.PathLike[str],
+    inside: Callable[[N], nn.Module] = lambda network: network,
+) -> N:
+    """What `make` makes, with the weights in it or in the part of it that `inside` names.
+
+    What damaged settings claim is not allocated before the weights are found to fit. Raises as `check_weights` does.
+    """
+    with without_memory(len(weights)):
+        check_weights(inside(make()), weights, source)
+    with torch.random.fork_rng(devices=[]):  # initial weights, replaced below, must not disturb the caller
+        network = make()
+    put_weights(inside(network), weights, source)
+    return network
