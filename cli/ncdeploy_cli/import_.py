@@ -25,7 +25,8 @@ def import_model(
         typer.Argument(
             metavar="SRC",
             help="A diffusers or LeRobot folder, an EDM .pkl, a Diffusion Policy .ckpt, a .pt of guided-diffusion, DiT "
-            "or SiT, a Lightning .ckpt of Wu et al. 2024, module:function, hf://owner/name, or a model.pt to convert.",
+            "or SiT, a .pth of score_sde, a Lightning .ckpt of Wu et al. 2024, "
+            "module:function, hf://owner/name, or a model.pt to convert.",
             show_default=False,
         ),
     ],
@@ -38,7 +39,8 @@ def import_model(
     format: Annotated[
         str | None,
         typer.Option(
-            help="diffusers, lerobot, diffusion-policy, edm, guided-diffusion, dit, cdl, module or ncdeploy.",
+            help="diffusers, lerobot, diffusion-policy, edm, guided-diffusion, dit, score-sde, cdl, module or "
+            "ncdeploy.",
             show_default="found by looking at SRC",
         ),
     ] = None,
@@ -46,7 +48,9 @@ def import_model(
         str | None,
         _option("What the network predicts: eps, v, x0, F (EDM's), flow (noise - data) or flow-to-data.", _TRAINED),
     ] = None,
-    schedule: Annotated[str | None, _option("Its noise: linear, scaled-linear or cosine.", _TRAINED)] = None,
+    schedule: Annotated[
+        str | None, _option("Its noise: linear, scaled-linear or cosine; of score_sde vp or linear.", _TRAINED)
+    ] = None,
     train_steps: Annotated[int | None, _option("Training steps of the schedule.", _TRAINED, "1000")] = None,
     beta_start: Annotated[float | None, _option("First beta.", _TRAINED, "the schedule's usual")] = None,
     beta_end: Annotated[float | None, _option("Last beta.", _TRAINED, "the schedule's usual")] = None,

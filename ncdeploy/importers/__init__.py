@@ -6,6 +6,7 @@ diffusion-policy  a checkpoint of real-stanford/diffusion_policy with a low-dime
 edm               a network pickle of NVlabs/edm, read without executing any of it
 guided-diffusion  a state dict of improved-diffusion or guided-diffusion
 dit               a state dict of DiT or SiT
+score-sde         a checkpoint of score_sde_pytorch: DDPM++ and NCSN++
 cdl               networks of Wu et al. 2024, of Lightning files, and DDPM's U-Net in PyTorch
 ncdeploy          model.pt and model.safetensors, to turn one into the other
 module            any PyTorch module, made by a function that is named; from Python, see `wrap_module`
@@ -24,7 +25,7 @@ from typing import Any
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import user_path
-from ncdeploy.importers import cdl, diffusers, dit, edm_pickle, guided, module, native
+from ncdeploy.importers import cdl, diffusers, dit, edm_pickle, guided, module, native, score_sde
 from ncdeploy.importers.foreign import name_of
 from ncdeploy.importers.hub import local
 from ncdeploy.importers.module import wrap_module
@@ -40,6 +41,7 @@ IMPORTERS: tuple[tuple[str, ModuleType], ...] = (
     ("edm", edm_pickle),
     ("guided-diffusion", guided),
     ("dit", dit),
+    ("score-sde", score_sde),
     ("cdl", cdl),
     ("module", module),
 )

@@ -25,7 +25,6 @@ NAMES = {
     "LoRA": (["unet.down_blocks.0.attentions.0.to_q.lora_A.weight"], "LoRA"),
     "UNet2DModel": (["down_blocks.0.resnets.0.x", "time_embedding.linear_1.weight"], "give the folder with its config"),
     "VAE": (["encoder.down_blocks.0.x", "decoder.up_blocks.0.x"], "autoencoder of diffusers"),
-    "score_sde": (["all_modules.0.weight", "all_modules.1.bias"], "score_sde"),
     "lucidrains": (["init_conv.weight", "downs.0.0.block1.x"], "denoising-diffusion-pytorch"),
     "policy": (["noise_pred_net.down_modules.0.x"], "diffusion policy"),
     "classifier": (["input_blocks.0.0.weight", "time_embed.0.weight", "out.0.x"], "noisy classifier"),
