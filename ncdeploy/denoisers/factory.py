@@ -18,6 +18,7 @@ from ncdeploy.denoisers.foreign.cdl import CDLNetwork, CDLNetworkConfig
 from ncdeploy.denoisers.foreign.diffusers_model import DiffusersModel, DiffusersModelConfig
 from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from ncdeploy.denoisers.foreign.dit import DiT, DiTConfig
+from ncdeploy.denoisers.foreign.edm2 import EDM2Config, EDM2UNet
 from ncdeploy.denoisers.foreign.guided import GuidedUNet, GuidedUNetConfig
 from ncdeploy.denoisers.foreign.module import ForeignModule, ForeignModuleConfig
 from ncdeploy.denoisers.foreign.policy_unet import PolicyUNet, PolicyUNetConfig
@@ -54,6 +55,7 @@ NETWORKS: dict[str, Network] = {
     "diffusers-model": Network(config=DiffusersModelConfig, construct=DiffusersModel, observes=True),
     "cdl": Network(config=CDLNetworkConfig, construct=CDLNetwork),
     "dit": Network(config=DiTConfig, construct=DiT),
+    "edm2": Network(config=EDM2Config, construct=EDM2UNet),
     "song": Network(config=SongConfig, construct=Song),
     "adm": Network(config=ADMConfig, construct=ADM),
     "guided": Network(config=GuidedUNetConfig, construct=GuidedUNet),

@@ -1,4 +1,4 @@
-"""Network pickles of NVlabs/edm (Karras et al. 2022, arXiv 2206.00364): DDPM++, NCSN++ and ADM.
+"""Network pickles of NVlabs/edm (Karras et al. 2022, arXiv 2206.00364), DDPM++, NCSN++ and ADM, and of NVlabs/edm2.
 
 Such a file holds the averaged network under the key "ema": tensors, constructor arguments, and Python source that its
 own loader executes. Here it is data (`safe_pickle`): the class names and the arguments say which of our networks it is,
@@ -20,6 +20,7 @@ from ncdeploy.denoisers.precondition import EDM, VESDE, VP, VPSDE
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import user_path
 from ncdeploy.importers.arguments import Arguments
+from ncdeploy.importers.edm2 import edm2_denoiser
 from ncdeploy.importers.edm_names import Kind, bring_weights
 from ncdeploy.importers.learned_variance import DROPPED
 from ncdeploy.importers.pickle_machine import Record
@@ -31,7 +32,7 @@ SIGMA_DATA = 0.5  # of pictures in [-1, 1], where the file does not say
 MAX_NESTING = 8
 LOOK = 1 << 16
 KINDS = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")
-EDM2 = b"MPConv"  # a layer of the networks that came after, whose pickles look the same otherwise
+EDM2 = "Precond"
 
 
 def can_import(path: str | os.PathLike[str]) -> bool:
@@ -44,7 +45,7 @@ def can_import(path: str | os.PathLike[str]) -> bool:
             start = f.read(LOOK)
     except OSError:
         return False
-    return start.startswith(b"\x80") and b"_reconstruct_persistent_obj" in start and EDM2 not in start
+    return start.startswith(b"\x80") and b"_reconstruct_persistent_obj" in start
 
 
 def load(path: str | os.PathLike[str]) -> Denoiser:
@@ -69,8 +70,13 @@ def _denoiser(content: Any) -> Denoiser:
     outer = content.get("ema") if type(content) is dict else None
     if type(outer) is not Record:
         raise FileError("is no network pickle of NVlabs/edm; expected a network under the key 'ema'")
+    if outer.kind == EDM2:
+        unet = _part(outer, "_modules").get("unet")
+        if type(unet) is not Record:
+            raise FileError("lacks the network inside its preconditioning")
+        return edm2_denoiser(outer, unet, _weights(unet), content.get("encoder"))
     if outer.kind not in KINDS:
-        raise FileError(f"has the preconditioning {outer.kind[:100]!r}; expected one of {', '.join(KINDS)}")
+        raise FileError(f"has the preconditioning {outer.kind[:100]!r}; expected one of {', '.join(KINDS)}, or EDM2's")
     inner = _part(outer, "_modules").get("model")
     if type(inner) is not Record:
         raise FileError("lacks the network inside its preconditioning")

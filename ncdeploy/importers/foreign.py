@@ -59,7 +59,6 @@ NAMES: tuple[tuple[tuple[bytes, ...], str], ...] = (
      "config.json"),
     ((b"encoder.down_blocks.", b"decoder.up_blocks."), "an autoencoder of diffusers, no denoiser"),
     ((b"encoder.down.0", b"decoder.up.0"), "an autoencoder of latent diffusion, no denoiser"),
-    ((b"_reconstruct_persistent_obj", b"MPConv"), f"a network of EDM2, which is not supported; {OWN_MODULE}"),
     ((b"downs.0.0.", b"init_conv."), f"a network of denoising-diffusion-pytorch; {OWN_MODULE}"),
     ((b"noise_pred_net.",), f"a diffusion policy for robots; {OWN_MODULE}"),
     ((b"pytorch-lightning_version",), f"a checkpoint of Lightning; {OWN_MODULE}"),

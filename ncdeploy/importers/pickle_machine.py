@@ -18,6 +18,7 @@ from torch import Tensor
 MAX_OPCODES = 1_000_000
 MAX_KEY = 1000  # characters
 MAX_ARGUMENTS = 8
+ARRAY = "numpy.ndarray"  # a Record of one keeps what would fill it, unread
 
 
 class RefusedError(Exception):
@@ -217,6 +218,9 @@ class Machine:
         if type(target) is Number and type(state) is tuple and state[1] in ("<", "|"):
             return
         if type(target) is type(state) is dict and list(state) == ["_metadata"]:  # of a state dict; it says nothing
+            return
+        if type(target) is Record and target.kind == ARRAY and type(state) is tuple and not target.state:
+            target.state = {"state": state}
             return
         if type(target) is not Record or type(state) is not dict or target.state:
             raise RefusedError(f"sets the state of {kind_of(target)}")

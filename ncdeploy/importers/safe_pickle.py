@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ncdeploy.errors import FileError
 from ncdeploy.files import user_path
-from ncdeploy.importers.pickle_machine import MAX_OPCODES, Budget, Machine, Number, Record, RefusedError, Storage
+from ncdeploy.importers.pickle_machine import ARRAY, MAX_OPCODES, Budget, Machine, Number, Record, RefusedError, Storage
 
 MAX_BYTES = 2 << 30
 MAX_DIMENSIONS = 8
@@ -145,6 +145,11 @@ def _number(budget: Budget, kind: Any, raw: Any) -> Any:
     return np.frombuffer(raw, np.dtype("<" + kind.code))[0].item()
 
 
+def _array(budget: Budget, *_: Any) -> Record:
+    """numpy.core.multiarray._reconstruct: an array, of no use here, such as the scales of an encoder."""
+    return Record(ARRAY)
+
+
 def _empty_dict(budget: Budget) -> dict[str, Any]:
     return {}
 
@@ -159,6 +164,8 @@ def _listed(budget: Budget, items: Any) -> Any:
 CALLS: dict[str, Callable[..., Any]] = {
     "builtins.set": _listed,
     "collections.OrderedDict": _empty_dict,
+    "numpy.core.multiarray._reconstruct": _array,
+    "numpy._core.multiarray._reconstruct": _array,
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
     "numpy.dtype": _number_type,
@@ -169,5 +176,6 @@ CALLS: dict[str, Callable[..., Any]] = {
 }
 CLASSES: dict[str, Callable[[], Any]] = {
     "dnnlib.util.EasyDict": dict,
+    ARRAY: lambda: Record(ARRAY),
     "torch.nn.modules.container.ModuleDict": lambda: Record("ModuleDict"),
 }

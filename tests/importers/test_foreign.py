@@ -4,7 +4,6 @@ import json
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -129,15 +128,6 @@ def test_a_torchscript_file_and_a_lightning_checkpoint_as_torch_writes_them(tmp_
     lightning = {"pytorch-lightning_version": "2.4", "state_dict": {"net.x": torch.ones(1)}, "callbacks": {}}
     torch.save(lightning, tmp_path / "last.ckpt")
     refused(tmp_path / "last.ckpt", "Lightning")
-
-
-def test_the_pickles_of_edm2_are_not_taken_for_those_of_edm(tmp_path: Path) -> None:
-    class Record:
-        def __reduce__(self) -> Any:
-            return dict, ([("source", "torch_utils.persistence _reconstruct_persistent_obj class MPConv:")],)
-
-    (tmp_path / "edm2.pkl").write_bytes(pickle.dumps({"ema": Record()}))
-    refused(tmp_path / "edm2.pkl", "EDM2")
 
 
 def test_what_cannot_be_told_is_still_one_line(tmp_path: Path) -> None:
