@@ -31,6 +31,22 @@ MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "compressed with gzip; unpack it first"),
     (257, b"ustar", "a tar archive; unpack it first"),
     (0, b"7z\xbc\xaf", "a 7z archive; unpack it first"),
+    (0, b"Rar!", "a RAR archive; unpack it first"),
+    (0, b"BZh", "compressed with bzip2; unpack it first"),
+    (0, b"\xfd7zXZ", "compressed with xz; unpack it first"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
+    (0, b"\x04\x22\x4d\x18", "compressed with lz4; unpack it first"),
+    (0, b"lmgg", "a GGML file, weights in the old formats of llama.cpp; import the model that it was made from"),
+    (0, b"7767517", "a network of ncnn; import the model that it was made from"),
+    (0, b"\x12\x01\0\0\0\0\0\0", "a parameter file of MXNet, which is not supported"),
+    (0, b"MATLAB", "a MATLAB file, no model"),
+    (0, b"PAR1", "a Parquet table, no model"),
+    (0, b"SQLite format 3", "a database, no model"),
+    (0, b"%PDF", "a document, no model"),
+    (0, b"\x7fELF", "a program or library, no model"),
+    (0, b"GIF8", "a picture, no model"),
+    (0, b"RIFF", "a picture, sound or film, no model"),
+    (4, b"ftyp", "a picture or film, no model"),
     (0, b"\x93NUMPY", "a NumPy array, no model"),
     (0, b"\x89PNG", "a picture, no model"),
     (0, b"\xff\xd8\xff", "a picture, no model"),
@@ -44,6 +60,18 @@ ARCHIVES: tuple[tuple[str, str], ...] = (
     ("archive_format", f"an exported program of PyTorch (.pt2), which holds a graph and no network; {OWN_MODULE}"),
     (".npy", "an archive of NumPy arrays, no model"),
 )  # fmt: skip
+SUFFIXES: dict[str, str] = {
+    ".onnx": "an ONNX graph, which runs as it is: ncdeploy sample -e",
+    ".ncplan": "a plan of noise levels for sampling, no model",
+    ".pb": "a graph of TensorFlow, which is not supported",
+    ".msgpack": "a model of JAX (Flax), which is not supported",
+    ".mlmodel": "a model of Core ML; import the model that it was made from",
+    ".caffemodel": "a model of Caffe, which is not supported",
+    ".pdparams": "weights of PaddlePaddle, which is not supported",
+    ".pdmodel": "a model of PaddlePaddle, which is not supported",
+    ".py": "Python source; for a function in it write package.module:function",
+    ".ipynb": "a notebook, no model",
+}
 # Of the names of weights: all must be there. The first that fits counts.
 NAMES: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"first_stage_model.",), LATENT),
@@ -91,18 +119,16 @@ def name_of(path: str | os.PathLike[str]) -> str | None:
         for offset, magic, what in MAGIC:
             if start[offset:].startswith(magic):
                 return what
-        if source.suffix == ".onnx":
-            return "an ONNX graph, which runs as it is: ncdeploy sample -e"
-        if source.suffix == ".pb":
-            return "a graph of TensorFlow, which is not supported"
-        if source.suffix == ".msgpack":
-            return "a model of JAX (Flax), which is not supported"
+        if source.suffix in SUFFIXES:
+            return SUFFIXES[source.suffix]
         if zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as archive:
                 inside = archive.namelist()
             for ending, what in ARCHIVES:
                 if any(name.endswith(ending) for name in inside):
                     return what
+            if not any(name.endswith("data.pkl") for name in inside):
+                return "a zip archive of other things than weights; unpack it first"
         head = names_in(source)
         found = next((what for marks, what in NAMES if all(mark in head for mark in marks)), None)
         if found is None and start.startswith(b"\x80") and LEGACY not in start and not is_safetensors(source):

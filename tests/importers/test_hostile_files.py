@@ -38,14 +38,18 @@ ATTACKS: dict[str, Callable[[], Any]] = {
     "torch.serialization.load": lambda: Call(torch.load, "witness"),
     "pickle": lambda: Call(pickle.loads, pickle.dumps(Call(os.system, TOUCH))),
     "_io.BytesIO": lambda: io.BytesIO(b"x"),
-    "numpy": lambda: np.ones(3),
+    "numpy": lambda: np.array([None]),  # an array of objects; one of numbers is kept, unread
 }
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_calls_are_refused_by_name(name: str, protocol: int) -> None:
-    expected = {"os.system": r"posix\.system", "numpy": r"numpy.*_reconstruct", "pickle": r"pickle\.loads"}
+    expected = {
+        "os.system": r"posix\.system",
+        "numpy": "NumPy type that is not",
+        "pickle": r"pickle\.loads",
+    }
     message = expected.get(name, name.replace("builtins", r"(builtins|__builtin__)"))
     text = refuse(pickle.dumps(ATTACKS[name](), protocol), message)
     assert "nothing of it was run" in text
