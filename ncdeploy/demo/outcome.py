@@ -14,14 +14,14 @@ from ncdeploy.modelinfo import ModelInfo
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How the model came about; losses: (step, denoising loss, contrastive loss or None), evenly thinned."""
+    """How the model came about; losses: (step, loss), evenly thinned."""
 
     objective: str
     steps: int
     seconds: float
     parameters: int
     samples: int
-    losses: tuple[tuple[int, float, float | None], ...]
+    losses: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)

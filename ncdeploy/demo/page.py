@@ -26,7 +26,7 @@ def demo_page(outcome: Outcome, *, animation: bytes) -> str:
     sweeps = pictures.chosen_sweeps(len(run.estimates))
     columns = [*zip(sweeps, pictures.strip_columns(run, sweeps), strict=True)]
     difference, brighter = pictures.difference_sheet(o.short) if images else (None, 1.0)
-    losses = [(float(step), loss) for step, loss, _ in o.training.losses]
+    losses = [(float(step), loss) for step, loss in o.training.losses]
     energy = {"real data": o.quality.floor, "sequential": o.quality.sequential, "parallel": o.quality.parallel}
     return pages.render(
         "demo.html", o=o, images=images, animation=animation, files=FILES, boundary=BOUNDARY,

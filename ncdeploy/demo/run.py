@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ncdeploy.denoisers.base import Denoiser
     from ncdeploy.training.data import Dataset
 
-TRAIN_STEPS = {"digits": 800}
+TRAIN_STEPS = {"digits": 1200}
 OTHER_STEPS = 2000  # generated sets train on a small MLP
 LONG_STEPS, LONG_SAMPLES, LONG_WINDOW = 1000, 10, 100
 SHORT_SAMPLES, SHORT_POINTS = 400, 2000
@@ -162,21 +162,19 @@ def _train(
     path: Path, dataset: "Dataset", steps: int | None, seed: int
 ) -> Generator[Step, None, tuple["Denoiser", Training]]:
     from ncdeploy.denoisers import save_model
-    from ncdeploy.training.config import ContrastiveConfig, TrainConfig
+    from ncdeploy.training.config import TrainConfig
     from ncdeploy.training.loop import start
 
     total = TRAIN_STEPS.get(dataset.name, OTHER_STEPS) if steps is None else steps
-    run = start(dataset, TrainConfig(steps=total, seed=seed, contrastive=ContrastiveConfig()))
-    losses: list[tuple[int, float, float | None]] = []
-    bundle: list[tuple[float, float | None]] = []
+    run = start(dataset, TrainConfig(steps=total, seed=seed))
+    losses: list[tuple[int, float]] = []
+    bundle: list[float] = []
     for progress in run.run():
-        bundle.append((progress.denoising, progress.contrastive))
+        bundle.append(progress.loss)
         if len(bundle) >= total / _CURVE_POINTS or run.done:
-            contrastive = [c for _, c in bundle if c is not None]
-            mean = float(np.mean([d for d, _ in bundle]))
-            losses.append((progress.step, mean, float(np.mean(contrastive)) if contrastive else None))
+            losses.append((progress.step, float(np.mean(bundle))))
             bundle = []
-        note = f"loss {losses[-1][1] if losses else progress.denoising:.3f}, {progress.rate:.1f} steps/s"
+        note = f"loss {losses[-1][1] if losses else progress.loss:.3f}, {progress.rate:.1f} steps/s"
         yield Step(name="train", done=progress.step / total, note=note)
     denoiser = run.finish()
     save_model(path, denoiser, record=run.record())

@@ -10,7 +10,7 @@ from ncdeploy.errors import FileError, InputError
 
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("auto", "cpu")
-OBJECTIVES = ("denoising", "contrastive")
+OBJECTIVES = ("denoising", "likelihood", "contrastive")
 CONTRASTS = ("ve", "vp")
 WEIGHTINGS = ("edm", "likelihood", "ddpm")
 
@@ -141,24 +141,29 @@ class TrainConfig:
     ) -> "TrainConfig":
         """From what somebody chose, None meaning the default.
 
-        objective: denoising or contrastive; contrastive: settings of ContrastiveConfig.
-        Raises InputError for an unknown objective, and for contrastive settings without that loss.
+        objective: one of OBJECTIVES; likelihood is denoising with that weighting; contrastive: settings of
+        ContrastiveConfig. Raises InputError for an unknown objective, for contrastive settings without that loss, and
+        for likelihood with another weighting.
         """
         chosen = {name: value for name, value in contrastive.items() if value is not None}
         own = {name: value for name, value in settings.items() if value is not None}
         name = objective or OBJECTIVES[0]
         if name not in OBJECTIVES:
             near = get_close_matches(name, OBJECTIVES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"expected {' or '.join(OBJECTIVES)}"
+            hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(OBJECTIVES)}"
             raise InputError(f"objective: got {name!r}; {hint}")
-        if name == "denoising" and chosen:
+        if name != "contrastive" and chosen:
             raise InputError(f"{next(iter(chosen))}: is of the contrastive loss; add --objective contrastive")
+        if name == "likelihood" and own.setdefault("weighting", name) != name:
+            raise InputError(f"weighting: {own['weighting']} is not of --objective likelihood; leave one of them out")
         return cls(**own, contrastive=ContrastiveConfig(**chosen) if name == "contrastive" else None)
 
     @property
     def objective(self) -> str:
-        """Name of the loss: denoising or contrastive."""
-        return "denoising" if self.contrastive is None else "contrastive"
+        """Name of the loss, one of OBJECTIVES."""
+        if self.contrastive is not None:
+            return "contrastive"
+        return "likelihood" if self.weighting == "likelihood" else "denoising"
 
     def learning_rate(self, step: int) -> float:
         """At step 0 .. steps - 1."""

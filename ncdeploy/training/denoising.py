@@ -76,14 +76,21 @@ def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
 
 
 def draw_levels(
-    weighting: str, count: int, generator: torch.Generator, *, sigma_min: float, sigma_max: float, sigma_data: float
+    weighting: str,
+    count: int,
+    generator: torch.Generator,
+    *,
+    sigma_min: float,
+    sigma_max: float,
+    sigma_data: float,
+    variances: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Noise levels and their weights in `denoising_loss`, float32 [count] each, stratified, in random order.
 
     edm:        `NoiseLevels` with `edm_weight`
-    likelihood: dalpha / 2 tau^2 with alpha = -2 ln tau, drawn by importance: the loss is then the model's negative
-                log-likelihood per dimension in nats up to a constant (Kong et al. 2023, "Information-Theoretic
-                Diffusion", equation 10)
+    likelihood: dalpha / 2 tau^2 with alpha = -2 ln tau, drawn by importance from `LogisticAlphas.fitted` to the data's
+                principal variances [n]: the loss is then the model's negative log-likelihood per dimension in nats up
+                to a constant (Kong et al. 2023, "Information-Theoretic Diffusion", equation 10)
     ddpm:       the error of the predicted noise on the 1000 steps with linear beta (Ho et al. 2020, L_simple)
     """
     if weighting == "edm":
@@ -92,7 +99,7 @@ def draw_levels(
     order = torch.randperm(count, generator=generator)
     u = stratified(count, generator)[order]
     if weighting == "likelihood":
-        tau, importance = LogisticAlphas.within(sigma_min, sigma_max).at(u)
+        tau, importance = LogisticAlphas.fitted(variances, sigma_min, sigma_max).at(u)
         return tau.float(), (0.5 * importance / tau**2).float()
     table = torch.from_numpy(schedules.ddpm(DDPM_STEPS)[-2::-1].copy())
     sigma = table[(u * DDPM_STEPS).long()].clamp(sigma_min, sigma_max).float()

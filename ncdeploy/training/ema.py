@@ -18,15 +18,16 @@ class EMA:
         self.decay = decay
         self.denoiser = copy.deepcopy(denoiser).eval().requires_grad_(False)
 
-    def decay_at(self, step: int) -> float:
-        """k of update number `step` = 0, 1, ..."""
-        return min(self.decay, (1 + step) / (10 + step))
-
     @torch.no_grad()
     def update(self, denoiser: Denoiser, step: int) -> None:
         """Follow the weights as they are after step number `step`; buffers are copied."""
-        weight = 1 - self.decay_at(step)
+        weight = 1 - decay_at(self.decay, step)
         for average, now in zip(self.denoiser.parameters(), denoiser.parameters(), strict=True):
             average.lerp_(now.to(average.device), weight)
         for kept, current in zip(self.denoiser.buffers(), denoiser.buffers(), strict=True):
             kept.copy_(current)
+
+
+def decay_at(decay: float, step: int) -> float:
+    """k of update number `step` = 0, 1, ..."""
+    return min(decay, (1 + step) / (10 + step))

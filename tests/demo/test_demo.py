@@ -65,7 +65,7 @@ def test_the_page_tells_the_figures_of_the_run_and_needs_nothing_from_elsewhere(
     assert "of 60 steps" in html
     assert f"{seconds(sequential['wall_s'])} step by step" in words
     assert auto["ran"] is None or seconds(auto["wall_s"]) in words
-    assert figures["training"]["objective"] == "contrastive"
+    assert figures["training"]["objective"] == "denoising"
     assert figures["energy_distance"]["floor"] > 0
     links = set(re.findall(r'(?:href|src)="((?!data:image/)[^"]*)"', html))
     assert links == set(FILES)

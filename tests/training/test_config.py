@@ -80,6 +80,12 @@ def test_choices() -> None:
     assert TrainConfig.from_choices(None, {"steps": None}, {"weight": None}) == TrainConfig()
     chosen = TrainConfig.from_choices("contrastive", {"steps": 5}, {"weight": 2.0, "terms": None})
     assert (chosen.steps, chosen.contrastive) == (5, ContrastiveConfig(weight=2.0))
+    likelihood = TrainConfig.from_choices("likelihood", {"weighting": None}, {})
+    assert (likelihood.weighting, likelihood.contrastive, likelihood.objective) == ("likelihood", None, "likelihood")
+    with pytest.raises(InputError, match="edm is not of --objective likelihood"):
+        TrainConfig.from_choices("likelihood", {"weighting": "edm"}, {})
+    with pytest.raises(InputError, match="is of the contrastive loss"):
+        TrainConfig.from_choices("likelihood", {}, {"weight": 1.0})
     with pytest.raises(InputError, match="did you mean contrastive"):
         TrainConfig.from_choices("contrastve", {}, {})
     with pytest.raises(InputError, match="is of the contrastive loss"):

@@ -273,5 +273,5 @@ def _double(draws: Draws) -> Draws:
 def test_bad_ranges() -> None:
     with pytest.raises(InputError, match="tau range"):
         LogisticAlphas.within(1.0, 0.1)
-    with pytest.raises(InputError, match="expected scale, clip > 0"):
-        LogisticAlphas(loc=0.0, scale=0.0)
+    with pytest.raises(InputError, match="expected scale > 0"):
+        LogisticAlphas(loc=0.0, scale=0.0, tau_min=0.1, tau_max=1.0)

@@ -11,8 +11,10 @@ from torch import Tensor
 from ncdeploy.denoisers import build, default_config
 from ncdeploy.errors import InputError
 from ncdeploy.sampling import schedules
+from ncdeploy.training.alphas import LogisticAlphas, principal_variances
 from ncdeploy.training.denoising import NoiseLevels, denoising_loss, draw_levels, edm_weight
 
+VARIANCES = torch.tensor([0.5, 0.2])
 LEVELS = NoiseLevels(sigma_min=0.002, sigma_max=160.0)
 
 
@@ -81,7 +83,9 @@ def test_loss_is_the_weighted_squared_error() -> None:
 @pytest.mark.parametrize("weighting", ["edm", "likelihood", "ddpm"])
 def test_levels_are_spread_and_in_range(weighting: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    sigma, weight = draw_levels(weighting, 4096, generator, sigma_min=0.02, sigma_max=50.0, sigma_data=0.5)
+    sigma, weight = draw_levels(
+        weighting, 4096, generator, sigma_min=0.02, sigma_max=50.0, sigma_data=0.5, variances=VARIANCES
+    )
     assert sigma.dtype == weight.dtype == torch.float32
     assert float(sigma.min()) >= 0.02 * (1 - 1e-6)
     assert float(sigma.max()) <= 50 * (1 + 1e-6)
@@ -95,7 +99,9 @@ def test_likelihood_weighting_is_the_likelihood() -> None:
     variance, low, high = 0.5, 0.01, 100.0
     generator = torch.Generator().manual_seed(0)
     x0 = math.sqrt(variance) * torch.randn(200_000, 1, generator=generator)
-    sigma, weight = draw_levels("likelihood", len(x0), generator, sigma_min=low, sigma_max=high, sigma_data=0.7)
+    sigma, weight = draw_levels(
+        "likelihood", len(x0), generator, sigma_min=low, sigma_max=high, sigma_data=0.7, variances=VARIANCES
+    )
     noise = torch.randn(x0.shape, generator=generator)
 
     def exact(x: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
@@ -106,9 +112,38 @@ def test_likelihood_weighting_is_the_likelihood() -> None:
     assert float(loss) == pytest.approx(integral / 2, rel=0.02)
 
 
+def test_likelihood_levels_are_as_wide_as_the_data_and_reach_both_ends() -> None:
+    """Of data in the plane logistic with scale 3, around minus the mean logarithm of their variances."""
+    alphas = LogisticAlphas.fitted(torch.tensor([0.5, 0.02]), 0.01, 100.0)
+    loc = -(math.log(0.5) + math.log(0.02)) / 2
+    assert (alphas.loc, alphas.scale) == (pytest.approx(loc), 3.0)
+    u = torch.linspace(0, 1, 100_001)
+    tau, weight = alphas.at(u)
+    assert (float(tau[0]), float(tau[-1])) == (pytest.approx(100, rel=1e-5), pytest.approx(0.01, rel=1e-5))
+    alpha = -2 * tau.log()
+    density = 1 / torch.cosh((alpha - loc) / 6) ** 2 / 12  # of the logistic distribution
+    kept = torch.sigmoid((alpha[-1] - loc) / 3) - torch.sigmoid((alpha[0] - loc) / 3)
+    torch.testing.assert_close(weight, kept / density, rtol=1e-5, atol=0)
+    assert float(weight.mean()) == pytest.approx(float(alpha[-1] - alpha[0]), rel=1e-3)  # the integral of 1
+    # narrow data whose middle is far off the range's: no end is further than five scales, none weighs a draw away
+    narrow = LogisticAlphas.fitted(torch.full((64,), 1e-9), 0.002, 160.0)
+    assert narrow.scale == pytest.approx((2 * math.log(160) - 2 * math.log(0.002)) / 5)
+
+
+def test_principal_variances() -> None:
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    x = torch.randn(1024, 3, generator=generator) * torch.tensor([2.0, 0.1, 0.0]) @ turn
+    assert principal_variances(x).tolist() == pytest.approx([0.01, 4.0], rel=0.15)  # none of the flat direction
+    few = principal_variances(torch.randn(5, 2, 40, generator=generator))
+    assert len(few) == 4  # of five samples in 80 dimensions
+
+
 def test_ddpm_weighting_is_the_error_of_the_noise() -> None:
     generator = torch.Generator().manual_seed(0)
-    sigma, weight = draw_levels("ddpm", 1000, generator, sigma_min=0.002, sigma_max=160.0, sigma_data=0.5)
+    sigma, weight = draw_levels(
+        "ddpm", 1000, generator, sigma_min=0.002, sigma_max=160.0, sigma_data=0.5, variances=VARIANCES
+    )
     table = np.sort(schedules.ddpm(1000)[:-1])
     np.testing.assert_allclose(np.sort(sigma.numpy()), table, rtol=1e-5)  # one of each step in a batch of 1000
     noise = torch.randn(1000, 3, generator=generator)

@@ -25,7 +25,7 @@ from ncdeploy.training import (
     save_training,
     start,
 )
-from ncdeploy.training.ema import EMA
+from ncdeploy.training.ema import EMA, decay_at
 
 SMALL = {"width": 16, "blocks": 1}
 CONTRASTIVE = ContrastiveConfig(terms=4)
@@ -211,7 +211,7 @@ def test_average_follows_its_recurrence() -> None:
         wanted = decay * wanted + (1 - decay) * training.denoiser.state_dict()[name]
         torch.testing.assert_close(training.ema.denoiser.state_dict()[name], wanted)
     assert not torch.equal(wanted, training.denoiser.state_dict()[name])
-    assert EMA(training.denoiser, 0.999).decay_at(10**6) == 0.999
+    assert decay_at(0.999, 10**6) == 0.999
 
 
 def test_buffers_that_training_changes_are_those_of_the_last_step() -> None:
