@@ -14,6 +14,7 @@ from ncdeploy.training.arrays import read_csv
 Floats = NDArray[np.float64]
 
 JITTER = 0.03
+COUNTS = (50_000, 4_000)
 DIGIT_JITTER, COPIES = 0.05, 20
 RING = math.sqrt(2 / 1.02)
 
@@ -80,11 +81,11 @@ def digits(data: Dataset, *, steps: int) -> Study:
     )  # fmt: skip
 
 
-def jittered(path: Path, *, steps: int) -> Study:
+def jittered(path: Path, *, steps: int, std: float = JITTER, counts: tuple[int, int] = COUNTS) -> Study:
     """The rows of a CSV, standardised by column, with Gaussian jitter."""
     raw = read_csv(path)
     points = (raw - raw.mean(axis=0)) / raw.std(axis=0)
-    return mixture(path.stem, points, JITTER, steps=steps)
+    return mixture(path.stem, points, std, steps=steps, counts=counts)
 
 
 def ring(*, steps: int) -> Study:
@@ -93,12 +94,12 @@ def ring(*, steps: int) -> Study:
     return mixture("ring", RING * np.stack([np.cos(angle), np.sin(angle)], axis=1), RING / 10, steps=steps)
 
 
-def mixture(name: str, means: Floats, std: float, *, steps: int) -> Study:
-    """Draws from Gaussians of one width around means [n, d]; 50,000 to train on and 4,000 to judge by."""
+def mixture(name: str, means: Floats, std: float, *, steps: int, counts: tuple[int, int] = COUNTS) -> Study:
+    """Draws from Gaussians of one width around means [n, d]; counts: to train on, and to judge by."""
     rng = np.random.default_rng(0)
-    draws = means[rng.integers(len(means), size=54_000)]
+    draws = means[rng.integers(len(means), size=sum(counts))]
     draws = (draws + std * rng.standard_normal(draws.shape)).astype(np.float32)
     return Study(
-        name=name, data=Dataset(name=name, x=draws[:50_000], held_out=draws[50_000:]), means=means, jitter=std,
+        name=name, data=Dataset(name=name, x=draws[: counts[0]], held_out=draws[counts[0] :]), means=means, jitter=std,
         jittered=True, network={"kind": "mlp", "width": 64, "blocks": 3}, steps=steps,
     )  # fmt: skip
