@@ -60,6 +60,9 @@ def test_the_better_model_is_better_in_every_figure(folder: Path) -> None:
         assert one["energy"] < 0.5 * other["energy"]
     html = page.read_text(encoding="utf-8")
     assert html.count("right.onnx") > 5
+    assert "right.onnx: AUC of the energy alone" in html
+    levels = right["classification"]["levels"]
+    assert all(f"{level['energy_area']:.3f}" in html for level in levels)
     assert html.count("<picture") == 4, "two charts, and the samples of two models"
     assert not re.search(r"\b(nan|inf)\b", html)
 
