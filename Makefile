@@ -77,5 +77,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[torch,cpu,rtx,serve,report,test,check,docs]'
+	  -e '.[torch,cpu,rtx,serve,ray,report,test,check,docs]'
 	touch $@

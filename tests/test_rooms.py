@@ -11,7 +11,7 @@ LIBRARY = Path(__file__).resolve().parents[1] / "ncdeploy"
 ROOMS = (
     "version", "errors", "files", "records", "ports", "sampling", "modelinfo", "drawing", "report", "result",
     "formats", "guidance", "denoisers", "importers", "training", "backends", "auto", "run", "parity", "health",
-    "export", "evaluation", "build", "bundle", "inspection", "doctor", "serving", "demo",
+    "bulk", "export", "evaluation", "build", "bundle", "inspection", "doctor", "serving", "demo",
 )  # fmt: skip
 FACE = "__init__"  # ncdeploy itself, which shows names of any room; no room looks there
 

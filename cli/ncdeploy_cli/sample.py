@@ -17,13 +17,14 @@ from ncdeploy_cli.choices import (
 )
 from ncdeploy_cli.outputs import Force, claim_samples
 from ncdeploy_cli.sample_report import report
+from ncdeploy_cli.sample_shards import claim_shards, sample_shards
 from ncdeploy_cli.tune import tuned
 
 if TYPE_CHECKING:
     from ncdeploy.result import Result
     from ncdeploy.sampling.result import Sweep
 
-_PLAN, _RUN = "Which samples", "How they are computed"
+_PLAN, _RUN, _BULK = "Which samples", "How they are computed", "Very many samples"
 
 
 def sample(
@@ -153,6 +154,32 @@ def sample(
         int | None, typer.Option(help="CPU threads.", show_default="the runtime's choice", rich_help_panel=_RUN)
     ] = None,
     trust: Annotated[bool, options.trust(_RUN)] = False,
+    shard: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Write .npz files of so many samples into the folder --output. The same command goes on with what "
+            "is missing there.",
+            show_default="with --ray, what calls hold, 1024 or more",
+            rich_help_panel=_BULK,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Draw shards by workers of Ray: local starts them here, auto takes the cluster of this machine, or "
+            "HOST:PORT. Each has --threads, or 1.",
+            show_default="none",
+            rich_help_panel=_BULK,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of --ray: most shards at once.", show_default="all there is room for", rich_help_panel=_BULK
+        ),
+    ] = None,
     shape: options.Shape = None,
     sigma_data: options.SigmaData = None,
     num_classes: options.NumClasses = None,
@@ -183,7 +210,9 @@ def sample(
     if accept == "law" and tolerance is not None:
         raise InputError("--tolerance: acceptance in law has none, it is exact; leave it out, or --accept")
     until = None if deadline is None else options.seconds("--deadline", deadline)
-    if output is not None:
+    if bulk := not (shard is None and ray is None and workers is None):
+        output = claim_shards(output, ray=ray, workers=workers, device=device, deadline=deadline)
+    elif output is not None:
         claim_samples(output, force=force)
     of_plan = {
         "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "shift": shift, "eta": eta,
@@ -198,7 +227,7 @@ def sample(
             tolerance=tolerance, rows=rows, device=device, threads=threads, force=force, plan=of_plan,
             without={"plan": plan_name, "window": window, "sequential": True if parallel is False else None,
                      "shape": shape, "sigma_data": sigma_data, "num_classes": num_classes, "mode": mode,
-                     "deadline": deadline, "accept": accept if accept == "law" else None},
+                     "deadline": deadline, "shard": shard, "ray": ray, "accept": accept if accept == "law" else None},
         )  # fmt: skip
         report(result, plan, how, n, output, guidance, as_json)
         return
@@ -216,10 +245,10 @@ def sample(
     shown = info if backend.decoder is None else info.decoded(backend.decoder.part.outputs[0].shape)
     if output is None:
         output = claim_samples(default_output(shown), force=force)
-    check_output(output, shown)
+    if not bulk:
+        check_output(output, shown)
     check_guidance(guidance, labels, info)
     classes = choose_classes(labels, n, info)
-    conditions = {"labels": classes, **choose_conditions(condition, backend, n)}
     plan, width, tolerance = choose_run(
         bundle, info, plan_name, parallel=parallel, window=parse_window(window), tolerance=tolerance, **of_plan
     )  # fmt: skip
@@ -232,6 +261,14 @@ def sample(
         plan, info, parallel=parallel, window=width, tolerance=tolerance, rows=rows, guided=guidance is not None
     )
 
+    if bulk:
+        sample_shards(
+            path, backend, plan, how, output=output, n=n, seed=seed, shard=shard, ray=ray, workers=workers,
+            labels=classes, condition=condition or (), guidance=guidance, accept=accept,
+            device=device, mode=mode, threads=threads, trust=trust, described=described, force=force, as_json=as_json,
+        )  # fmt: skip
+        return
+    conditions = {"labels": classes, **choose_conditions(condition, backend, n)}
     latency = tuned(path, backend, how.rows, threads) if how.window == "auto" else None
     with console.progress(plan.name, n * len(plan), "nodes") as bar:
 

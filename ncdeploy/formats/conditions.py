@@ -1,6 +1,6 @@
 """Conditions from files: "obs=obs.npy", or "obs=file.npz:key" for one array of several."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,14 @@ def read_conditions(
     Raises InputError for text that is not so, and for names and values that do not fit the model; FileError for a file
     that cannot be read.
     """
-    takes = _taken([text.partition("=")[0] for text in given], info, encoder)
-    known = {value.name: value for value in takes}
+    found = load_conditions(given, info, encoder)
+    count = n or max((_length(values) for values in found.values()), default=1)
+    return fill_conditions(found, info, range(count), encoder)
+
+
+def load_conditions(given: Sequence[str], info: ModelInfo, encoder: Part | None = None) -> dict[str, NDArray[Any]]:
+    """What the files hold, [m, *shape] each with an m of its own, for `fill_conditions`. Raises as above."""
+    known = {value.name: value for value in _taken([text.partition("=")[0] for text in given], info, encoder)}
     found: dict[str, NDArray[Any]] = {}
     for text in given:
         name, equals, file = text.partition("=")
@@ -36,16 +42,25 @@ def read_conditions(
         found[name] = read_array(file)
         if name in known and found[name].shape == known[name].shape:
             found[name] = found[name][None]
-    lengths = {name: len(values) if values.ndim else 1 for name, values in found.items()}
-    for name, length in lengths.items():
-        if not length:
+        if not _length(found[name]):
             raise InputError(f"--condition {name}: holds no values")
-    count = n or max(lengths.values(), default=1)
-    filled = {name: v[np.arange(count) % lengths[name]] if v.ndim else v for name, v in found.items()}
-    return take_all(takes, filled, count)
+    return found
 
 
-def _taken(names: Sequence[str], info: ModelInfo, encoder: Part | None) -> tuple[Value, ...]:
+def fill_conditions(
+    found: Mapping[str, NDArray[Any]], info: ModelInfo, samples: range, encoder: Part | None = None
+) -> dict[str, NDArray[Any]]:
+    """Those of some samples, [n, *shape] each. Raises InputError for values that do not fit the model."""
+    at = np.arange(samples.start, samples.stop)
+    filled = {name: values[at % len(values)] if values.ndim else values for name, values in found.items()}
+    return take_all(_taken(found, info, encoder), filled, len(at))
+
+
+def _length(values: NDArray[Any]) -> int:
+    return len(values) if values.ndim else 1
+
+
+def _taken(names: Iterable[str], info: ModelInfo, encoder: Part | None) -> tuple[Value, ...]:
     if encoder is None or not {value.name for value in encoder.inputs} & set(names):
         return info.conditions
     made = {value.name for value in encoder.outputs}
