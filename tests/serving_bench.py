@@ -45,8 +45,8 @@ class Bench:
         self.engine = Simulated()
         self.ticks: list[Any] = []
         self.scheduler = Scheduler(
-            self.engine, INFO, LATENCY, limit=settings.pop("limit", 256), clock=self.engine.clock,
-            on_tick=self.ticks.append, **settings,
+            self.engine, INFO, settings.pop("latency", LATENCY), limit=settings.pop("limit", 256),
+            clock=self.engine.clock, on_tick=self.ticks.append, **settings,
         )  # fmt: skip
         self.outcomes: dict[Job, Any] = {}
         self.ended: dict[Job, float] = {}

@@ -3,6 +3,7 @@
     job        what one request asks for, and what becomes of it
     pool       samples of one plan that come and go while their windows slide: the parallel driver, opened
     pace       how many nodes of each sample a call should hold, by t(B) and by what was seen of the plan
+    observed   t(B), corrected by what calls take
     call       rows of all pools as one network call; what is not finite is told per sample
     scheduler  the loop: one tick is one call
     server     the same for asyncio, in a thread of its own

@@ -28,13 +28,13 @@ class Part:
 class Caller:
     """Calls the engine on the rows of all parts.
 
-    calls, rows: so far, with those that guidance adds; seconds: within the engine
+    calls, rows: so far, with those that guidance adds; seconds: within the engine; size: rows of the last call
     """
 
     def __init__(self, denoise: Denoise, info: ModelInfo) -> None:
         self._denoise, self._info, self._sizes = denoise, info, sizes_of(denoise)
         self._conditions = {condition.name: condition for condition in info.conditions}
-        self.calls = self.rows = 0
+        self.calls = self.rows = self.size = 0
         self.seconds = 0.0
 
     def __call__(self, parts: Sequence[Part]) -> list[NDArray[np.float32]]:
@@ -60,6 +60,7 @@ class Caller:
         elif guided.size:
             inputs, given = self._with_nulls(inputs, given, guided)
         size = len(inputs[0]) if self._sizes is None else self._sizes.fit(len(inputs[0]))
+        self.size = size
         if given:
             given["sample"] = filled(given["sample"], size)
         start = time.perf_counter()

@@ -11,7 +11,8 @@ rows are shared out evenly, w = B / m, and the B with the most progress in a sec
 
     sum over plans of  m a(B / sum m) / K  /  (t(B) + o),        o: what the host takes for a call
 
-So an idle engine works on the future of the one sample that is there, a busy one on one node of each.
+So an idle engine works on the future of the one sample that is there, a busy one on one node of each. t(B) is what was
+measured, corrected by what calls take (`observed`).
 """
 
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from ncdeploy.auto.latency import Latency
 from ncdeploy.sampling.callsizes import CallSizes
+from ncdeploy.serving.observed import Observed
 
 HARDNESS = 4.5
 _LEAST, _MOST = 0.3, 30.0
@@ -31,6 +33,8 @@ _REMEMBERED = 64  # plans whose hardness is
 _MOMENT = 0.1  # seconds
 _STEP = 1.25  # between the rows that are compared
 _EFFICIENT = 1.05  # of the least time of a row: a larger call would gain nothing
+_LOOK, _ASIDE = 16, 2  # calls after which another number of rows is tried, so many steps above and below in turn
+_LARGER = 64  # turns after which more are let in than should be
 _STAY = 1.03  # of the progress with the rows as they are: less is not worth another window
 
 
@@ -70,42 +74,67 @@ def accepted(width: NDArray[np.float64] | float, evaluations: int, hardness: flo
 
 
 class Pace:
-    """How wide windows should be.
+    """How wide windows should be, and how many rows requests are let in for.
 
-    most: rows that a call may have
+    limit: rows that a call may have; most: rows that it should have, or None: as many as make a row cheapest
+
+    Attributes:
+        most: rows that a call has at most; it grows where larger calls turn out to be cheaper
     """
 
-    def __init__(self, latency: Latency, most: int, sizes: CallSizes | None) -> None:
-        self.latency, self.most = latency, most
+    def __init__(self, latency: Latency, limit: int, sizes: CallSizes | None, most: int | None = None) -> None:
+        limit = limit if most is None else min(limit, most)
         if sizes is not None:
-            rows = np.asarray(sizes.up_to(most), np.float64)
+            rows = np.asarray(sizes.up_to(limit), np.float64)
         else:
-            rows = np.unique(np.geomspace(1, most, 2 + int(np.log(most) / np.log(_STEP))).round())
-        self._rows = rows
-        self._seconds = np.array([latency(b) for b in rows])
+            rows = np.unique(np.geomspace(1, limit, 2 + int(np.log(limit) / np.log(_STEP))).round())
+        self._observed, self._limit, self._fixed = Observed(latency, rows), limit, most is not None
+        self._room = limit if self._fixed else efficient(*self._observed.seconds(1))
+        self.most, self._now, self._calls, self._turns = self._room, 1.0, 0, 0
 
-    def width(self, work: Sequence[tuple[int, int, int, float]], *, beside: float, now: float) -> float:
-        """The best mean number of nodes of a sample, at least one.
+    def room(self) -> int:
+        """Rows that requests may have in the next call, one node of each sample; now and then half as many again, to
+        see what such a call takes."""
+        self._turns += 1
+        if self._fixed or self._turns % _LARGER:
+            return self._room
+        self._room = efficient(*self._observed.seconds(1))
+        larger = min(self._limit, self._room + max(1, self._room // 2))
+        self.most = max(self.most, larger)
+        return larger
+
+    def saw(self, rows: int, seconds: float) -> None:
+        """A call of so many rows took so long."""
+        self._observed.saw(rows, seconds)
+
+    def width(self, work: Sequence[tuple[int, int, int, float]], *, beside: float) -> float:
+        """The best mean number of nodes of a sample, at least one; from time to time one near it, to see what that
+        takes.
 
         work:   (samples, rows of the engine for each node of one, K, h) of each plan in work
-        beside: seconds that the host takes for a call; now: what was returned last
+        beside: seconds that the host takes for a call
         """
         m = sum(samples * each for samples, each, _, _ in work)
-        more = self._rows > m
-        widths = np.append(1.0, self._rows[more] / m)
-        seconds = np.append(self.latency(m), self._seconds[more]) + beside
-        progress = sum(n * accepted(widths, k, h) / k for n, _, k, h in work) / seconds
-        best, same = int(np.argmax(progress)), int(np.argmin(np.abs(widths - now)))
-        return float(widths[same if progress[best] < _STAY * progress[same] else best])
+        rows, seconds = self._observed.seconds(m, self.most)
+        widths = rows / m
+        progress = sum(n * accepted(widths, k, h) / k for n, _, k, h in work) / (seconds + beside)
+        best, same = int(np.argmax(progress)), int(np.argmin(np.abs(widths - self._now)))
+        if progress[best] < _STAY * progress[same]:
+            best = same
+        self._now = float(widths[best])
+        self._calls += 1
+        look, odd = divmod(self._calls, _LOOK)
+        if odd:
+            return self._now
+        return float(widths[min(max(best + (_ASIDE if look % 2 else -_ASIDE), 0), len(widths) - 1)])
 
 
-def efficient(latency: Latency, most: int) -> int:
-    """Rows that a call should have at most, up to `most`: the least with which a row costs hardly more than in any
+def efficient(sizes: NDArray[np.float64], seconds: NDArray[np.float64]) -> int:
+    """Rows that a call should have at most, of some sizes: the least with which a row costs hardly more than in any
     other call, or as many as take a moment if those are more, for who is let in early waits less."""
-    sizes = [*(b for b in latency.rows if b < most), most]
-    least = min(latency(b) / b for b in sizes)
-    cheapest = next(b for b in sizes if latency(b) / b <= _EFFICIENT * least)
-    return max([cheapest, *(b for b in sizes if latency(b) <= _MOMENT)])
+    each = seconds / sizes
+    cheapest = sizes[np.flatnonzero(each <= _EFFICIENT * each.min())[0]]
+    return int(max(cheapest, sizes[seconds <= _MOMENT].max(initial=1)))
 
 
 def evenly(left: int, room: NDArray[np.int64]) -> NDArray[np.int64]:

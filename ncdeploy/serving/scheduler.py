@@ -27,7 +27,7 @@ from ncdeploy.sampling.evaluator import Denoise, Evaluator
 from ncdeploy.sampling.parallel import Ints
 from ncdeploy.serving.call import Caller, Part, owners_of
 from ncdeploy.serving.job import Job
-from ncdeploy.serving.pace import Hardnesses, Pace, efficient, evenly
+from ncdeploy.serving.pace import Hardnesses, Pace, evenly
 from ncdeploy.serving.pool import LIKE, Pool, make_pool
 
 
@@ -68,8 +68,7 @@ class Scheduler:
         on_tick: Callable[[Tick], None] | None = None,
     ) -> None:
         self._info, self._clock, self._on_tick = info, clock, on_tick
-        self.most = efficient(latency, limit) if max_rows is None else min(max_rows, limit)
-        self._pace, self._width, self._beside = Pace(latency, self.most, sizes_of(denoise)), 1.0, 0.0
+        self._pace, self._width, self._beside = Pace(latency, limit, sizes_of(denoise), max_rows), 1.0, 0.0
         self._call = Caller(denoise, info)
         self._evaluator = Evaluator(denoise, info.shape, None, LIKE)
         self._pools: dict[Any, Pool] = {}
@@ -104,6 +103,11 @@ class Scheduler:
     def abandon(self, e: Exception) -> None:
         """Tell everybody this error with the next tick."""
         self._abandoned = e
+
+    @property
+    def most(self) -> int:
+        """Rows of a call at most."""
+        return self._pace.most
 
     @property
     def waiting(self) -> int:
@@ -146,6 +150,7 @@ class Scheduler:
             self._fail([self._jobs[number] for number in owners if number in self._jobs], e)
             return
         took = self._clock() - called
+        self._pace.saw(self._call.size, took)
         for number in owners:
             self._jobs[number].calls += 1
             self._jobs[number].engine_s += took
@@ -176,13 +181,13 @@ class Scheduler:
             heapq.heappush(self._queue, (job.due, job.id, job))
         while self._gone:
             self._end(self._gone.popleft(), None)
-        now = self._clock()
+        now, room = self._clock(), self._pace.room()
         while self._queue:
             job = self._queue[0][2]
             if job.end <= now:
                 self._end(job, BusyError("deadline: it passed before a call was free; allow more, or try again later"))
             if not job.over:
-                if job.least > self.most - self._taken:
+                if self._taken and job.least > room - self._taken:
                     break
                 self._admit(job, now)
             heapq.heappop(self._queue)
@@ -191,7 +196,7 @@ class Scheduler:
             for pool, job in {job.pool: job for job in self._jobs.values() if job.pool is not None}.items()
         ]
         if work:
-            self._width = self._pace.width(work, beside=self._beside, now=self._width)
+            self._width = self._pace.width(work, beside=self._beside)
         for pool in self._pools.values():
             self._widen(pool)
 

@@ -1,12 +1,12 @@
 """One engine for many requests: samples as alone, calls that are worth their time, nobody forgotten or starved."""
 
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ncdeploy import BackendError, InputError, NumericalError, SampleOptions, make_plan, sample
+from ncdeploy.auto.latency import Latency
 from ncdeploy.errors import BusyError
 from ncdeploy.sampling.callsizes import CallSizes
 from ncdeploy.serving.job import Served
@@ -40,6 +40,11 @@ def test_whatever_shares_the_calls_samples_are_those_of_a_run_alone(window: Any)
     for i, (_, job) in enumerate(arrivals):
         served = bench.outcomes[job]
         np.testing.assert_allclose(served.samples, alone(job.request.plan, [i], window).samples, atol=1e-5, rtol=0)
+        if window is None and i < 8:  # beside the network nothing is computed otherwise
+            solo = Bench()
+            by_itself = solo.submit(job.request.plan, [i], window=None)
+            solo.run()
+            np.testing.assert_array_equal(served.samples, solo.outcomes[by_itself].samples)
 
 
 def replay(job: Any, served: Served) -> Any:
@@ -92,6 +97,35 @@ def test_saturated_mixed_requests_cost_what_the_best_static_batches_do() -> None
     assert bench.engine.now < static / 0.95
     assert bench.engine.now < alone_s / 2
     assert bench.engine.rows[0] == min(n, bench.scheduler.most)
+
+
+def throughput(given: Latency, window: Any, rounds: int) -> list[float]:
+    """Of 40 requests at once, round after round, beside the best static batches; the scheduler is given a curve that
+    is not the engine's."""
+    bench, n, found = Bench(latency=given), 40, []
+    static = min(PLANS["heun"].evaluations * -(-n // b) * LATENCY(min(b, n)) for b in (8, 16, 32, 40))
+    for _ in range(rounds):
+        begin = bench.engine.now
+        for i in range(n):
+            bench.submit(PLANS["heun"], [i], window=window)
+        bench.run()
+        found.append(static / (bench.engine.now - begin))
+    return found
+
+
+def test_windows_that_a_wrong_curve_made_too_wide_are_corrected() -> None:
+    wide_seems_free = Latency(rows=(1, 8, 64, 1024), seconds=(4e-3, 4.2e-3, 5e-3, 60e-3), asked=1024)
+    found = throughput(wide_seems_free, "auto", 8)
+    assert found[0] < 0.92
+    assert np.mean(found[4:]) > 0.95
+
+
+def test_calls_that_a_wrong_curve_made_too_small_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ncdeploy.serving.pace._MOMENT", 0.0)  # as if a row took long
+    sharing_seems_to_gain_nothing = Latency(rows=(1, 1024), seconds=(1e-3, 1.024), asked=1024)
+    found = throughput(sharing_seems_to_gain_nothing, None, 10)
+    assert found[0] < 0.5
+    assert found[-1] > 0.95
 
 
 def test_an_idle_engine_works_on_the_future_of_the_one_request() -> None:
@@ -316,5 +350,7 @@ def test_rows_are_shared_out_to_the_last() -> None:
     assert evenly(2, np.array([4, 4, 4])).tolist() == [1, 1, 0]
     assert evenly(0, np.array([4])).tolist() == [0]
     assert evenly(5, np.zeros(0, np.int64)).tolist() == []
-    assert efficient(LATENCY, 256) == 256
-    assert sys.maxsize > efficient(LATENCY, 1) == 1
+    sizes = np.array([1.0, 8.0, 64.0, 256.0])
+    assert efficient(sizes, np.array([LATENCY(size) for size in sizes])) == 256
+    assert efficient(sizes, sizes) == 1
+    assert efficient(sizes, sizes * 1e-3) == 64
