@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from ncdeploy.auto.latency import Latency
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.errorcurve import ErrorCurve
-from ncdeploy.sampling.law import THETA
+from ncdeploy.sampling.law import THETA, check_theta
 from ncdeploy.sampling.parallel import ERROR_FLOOR
 from ncdeploy.sampling.result import Sweep, Trajectory
 
@@ -40,7 +40,7 @@ class SampleOptions:
             dpmpp_2m_sde), on NumPy arrays (see `ncdeploy.sampling.law`). With window="auto", which follows the clock, a
             seed does not give the same sample twice
         theta: of acceptance in law: most probable rejection of a draft that is put to the test, above 0 to 1. The law
-            is exact for each; it changes the speed a little
+            is exact for each; it changes the speed a little, and 1, which tests all, was never slower
         start: of the parallel driver: where the first guess of D comes from. The trajectory of an earlier run of the
             same plan and seeds, whose conditions were nearly these; or a guess of the samples [n, *shape] in model
             units. A bad one costs sweeps, never truth
@@ -72,7 +72,6 @@ class SampleOptions:
             raise InputError(f"error_floor: got {self.error_floor}; expected a positive number")
         if self.acceptance not in ("pathwise", "law"):
             raise InputError(f"acceptance: got {self.acceptance!r}; expected pathwise or law")
-        if not 0 < self.theta <= 1:
-            raise InputError(f"theta: got {self.theta}; expected a probability, above 0 and at most 1")
+        check_theta(self.theta)
         if self.deadline is not None and not 0 < self.deadline < inf:
             raise InputError(f"deadline: got {self.deadline}; expected seconds, above 0")

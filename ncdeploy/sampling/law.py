@@ -10,6 +10,10 @@ likelier than `theta` the node takes its noise as it is, x_k = m_k + c_k xi_k, w
 What is decided at a node depends on the noise before it and, for the acceptance, on its own as the coupling says. So
 the samples have the law of sequential sampling exactly, whatever theta, window and drafts; theta sets the speed alone.
 They are not the samples that sequential sampling draws from the same seeds.
+
+A draft that jumps when it is made anew, which shows before its own noise is looked at, ends its window, as in
+`parallel`. (Blocks verified as one, as in Soen et al. 2026, arXiv 2606.13426, accept more drafts of a sweep, but how
+many depends on noise further on, which then has to be drawn anew: here the next drafts are good because it is kept.)
 """
 
 from math import erf, sqrt
@@ -22,11 +26,11 @@ from numpy.typing import NDArray
 from ncdeploy.errors import InputError
 from ncdeploy.sampling.evaluator import Evaluator
 from ncdeploy.sampling.noise import normal
-from ncdeploy.sampling.parallel import Ints, ParallelRun
+from ncdeploy.sampling.parallel import JUMP, KEEP, Ints, ParallelRun
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Sweep
 
-THETA = 0.5  # most probable rejection of a draft that is still put to the test
+THETA = 1.0  # most probable rejection of a draft that is still put to the test: to test all was never slower
 
 
 class LawRun(ParallelRun):
@@ -50,7 +54,7 @@ class LawRun(ParallelRun):
         x, noise = self.x[:, reach:], self.noise.now
         mean = self._means()
         c = t.consecutive(t.noise, base + 1, span)
-        v = x - noise - mean
+        v = self._off(x - noise, mean)
         with np.errstate(divide="ignore", invalid="ignore"):
             norm = np.sqrt(np.vecdot(v, v)) / c
             log_ratio = -norm * norm / 2 - np.vecdot(v, noise) / c**2
@@ -76,6 +80,10 @@ class LawRun(ParallelRun):
         self._ahead[lanes] = np.where(known[:, None], 0.0, self.g[lane, first] * (exact - mean[lane, first]))
         return self._move(accepted, None, np.where(tested & before, norm, 0.0))
 
+    def _off(self, drafted: NDArray[Any], mean: NDArray[Any]) -> NDArray[Any]:
+        """What the means of drafts are off."""
+        return drafted - mean
+
     def _means(self) -> NDArray[Any]:
         """m of the nodes after the base, [n, span, d]: exact where all nodes before are what they were evaluated at."""
         t, last = self.tables, self.tables.reach - 1
@@ -85,24 +93,31 @@ class LawRun(ParallelRun):
         return total
 
     def _log_uniform(self) -> NDArray[np.float64]:
-        """ln u, u uniform on 0 .. 1, of the nodes after the base, [n, span]: what the first two values of a draw of the
-        node as many places behind the plan are made from (see `noise`)."""
-        seeds = [self.seeds[i] for i in self.lanes]
-        z = normal(np, seeds, len(self.plan) + self.node, 2)
-        return np.asarray(-np.vecdot(z, z) / 2)
+        """Of the nodes after the base, [n, span]."""
+        return log_uniform([self.seeds[i] for i in self.lanes], self.plan, self.node)
 
-    def _follow(self, known: Ints) -> None:
-        """Outputs that are known follow the states from the new base on; those that are not repeat the last of them."""
-        t, reach = self.tables, self.tables.reach
+    def _follow(self, known: Ints) -> Ints:
+        """Outputs that are known follow the states from the new base on, until one of these jumps too far to keep; the
+        others repeat the last of them."""
+        t, reach, lane = self.tables, self.tables.reach, np.arange(len(known))
         D, g = self.D[:, reach:], self.g
         self.D[:, reach - 1] += self._ahead[self.lanes]
-        still = D - g * self.x[:, reach:]
+        old = self.x[:, reach:]
+        still = D - g * old
         self.D[:, reach:] = still
-        x = self.x[:, reach:] = self._solve(t.inverse_jacobian)
+        x = self._solve(t.inverse_jacobian)
+        change = x - old
+        jumps = np.sqrt(np.vecdot(change, change)) * t.consecutive(t.residual_scale, self.base + 1, t.span) > JUMP
+        jumps &= (self.node > (self.base + KEEP)[:, None]) & (self.node <= known[:, None])
+        first = jumps.argmax(axis=1)
+        steady = np.where(jumps[lane, first], self.base + 1 + first, t.final)
+        self.stop, known = np.minimum(self.stop, steady), np.minimum(known, steady - 1)
+        self.x[:, reach:] = x
         followed = (self.node <= known[:, None])[..., None]
         self.D[:, reach:] = np.where(followed, still + g * x, 0.0)
-        last = self.D[np.arange(len(known)), np.maximum(known - self.base, 0) + reach - 1]
+        last = self.D[lane, np.maximum(known - self.base, 0) + reach - 1]
         self.D[:, reach:] += np.where(followed, 0.0, last[:, None])
+        return known
 
 
 def check_law(plan: Plan) -> None:
@@ -112,6 +127,19 @@ def check_law(plan: Plan) -> None:
             f"acceptance: {plan.name} has rows without noise, so that there is no law to be exact in; take pathwise "
             "acceptance, or ddpm, ddim with eta > 0, or dpmpp_2m_sde"
         )
+
+
+def check_theta(theta: float) -> None:
+    """Raise InputError for what is not such a probability."""
+    if not 0 < theta <= 1:
+        raise InputError(f"theta: got {theta}; expected a probability, above 0 and at most 1")
+
+
+def log_uniform(seeds: list[int], plan: Plan, nodes: Ints) -> NDArray[np.float64]:
+    """ln u, u uniform on 0 .. 1, that decides at nodes [n, m] of n seeds: what the first two values of a draw of the
+    node as many places behind the plan are made from (see `noise`)."""
+    z = normal(np, seeds, len(plan) + nodes, 2)
+    return np.asarray(-np.vecdot(z, z) / 2)
 
 
 def _rejection(norm: float) -> float:

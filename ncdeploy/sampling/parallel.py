@@ -231,7 +231,7 @@ class ParallelRun:
         self.a, self.b, self.g = rows[..., : t.reach], rows[..., t.reach : -1], rows[..., -1:]
         if self.plan.stochastic:
             self.noise.place(keep, self.lanes, self.base)
-        self._follow(known)
+        known = self._follow(known)
         if not (t.previous[self.stop] > known).any():
             return  # nothing is new, and the states that stay fit their outputs already
         if self.start is not None and self.start.shape[1] > 1:
@@ -245,8 +245,9 @@ class ParallelRun:
             self.D[:, t.reach :] += lower_matmul(self.xp, t.running_sum, g * self.noise.now)
         self.x[:, t.reach :] = self._solve(t.inverse)
 
-    def _follow(self, known: Ints) -> None:
-        """Outputs up to the nodes `known` are those of the states where they are."""
+    def _follow(self, known: Ints) -> Ints:
+        """Outputs up to the nodes `known` are those of the states where they are; returns the last that are kept."""
+        return known
 
     def _fill(self) -> None:
         """Make the call a full one: without the last nodes of the windows, or with nodes that had been dropped, as many

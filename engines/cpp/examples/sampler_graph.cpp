@@ -60,7 +60,7 @@ void run(const std::string &path, std::size_t n, std::uint64_t seed, const char 
     }
     const std::size_t last = names.size() - 1; // conditions lie between noise and these two
     if (names.size() < 3 || names[0] != "noise" || names[last - 1] != "tolerance" || names[last] != "max_sweeps") {
-        throw ncdeploy::InputError(path + ": this example runs sampler graphs that hold their plan");
+        throw ncdeploy::InputError(path + ": this example runs sampler graphs that hold their plan and accept pathwise");
     }
     const auto type_of = [&](std::size_t i) {
         const Ort::TypeInfo type = session.GetInputTypeInfo(i); // which owns what it tells

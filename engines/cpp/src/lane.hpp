@@ -13,6 +13,9 @@
 
 namespace ncdeploy::detail {
 
+constexpr double jump = 0.3;     // a node that moved by more than this part of its noise level is not worth keeping
+constexpr std::size_t keep = 16; // but this many nodes behind the accepted ones always are
+
 // Nodes up to `base` are accepted; base .. stop - 1 are the window.
 class Lane {
   public:

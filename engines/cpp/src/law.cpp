@@ -15,6 +15,7 @@ class LawLane final : public Lane {
   public:
     LawLane(const Run &run, const Window &window, std::size_t sample)
         : Lane(run, window, sample), draft_(run.dim), mean_(run.dim) {
+        sums_.reserve((run.dim + piece - 1) / piece * window.span);
         draw_window();
         extend(1);
     }
@@ -76,19 +77,32 @@ class LawLane final : public Lane {
         return true;
     }
 
-    // The window moves to node k: outputs up to node `known` follow their states, and the others begin with the last.
+    // The window moves to node k: outputs up to node `known` follow their states, until one of these jumps too far to
+    // keep, and the others begin with the last.
     void follow(std::size_t k, std::size_t known) {
         base_ = k;
         drawn_ = std::max(drawn_, base_);
         stop_ = window_.stop[base_];
         draw_window();
-        const std::size_t first_new = std::max(k, std::min(known, stop_)) + 1;
-        shared_pieces([&](std::size_t, std::size_t first, std::size_t count) {
+        std::size_t first_new = std::max(k, std::min(known, stop_)) + 1;
+        const std::size_t nodes = first_new - k - 1;
+        sums_.assign((run_.dim + piece - 1) / piece * nodes, 0);
+        shared_pieces([&](std::size_t at, std::size_t first, std::size_t count) {
             for (std::size_t j = k + 1; j < first_new; ++j) {
-                kernels().advance(track_.row(run_.plan, j, first), count, draws(j, first), g(j), track_.x[j] + first,
-                                  track_.D[j] + first);
+                sums_[at * nodes + j - k - 1] =
+                    kernels().advance(track_.row(run_.plan, j, first), count, draws(j, first), g(j),
+                                      track_.x[j] + first, track_.D[j] + first);
             }
         });
+        for (std::size_t j = k + keep + 1; j < first_new; ++j) {
+            double sum = 0;
+            for (std::size_t i = j - k - 1; i < sums_.size(); i += nodes) {
+                sum += sums_[i];
+            }
+            if (std::sqrt(sum) * window_.scale[j] > jump) {
+                stop_ = first_new = j; // which ends the loop
+            }
+        }
         std::copy_n(track_.D[first_new - 1], run_.dim, frozen_.begin());
         extend(first_new);
     }
@@ -98,6 +112,7 @@ class LawLane final : public Lane {
         roll(first, first - 1, [&](std::size_t k) { return k < stop_ ? g(k) : 0.0F; });
     }
 
+    std::vector<double> sums_; // of the pieces of the values, for every node
     std::vector<float> draft_, mean_; // of the node in question: what its draft is off, and its mean
 };
 

@@ -23,9 +23,7 @@
 namespace ncdeploy::detail {
 namespace {
 
-constexpr double jump = 0.3; // a node that moved by more than this part of its noise level is not worth keeping
 constexpr std::size_t worth_a_thread = 2048; // values of a sample from which on a second thread helps
-constexpr std::size_t keep = 16;             // but this many nodes behind the accepted ones always are
 
 class PathwiseLane final : public Lane {
   public:

@@ -135,7 +135,7 @@ struct Options {
     double error_floor = 0.1; // in model units: below this noise level the tolerance is absolute
     std::size_t max_rows = 0; // most rows the network sees in one call; 0: no limit
     Acceptance acceptance = Acceptance::pathwise; // when a node is final
-    double theta = 0.5;  // in law: most probable rejection that a node is still tested at; speed alone depends on it
+    double theta = 1.0;  // in law: most probable rejection that a node is still tested at; speed alone depends on it
     double deadline = 0; // seconds after which a run should have ended, with what it knows then; 0: none
     bool keep = false;   // whether the result has a trajectory for a later start
     std::optional<double> guidance;              // weight of classifier-free guidance; doubles the rows
