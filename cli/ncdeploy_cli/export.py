@@ -73,7 +73,16 @@ def export(
         int | None, typer.Option(help="Nodes per sample and call.", show_default="32, or all", rich_help_panel=_GRAPH)
     ] = None,
     sweeps: Annotated[
-        int | None, typer.Option(help="Sweeps of a call, for sweep.", show_default="4", rich_help_panel=_GRAPH)
+        int | None,
+        typer.Option(help="Sweeps of a call, for sweep.", show_default="4, in law 1", rich_help_panel=_GRAPH),
+    ] = None,
+    accept: Annotated[
+        str | None,
+        typer.Option(
+            help="How it accepts nodes: pathwise, or law, for plans that add noise; see sample.",
+            show_default="pathwise",
+            rich_help_panel=_GRAPH,
+        ),
     ] = None,
     force: Force = False,
     as_json: options.Json = False,
@@ -97,7 +106,7 @@ def export(
         "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "shift": shift, "eta": eta,
         "variance": variance, "order": order,
     }  # fmt: skip
-    _check_graph(graph, {**of_plan, "plan_input": plan_input or None, "window": window}, sweeps)
+    _check_graph(graph, {**of_plan, "plan_input": plan_input or None, "window": window, "accept": accept}, sweeps)
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(console.progress("opening the model"))
@@ -107,11 +116,11 @@ def export(
         denoiser = load_model(model, allow_module=trust)
         inside = None
         if graph != "denoiser":
-            from ncdeploy.export.compose import SWEEPS, choose_record, export_graph
+            from ncdeploy.export.compose import choose_record, export_graph
 
             record = choose_record(
                 denoiser.info.plan(**of_plan), denoiser.info, kind=graph, window=window,
-                sweeps=SWEEPS if sweeps is None else sweeps, plan_input=plan_input,
+                sweeps=sweeps, plan_input=plan_input, acceptance=accept or "pathwise",
             )  # fmt: skip
         folder = stack.enter_context(workplace(target))
         done = export_onnx(
@@ -138,6 +147,7 @@ def export(
         facts |= {"output": str(written.path), "bytes": written.size}
         if inside is not None:
             facts |= {"plan": inside.record.plan.name, "plan_input": plan_input, "window": inside.record.window}
+            facts["acceptance"] = inside.record.acceptance
             facts["agreement"] = None if inside.agreement is None else inside.agreement.to_dict()
         facts |= {"precision": precision, "low": list(done.low), "kept": list(done.kept)}
         console.print_json({**facts, "weights_digest": done.info.weights_digest, "parity": parity})
@@ -160,11 +170,13 @@ def export(
 def _check_graph(graph: str, given: dict[str, Any], sweeps: int | None) -> None:
     """Raise InputError for a kind that there is not, and for options that would do nothing."""
     from ncdeploy.errors import InputError
-    from ncdeploy.formats.graphrecord import KINDS
+    from ncdeploy.formats.graphrecord import ACCEPTANCES, KINDS
 
     if graph not in KINDS:
         raise InputError(f"--graph {graph}: expected one of {', '.join(KINDS)}")
     asked = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if given["accept"] not in (None, *ACCEPTANCES):
+        raise InputError(f"--accept {given['accept']}: expected {' or '.join(ACCEPTANCES)}")
     if graph == "denoiser" and asked:
         raise InputError(f"{asked[0]}: a denoiser has no plan in it; add --graph sampler or sweep, or leave it out")
     if graph != "sweep" and sweeps is not None:

@@ -227,7 +227,8 @@ def sample(
             tolerance=tolerance, rows=rows, device=device, threads=threads, force=force, plan=of_plan,
             without={"plan": plan_name, "window": window, "sequential": True if parallel is False else None,
                      "shape": shape, "sigma_data": sigma_data, "num_classes": num_classes, "mode": mode,
-                     "deadline": deadline, "shard": shard, "ray": ray, "accept": accept if accept == "law" else None},
+                     "deadline": deadline, "shard": shard, "ray": ray},
+            in_law=accept == "law",
         )  # fmt: skip
         report(result, plan, how, n, output, guidance, as_json)
         return

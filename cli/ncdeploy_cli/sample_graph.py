@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 def sample_graph(
     engine: Path, *, output: str | None, n: int, seed: int, labels: str | None, guidance: float | None,
     condition: Sequence[str], tolerance: float | None, rows: int | None, device: str, threads: int | None, force: bool,
-    plan: dict[str, Any], without: dict[str, Any],
+    plan: dict[str, Any], without: dict[str, Any], in_law: bool,
 ) -> "tuple[Result, Any, Execution, str]":  # fmt: skip
     """Sample and save. Returns the result, its plan, how it was computed, and where it went.
 
     plan:    arguments of `make_plan` by option, None where not given
     without: options that mean nothing here, None where not given
+    in_law:  whether that is asked for; a graph made for it does so also where it is not
 
     Raises InputError for options that the graph leaves without meaning.
     """
@@ -28,7 +29,6 @@ def sample_graph(
     from ncdeploy.errors import InputError
     from ncdeploy.formats.conditions import read_conditions
     from ncdeploy.report.samples import check_output, default_output, save_samples
-    from ncdeploy.sampling.parallel import TOLERANCE
 
     graph = GraphEngine(engine, device=device, threads=threads)
     record, info = graph.record, graph.info
@@ -36,6 +36,8 @@ def sample_graph(
     refused = [f"--{option.replace('_', '-')}" for option, value in without.items() if value is not None]
     if refused:
         raise InputError(f"{refused[0]}: does not apply to a {record.kind} graph, which has that inside; leave it out")
+    if in_law and not record.in_law:
+        raise InputError("--accept law: this graph accepts pathwise; export one with --accept law, or leave it out")
     if asked and not record.plan_input:
         raise InputError(
             f"{asked[0]}: this graph carries its plan, {record.plan.name}; leave it out, or export with --plan-input"
@@ -55,7 +57,7 @@ def sample_graph(
         result = graph.sample(
             range(seed, seed + n), labels=None if classes is None else classes.tolist(), guidance=guidance,
             conditions=conditions, plan=chosen if record.plan_input else None,
-            tolerance=TOLERANCE if tolerance is None else tolerance,
+            tolerance=tolerance,
             max_rows=how.rows, on_call=lambda done: bar.update(note=f"{done} sweeps"),
         )  # fmt: skip
     graph.close()

@@ -36,7 +36,7 @@ WINDOW = 32
 SWEEPS = 4
 OWN = (  # what graphs take and return beside what every model has
     "tolerance", "max_sweeps", "D", "before", "base", "known", "stop", "samples", "sweeps", "residual", "evaluations",
-    "x_new", "D_new",
+    "x_new", "D_new", "log_uniform", "theta", "accepted", "kept", "rejected", "rejections", "rejection_odds",
 )  # fmt: skip
 INPUT_REACH = 8  # of a graph that takes its plan as input: enough for every solver here
 
@@ -109,15 +109,17 @@ def choose_record(
     *,
     kind: str,
     window: int | None = None,
-    sweeps: int = SWEEPS,
+    sweeps: int | None = None,
     plan_input: bool = False,
+    acceptance: str = "pathwise",
 ) -> GraphRecord:
     """What a graph is to be.
 
     kind:       "sampler" or "sweep"
     plan:       goes into the graph, or, with plan_input, only serves to verify it
     window:     evaluated nodes in a window; None = 32, or all there are
-    sweeps:     of one call of a sweep graph
+    sweeps:     of one call of a sweep graph; None = 4, or 1 in law
+    acceptance: "pathwise" or "law", for plans whose rows all add noise
 
     Raises InputError for values that do not fit, and for a condition with the name of an input that graphs have.
     """
@@ -127,6 +129,8 @@ def choose_record(
     window = min(WINDOW, plan.evaluations) if window is None else window
     if not 1 <= window <= plan.evaluations:
         raise InputError(f"window: got {window}; plan {plan.name} has {plan.evaluations} evaluations, so 1 to that")
+    if sweeps is None:
+        sweeps = 1 if acceptance == "law" else SWEEPS
     if kind == "sweep" and not 1 <= sweeps <= window:
         raise InputError(f"sweeps: got {sweeps}, expected 1 to the window's {window} nodes")
     span = WindowTables(plan, window, None, info.dim, ERROR_FLOOR, np, np.float32, None).span
@@ -134,6 +138,7 @@ def choose_record(
         kind=kind, plan=plan, plan_input=plan_input, window=window, span=span,
         reach=max(INPUT_REACH, plan.reach) if plan_input else plan.reach,
         sweeps=sweeps if kind == "sweep" else 0, error_floor=ERROR_FLOOR,
+        acceptance=acceptance,
     )  # fmt: skip
 
 

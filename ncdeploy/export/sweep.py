@@ -8,9 +8,13 @@ says where the windows go next; it needs no arithmetic on states of its own.
                                                           output is kept, first node that is not evaluated
              noise       float32 [batch, span, *shape]    draws of the nodes after the base, unless the plan has none
              labels int64, guidance float32 [batch], and conditions [batch, *shape]   where the model takes them
+             log_uniform float32 [batch, span], theta float32 []   of a graph that accepts in law: see `sampling.law`
              plan_*                                       where the plan is an input: `ncdeploy.backends.graphs.tables`
     outputs  x_new, D_new  float32 [batch, slots, *shape]
              residual      float32 [batch, sweeps, span]  of node base + 1 + i; 0 where there is none
+             or, in law: accepted, kept, rejected int64 [batch], rejection_odds float32 [batch]
+                                                          the next base, the node up to which outputs are kept then,
+                                                          whether a test failed, and the summed probabilities of that
 """
 
 from typing import Any
@@ -19,6 +23,7 @@ import numpy as np
 from onnx import GraphProto, ValueInfoProto
 
 from ncdeploy.export.builder import Builder, Embedded, port
+from ncdeploy.export.law_step import LawStep
 from ncdeploy.export.window_step import Layout, Step, per_sample
 from ncdeploy.formats.graphrecord import GraphRecord
 from ncdeploy.modelinfo import ModelInfo
@@ -39,20 +44,30 @@ def sweep_graph(denoiser: GraphProto, info: ModelInfo, record: GraphRecord, tabl
     inputs += condition_ports(info)
     inputs += put_plan(g, record, t, {k: v for k, v in tables.items() if k in SWEEP_TABLES})
 
-    step = Step(g, t)
+    if record.in_law:
+        inputs += [port("log_uniform", "float32", "batch", t.span), port("theta", "float32")]
+    step = LawStep(g, t) if record.in_law else Step(g, t)
     x, D = (g.shape(name, -1, t.slots, info.dim) for name in ("x", "D"))
     step.move(x, D, "before", "base", "known", first_slots(g, "base", t))
     step.place("stop", "known", noise)
-    residuals = []
-    for sweep in range(record.sweeps):
-        step.evaluate_all(network, skip=sweep)
-        residuals.append(g("Unsqueeze", step.solve(), np.array([1])))
+    if isinstance(step, LawStep):
+        step.evaluate_all(network)
+        step.verify("log_uniform", "theta")
+        told = [("accepted", step.accepted), ("kept", step.known), ("rejected", step.rejected)]
+        for name, value in (*told, ("rejection_odds", step.odds)):
+            g("Identity", value, out=name)
+        found = [port(name, "int64", "batch") for name, _ in told] + [port("rejection_odds", "float32", "batch")]
+    else:
+        residuals = []
+        for sweep in range(record.sweeps):
+            step.evaluate_all(network, skip=sweep)
+            residuals.append(g("Unsqueeze", step.solve(), np.array([1])))
+        g("Concat", *residuals, axis=1, out="residual")
+        found = [port("residual", "float32", "batch", record.sweeps, t.span)]
     shape = np.array([-1, t.slots, *info.shape])
     g("Reshape", step.x, shape, out="x_new")
     g("Reshape", step.D, shape, out="D_new")
-    g("Concat", *residuals, axis=1, out="residual")
-    outputs = [windows["x_new"], windows["D_new"], port("residual", "float32", "batch", record.sweeps, t.span)]
-    return g.graph("sweep", inputs, outputs)
+    return g.graph("sweep", inputs, [windows["x_new"], windows["D_new"], *found])
 
 
 OUTER = "window/"  # before the names of what the outer graph computes: no input can bear one of them

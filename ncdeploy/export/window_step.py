@@ -79,44 +79,55 @@ class Step:
         output = g("Add", g("Min", moved, self._column(last)), lane)
         self.x = g("Gather", self._flat(x), state)
         self.D = g("Gather", self._flat(D), output)
-        self.base = base
+        self.base, self.lane = base, lane
 
     def place(self, stop: str, known: str, noise: str | None) -> None:
         """Take the coefficients of the windows; nodes behind `known` get their first state from the outputs there.
 
         noise: [B, S, d], the windows' draws, or None for a plan that has none after the first node
         """
+        self._take(stop, noise)
+        self._begin(known)
+
+    def _take(self, stop: str, noise: str | None) -> None:
+        """The coefficients of the windows, their noise, and `carry`: what rows get of it, and from behind the base."""
         g, t, S = self.g, self.t, self.t.span
-        base, self.stop = self._column(self.base), self._column(stop)
-        nodes = g("Add", base, np.arange(S + 1))
-        self.node = g.cut(nodes, 1, S + 1, 1)
-        self.sigma, scale, self.weight, evaluated = (
-            g.shape(part, -1, S + 1) for part in g.split(g("Gather", "plan_nodes", nodes), [1] * NODE_COLUMNS, 2)
+        self.nodes = g("Add", self._column(self.base), np.arange(S + 1))
+        self.node = g.cut(self.nodes, 1, S + 1, 1)
+        self.sigma, self.scale, self.weight, evaluated = (
+            g.shape(part, -1, S + 1) for part in g.split(g("Gather", "plan_nodes", self.nodes), [1] * NODE_COLUMNS, 2)
         )
-        self.due = g("And", g("Cast", evaluated, to=9), g("Less", nodes, self.stop))  # 9: bool
-        a, b, self.gain = g.split(g("Gather", "plan_rows", self.node), [t.reach, t.reach, 1], 2)
+        self.evaluated = g("Cast", evaluated, to=9)  # 9: bool
+        self._end(stop)
+        self.a, b, self.gain = g.split(g("Gather", "plan_rows", self.node), [t.reach, t.reach, 1], 2)
         inverses = g.split(g("Gather", "plan_inverses", self.node), [2 * S, 2 * S], 2)
         self.inverse, self.inverse_jacobian = (self._triangle(by_lag) for by_lag in inverses)
         self.b = g.split(b, [1] * t.reach, 2) if t.reach > 1 else [b]
 
-        self.carry: str | None = None
-        if t.state_reach:
-            inside = (np.arange(t.reach) >= np.arange(S)[:, None]).astype(np.float32)  # rows that reach behind the base
-            a = g("Mul", a, inside)
-            columns = g.split(a, [1] * t.reach, 2) if t.reach > 1 else [a]
-            for h in range(t.state_reach):
-                self.carry = self._plus(self.carry, g("Mul", columns[h], self._back(self.x, h)))
         self.x_accepted = g.cut(self.x, 0, t.reach, 1)
+        inside = (np.arange(t.reach) >= np.arange(S)[:, None]).astype(np.float32)  # rows that reach behind the base
+        self.carry = self._from_states(g("Mul", self.a, inside)) if t.state_reach else None
+        self.noise: str | None = None
         if noise is not None:
-            noise = g("Mul", noise, g("Unsqueeze", g.cut(scale, 1, S + 1, 1), np.array([2])))
-            self.carry = self._plus(self.carry, noise)
+            self.noise = g("Mul", noise, g("Unsqueeze", g.cut(self.scale, 1, S + 1, 1), np.array([2])))
+            self.carry = self._plus(self.carry, self.noise)
+
+    def _end(self, stop: str) -> None:
+        """Let the windows end before nodes `stop` [B]."""
+        self.stop = self._column(stop)
+        self.due = self.g("And", self.evaluated, self.g("Less", self.nodes, self.stop))
+
+    def _begin(self, known: str) -> None:
+        """First states of the nodes behind `known`."""
+        g, t = self.g, self.t
+        if self.noise is not None:
             # In an SDE plan D is a martingale driven by the noise: outputs that are not known yet follow it.
             new = g("Cast", g("Greater", self.node, self._column(known)), to=1)
-            moved = g("Mul", g("Mul", self.gain, g("Unsqueeze", new, np.array([2]))), noise)
-            walk = g("MatMul", np.tri(S, dtype=np.float32), moved)
-            accepted, window = g.split(self.D, [t.reach, S], 1)
+            moved = g("Mul", g("Mul", self.gain, g("Unsqueeze", new, np.array([2]))), self.noise)
+            walk = g("MatMul", np.tri(t.span, dtype=np.float32), moved)
+            accepted, window = g.split(self.D, [t.reach, t.span], 1)
             self.D = g("Concat", accepted, g("Add", window, walk), axis=1)
-        self._put_states(g("MatMul", self.inverse, self._drive()))
+        self._put_states(g("MatMul", self.inverse, self._drive(self.carry)))
 
     def evaluate_due(self, network: Embedded, lane: str) -> str:
         """D at the nodes that need it and no others; returns how many, int64 [B].
@@ -160,15 +171,23 @@ class Step:
         old = self.x_window
         still = g("Sub", window, g("Mul", self.gain, old))  # the part that does not follow the states
         self.D = g("Concat", accepted, still, axis=1)
-        self._put_states(g("MatMul", self.inverse_jacobian, self._drive()))
+        self._put_states(g("MatMul", self.inverse_jacobian, self._drive(self.carry)))
         self.D = g("Concat", accepted, g("Add", still, g("Mul", self.gain, self.x_window)), axis=1)
         norm = g("Sqrt", g("ReduceSumSquare", g("Sub", self.x_window, old), np.array([2]), keepdims=0))
         weight = g("Mul", g.cut(self.weight, 1, t.span + 1, 1), g("Cast", g("LessOrEqual", self.node, self.stop), to=1))
         return g("Mul", norm, weight)
 
-    def _drive(self) -> str:
-        """B D + A x_accepted + noise, [B, S, d]."""
-        total = self.carry
+    def _from_states(self, a: str) -> str | None:
+        """A x for such coefficients [B, S, reach], [B, S, d]."""
+        columns = self.g.split(a, [1] * self.t.reach, 2) if self.t.reach > 1 else [a]
+        total: str | None = None
+        for h in range(self.t.state_reach):
+            total = self._plus(total, self.g("Mul", columns[h], self._back(self.x, h)))
+        return total
+
+    def _drive(self, carry: str | None) -> str:
+        """B D beside what `carry` is, [B, S, d]."""
+        total = carry
         for h in range(self.t.reach):
             total = self._plus(total, self.g("Mul", self.b[h], self._back(self.D, h)))
         assert total is not None  # a row reaches back over at least one node

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.records import Kind, about, check, parse, read, read_format
+from ncdeploy.records import Kind, about, check, parse, read, read_format, required
 from ncdeploy.records.kinds import FLAG, FLAGS, NUMBERS, POSITIVE, ROWS, TEXT, integer, one_of
+from ncdeploy.sampling.law import check_law
 from ncdeploy.sampling.plan import Plan
 
 GRAPH_KEY = "ncdeploy.graph"
 FORMAT_VERSION = 1
 MORE = 64  # reach of a graph beyond what its own plan could use
 KINDS = ("denoiser", "sweep", "sampler")
+ACCEPTANCES = ("pathwise", "law")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +69,30 @@ class GraphRecord:
         metadata=about(POSITIVE, "noise level below which the tolerance is absolute, in model units"),
     )
 
+    acceptance: str = field(
+        default="pathwise",
+        metadata=about(one_of(*ACCEPTANCES), "how it accepts nodes", vital=True),
+    )
+
     def __post_init__(self) -> None:
         check(self)
         if self.kind == "sweep" and self.sweeps < 1:
             raise InputError(f"sweeps: got {self.sweeps}, expected at least 1 in a sweep graph")
+        if self.in_law:
+            check_law(self.plan)
+            if self.sweeps > 1:
+                raise InputError(
+                    f"sweeps: got {self.sweeps}; a call of a sweep graph in law makes 1, whose end it decides"
+                )
         n = len(self.plan)
         if not (self.window <= self.plan.evaluations and self.span < n and self.plan.reach <= self.reach <= n + MORE):
             sizes = f"window {self.window}, span {self.span} and reach {self.reach}"
             raise InputError(f"graph: {sizes} do not fit plan {self.plan.name} of {n} nodes")
+
+    @property
+    def in_law(self) -> bool:
+        """Whether it accepts in law."""
+        return self.acceptance == "law"
 
     @property
     def slots(self) -> int:
@@ -85,7 +103,7 @@ class GraphRecord:
         """One line of JSON, keys sorted."""
         plan = {name: getattr(self.plan, name).tolist() for name in _ARRAYS}
         record = {**{name: getattr(self, name) for name in _SETTINGS}, "plan": {"name": self.plan.name, **plan}}
-        return json.dumps({"format": FORMAT_VERSION, **record}, sort_keys=True)
+        return json.dumps({"format": FORMAT_VERSION, **record, **required(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "GraphRecord":
@@ -103,11 +121,12 @@ class GraphRecord:
         where = f"takes its plan as input, verified with {plan}" if self.plan_input else f"carries its plan: {plan}"
         count = f"{self.sweeps} sweeps a call, " if self.kind == "sweep" else ""
         rows = ", whole windows in every call" if self.fixed_rows else ""
-        return f"{self.kind}: {count}window {self.window}{rows}; {where}"
+        how = ", in law" if self.in_law else ""
+        return f"{self.kind}: {count}window {self.window}{rows}{how}; {where}"
 
 
 _ARRAYS = ("sigmas", "state", "denoised", "noise", "evaluated")
-_SETTINGS = ("kind", "plan_input", "window", "span", "reach", "sweeps", "fixed_rows", "error_floor")
+_SETTINGS = ("kind", "plan_input", "window", "span", "reach", "sweeps", "fixed_rows", "error_floor", "acceptance")
 
 
 def record_of(path: str | os.PathLike[str], metadata: dict[str, str]) -> GraphRecord | None:

@@ -1,8 +1,8 @@
 """Does a graph with a sampler in it draw the samples of the host loop, from the same noise?
 
-A sampler graph is the host loop, so at the default tolerance the samples differ by rounding and the sweeps by one at
-most, where a residual lies on the tolerance. A sweep graph accepts nodes in steps of several sweeps, so the two only
-meet where both are exact: at a small tolerance.
+A sampler graph, or one that accepts in law, is the host loop, so at the default tolerance the samples differ by
+rounding and the sweeps by one at most, where a residual lies on the tolerance. A sweep graph that accepts pathwise does
+so in steps of several sweeps: the two only meet where both are exact, at a small tolerance.
 """
 
 import os
@@ -70,13 +70,18 @@ def agreement(
     engine = GraphEngine(graph, threads=threads)
     try:
         record, info, n = engine.record, engine.info, len(SEEDS)
-        tolerance = TOLERANCE if record.kind == "sampler" else SMALL
+        steps_alike = record.kind == "sampler" or record.in_law
+        tolerance = TOLERANCE if steps_alike else SMALL
         given = draw_samples(info, n, np.random.default_rng(0))
         conditions = {name: values for name, values in given.items() if name != "labels"}
-        got = engine.sample(SEEDS, labels=given.get("labels"), conditions=conditions, tolerance=tolerance)
+        got = engine.sample(
+            SEEDS, labels=given.get("labels"), conditions=conditions, tolerance=None if record.in_law else tolerance,
+        )  # fmt: skip
         wanted = sample(
             host, record.plan, seeds=SEEDS, conditions=given, window=engine.window(record.plan),
-            tolerance=tolerance, options=SampleOptions(error_curve=info.error_curve or NO_FOLLOWING),
+            tolerance=tolerance, options=SampleOptions(
+                error_curve=info.error_curve or NO_FOLLOWING, acceptance="law" if record.in_law else "pathwise"
+            ),
         )  # fmt: skip
     finally:
         engine.close()
@@ -89,5 +94,5 @@ def agreement(
         samples=n,
         rms=float(np.median(np.sqrt(np.mean(difference**2, axis=1)))),
         allowed=allowed * max(1.0, info.sigma_data),
-        sweeps=int(np.abs(got.sweeps - wanted.sweeps).max()) if record.kind == "sampler" else None,
+        sweeps=int(np.abs(got.sweeps - wanted.sweeps).max()) if steps_alike else None,
     )

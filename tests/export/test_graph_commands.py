@@ -130,3 +130,25 @@ def test_bad_input(files, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     assert said in call(*[a.format(f=files[0]) for a in arguments], code=1).stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_accepts_in_law(files, tmp_path, monkeypatch):
+    folder, _ = files
+    monkeypatch.chdir(tmp_path)
+    options = ("--solver", "ddpm", "--steps", 20, "--window", 8)
+    export = ("export", folder / "image.pt", "-o", "law.onnx", "--threads", 1, "--json")
+    record = json.loads(call(*export, "--graph", "sampler", "--accept", "law", *options).stdout)
+    assert record["acceptance"] == "law"
+    assert record["agreement"]["ok"]
+    run = ("-n", 5, "--seed", 9, "--json", "-o")
+    call("sample", "law.onnx", "--accept", "law", *run, "a.npz")
+    call("sample", folder / "denoiser.onnx", "--accept", "law", *run, "b.npz", *options)
+    np.testing.assert_allclose(npz("a.npz"), npz("b.npz"), atol=1e-3 * 8)  # the data lie in 0 .. 16
+    for words, said in (
+        (("sample", "law.onnx", "--tolerance", "0.1", "-o", "c.npz"), "accepts in law and has none"),
+        (("sample", folder / "sampler.onnx", "--accept", "law", "-o", "c.npz"), "this graph accepts pathwise"),
+        ((*export, "--graph", "sampler", "--accept", "odds", "--force"), "--accept odds: expected pathwise or law"),
+        ((*export, "--graph", "sampler", "--solver", "ddim", "--accept", "law", "--force"), "rows without noise"),
+        ((*export, "--accept", "law", "--force"), "--accept: a denoiser has no plan in it"),
+    ):
+        assert said in call(*words, code=1).stderr

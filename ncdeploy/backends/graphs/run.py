@@ -23,6 +23,7 @@ from ncdeploy.formats.onnxfile import is_onnx, read_onnx
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.ports import take_all
 from ncdeploy.result import Result
+from ncdeploy.sampling.law import THETA, check_law, check_theta, log_uniform
 from ncdeploy.sampling.noise import check_seeds
 from ncdeploy.sampling.parallel import TOLERANCE
 from ncdeploy.sampling.plan import Plan
@@ -78,7 +79,8 @@ class GraphEngine(Closing):
         guidance: float | None = None,
         conditions: Mapping[str, Any] | None = None,
         plan: Plan | None = None,
-        tolerance: float = TOLERANCE,
+        tolerance: float | None = None,
+        theta: float = THETA,
         max_sweeps: int | None = None,
         max_rows: int | None = None,
         on_call: Callable[[int], None] | None = None,
@@ -90,6 +92,8 @@ class GraphEngine(Closing):
             guidance: of every sample, as for `ncdeploy.sample`, for a model that takes them
             conditions: of every sample, as for `ncdeploy.sample`, for a model that takes them
             plan: for a graph that takes its plan as input; None = the one it was verified with
+            tolerance: as for `ncdeploy.sample`, which is the default; of a graph that accepts pathwise
+            theta: as in `SampleOptions`; of a graph that accepts in law
             max_sweeps: of a sample; None = as many as it takes. A sample that needs more has the residual infinity
             max_rows: most rows the network sees in one call; more samples than fit are worked on in turn
             on_call: called with the sweeps done after every call of a sweep graph
@@ -103,6 +107,12 @@ class GraphEngine(Closing):
         if plan is not None and not record.plan_input:
             raise InputError(f"plan: this graph carries its own, {record.plan.name}; export one with --plan-input")
         plan = record.plan if plan is None else plan
+        if record.in_law:
+            if tolerance is not None:
+                raise InputError("tolerance: this graph accepts in law and has none, it is exact; leave it out")
+            check_law(plan)
+            check_theta(theta)
+        tolerance = TOLERANCE if tolerance is None else tolerance
         if not 0 <= tolerance < np.inf:
             raise InputError(f"tolerance: got {tolerance}; expected 0 or more")
         if max_sweeps is not None and max_sweeps < 1:
@@ -117,9 +127,9 @@ class GraphEngine(Closing):
         parts = []
         for i in range(0, len(names), lanes):
             those = {name: values[i : i + lanes] for name, values in given.items()}
-            parts.append(self._batch(names[i : i + lanes], those, plan, tolerance, limit, on_call))
+            parts.append(self._batch(names[i : i + lanes], those, plan, tolerance, theta, limit, on_call))
         columns = zip(*(outcome for outcome, _, _ in parts), strict=True)
-        samples, sweeps, residual, evaluations = (np.concatenate(column) for column in columns)
+        samples, sweeps, residual, evaluations, *in_law = (np.concatenate(column) for column in columns)
         finite = np.isfinite(samples).reshape(len(names), -1).all(axis=1)
         if not finite.all():
             seed = names[int(np.argmin(finite))]
@@ -128,16 +138,20 @@ class GraphEngine(Closing):
             samples=samples, depth=sum(depth for _, depth, _ in parts), sweeps=sweeps, residual=residual,
             nfe=float(evaluations.mean()) * self.info.evaluations, window=self.window(plan),
             wall_s=time.perf_counter() - start, engine_s=sum(seconds for _, _, seconds in parts),
-            info=self.info, labels=given.get("labels"),
+            info=self.info, labels=given.get("labels"), rejections=in_law[0] if in_law else None,
+            rejection_odds=in_law[1] if in_law else None,
         )  # fmt: skip
 
     def _batch(
-        self, seeds: list[int], given: dict[str, NDArray[Any]], plan: Plan, tolerance: float, max_sweeps: int,
+        self, seeds: list[int], given: dict[str, NDArray[Any]], plan: Plan, tolerance: float, theta: float,
+        max_sweeps: int,
         on_call: Callable[[int], None] | None,
     ) -> tuple[Outcome, int, float]:  # fmt: skip
         """What came out, the depth, and the seconds inside the graph."""
         record = self.record
         inputs = {k: v for k, v in self._tables(plan).items() if k in self._inputs} if record.plan_input else {}
+        if record.in_law:
+            inputs["theta"] = np.array(theta, np.float32)
         if record.kind == "sweep":
             driver = SweepDriver(
                 self._session.run, record, self.info, plan, self._tables(plan), noise="noise" in self._inputs
@@ -146,17 +160,19 @@ class GraphEngine(Closing):
                 seeds, given, inputs, tolerance=tolerance, max_sweeps=max_sweeps, on_call=on_call
             )  # fmt: skip
             return found, driver.depth, driver.seconds
+        nodes = np.tile(np.arange(draws_of(plan)), (len(seeds), 1))
         feeds: dict[str, NDArray[Any]] = {
-            "noise": draw(seeds, np.tile(np.arange(draws_of(plan)), (len(seeds), 1)), self.info),
-            "tolerance": np.array(tolerance, np.float32),
-            "max_sweeps": np.array(max_sweeps, np.int64),
-            **given,
-            **inputs,
-        }
+            "noise": draw(seeds, nodes, self.info), "max_sweeps": np.array(max_sweeps, np.int64), **given, **inputs
+        }  # fmt: skip
+        if record.in_law:
+            feeds["log_uniform"] = log_uniform(seeds, plan, nodes).astype(np.float32)
+        else:
+            feeds["tolerance"] = np.array(tolerance, np.float32)
         start = time.perf_counter()
-        samples, sweeps, residual, evaluations = self._session.run(_OUTPUTS, feeds)
+        samples, sweeps, *rest = self._session.run(_OUTPUTS + (_IN_LAW if record.in_law else []), feeds)
         seconds = time.perf_counter() - start
-        return (samples, sweeps, residual.astype(np.float64), evaluations), int(sweeps.max()), seconds
+        rest = [part.astype(np.float64) if part.dtype == np.float32 else part for part in rest]
+        return (samples, sweeps, *rest), int(sweeps.max()), seconds
 
     def close(self) -> None:
         """Release the session."""
@@ -172,6 +188,7 @@ class GraphEngine(Closing):
 
 
 _OUTPUTS = ["samples", "sweeps", "residual", "evaluations"]
+_IN_LAW = ["rejections", "rejection_odds"]
 
 
 def _given(
