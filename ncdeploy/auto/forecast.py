@@ -20,9 +20,12 @@ class Forecast:
     windows: int64, increasing, those to compare
     """
 
-    def __init__(self, plan: Plan, *, most: int, tolerance: float, floor: float, scale: float, online: bool) -> None:
-        """A first rehearsal, at a narrow window; `most`: the widest window that there is."""
-        self._plan, self._settings = plan, (tolerance, floor, scale, online)
+    def __init__(
+        self, plan: Plan, *, most: int, tolerance: float, floor: float, scale: float, online: bool,
+        law: tuple[float, int] | None = None,
+    ) -> None:  # fmt: skip
+        """A first rehearsal, at a narrow window; `most`: the widest window that there is; `law`: as for `rehearse`."""
+        self._plan, self._settings = plan, (tolerance, floor, scale, online, law)
         self._runs: dict[int, Rehearsal] = {}
         last = min(most, _ANCHORS[-1])
         self._ahead = [*(w for w in _ANCHORS if w < last), last]
@@ -72,7 +75,7 @@ class Forecast:
     def least_driver(self) -> float:
         """Seconds that it takes for a call of a rehearsal at the narrowest window where an error curve is known."""
         fixed, each = self.driver(1)
-        tolerance, floor, scale, _ = self._settings
+        tolerance, floor, scale, *_ = self._settings
         return min(fixed + SAMPLES * each, rehearse(self._plan, min(self._runs), tolerance, floor, scale, False).driver)
 
     def _nearest(self, window: int) -> Rehearsal:

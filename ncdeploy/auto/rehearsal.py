@@ -3,17 +3,20 @@
 What the sweeps of a parallel run depend on is mostly the plan: how far its noise levels lie apart, whether it is
 stochastic, how much of it a window covers. So the same driver tells them on the D of a mixture of Gaussians in 16
 dimensions. A network's D is rougher than that, which costs it sweeps where windows are wide or steps long; hence the
-ripples.
+ripples. In law a draft is accepted as a whole, the less often the more values it has.
 """
 
+import math
 import time
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
 from ncdeploy.sampling.errorcurve import ErrorCurve
 from ncdeploy.sampling.evaluator import Evaluator
+from ncdeploy.sampling.law import LawRun
 from ncdeploy.sampling.parallel import ParallelRun
 from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.posterior import Posterior
@@ -43,12 +46,21 @@ class Rehearsal:
 
 
 @lru_cache(maxsize=64)
-def rehearse(plan: Plan, window: int, tolerance: float, floor: float, scale: float, online: bool = False) -> Rehearsal:
-    """Run `plan` with `window` on data of standard deviation `scale` and mean 0; `online`: without an error curve."""
+def rehearse(
+    plan: Plan,
+    window: int,
+    tolerance: float,
+    floor: float,
+    scale: float,
+    online: bool = False,
+    law: tuple[float, int] | None = None,
+) -> Rehearsal:
+    """Run `plan` with `window` on data of standard deviation `scale` and mean 0; `online`: without an error curve;
+    `law`: theta and the values of a sample, of acceptance in law."""
     denoise, curve = _denoiser(scale)
     like = np.zeros((), np.float64)
     evaluator = Evaluator(denoise, (_DIM,), None, like)
-    run = ParallelRun(
+    run = (ParallelRun if law is None else partial(_WiderLawRun, theta=law[0], dim_of_samples=law[1]))(
         evaluator, plan, seeds=list(range(SAMPLES)), dim=_DIM, window=window, tolerance=tolerance, floor=floor,
         curve=None if online else curve, mean=None, lanes=SAMPLES, like=like,
     )  # fmt: skip
@@ -65,6 +77,17 @@ def rehearse(plan: Plan, window: int, tolerance: float, floor: float, scale: flo
         spread=tuple(rows / rows.mean()),
         course=tuple(np.mean(courses, axis=0)),
     )
+
+
+class _WiderLawRun(LawRun):
+    """Accepts as often as with samples of more values, whose drafts are off by as much in each."""
+
+    def __init__(self, *given: Any, dim_of_samples: int, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self._wider = math.sqrt(dim_of_samples / _DIM)
+
+    def _off(self, drafted: Floats, mean: Floats) -> Floats:
+        return self._wider * (drafted - mean)
 
 
 class _Rippled:

@@ -44,6 +44,7 @@ class Job:
     scale:   standard deviation of the data; tolerance, floor: as for `sample`
     values:  of a row, that NumPy handles between calls; 0 where a device does
     online:  whether the run estimates the scalar Jacobian, for want of an error curve
+    law:     theta and the values of a sample, of acceptance in law; None of pathwise acceptance
     eps:     relative rounding of the run's numbers
     ready:   call sizes of the engine, in rows of x, that are set up already; of one that has them
     """
@@ -58,6 +59,7 @@ class Job:
     per_row: int = 1
     values: int = 0
     online: bool = False
+    law: tuple[float, int] | None = None
     eps: float = float(np.finfo(np.float32).eps)
     ready: frozenset[int] = frozenset()
 
@@ -80,7 +82,7 @@ class Tuner:
         job, k, t = self.job, self.job.plan.evaluations, self._seconds
         lanes = _doublings(min(job.n, job.max_rows))
         alone = self._alone(lanes, 0.0)
-        if job.tolerance < _ROUNDING * job.eps:
+        if job.law is None and job.tolerance < _ROUNDING * job.eps:
             return alone
         # A window that converged at once would cost this; where even that is not worth it, nothing is rehearsed.
         least = job.n * k * min(t(b) / b for b in _doublings(min(job.max_rows, job.n * k)))
@@ -194,7 +196,7 @@ class Tuner:
         job = self.job
         return Forecast(
             job.plan, most=min(job.plan.evaluations, job.max_rows), tolerance=job.tolerance, floor=job.floor,
-            scale=job.scale, online=job.online,
+            scale=job.scale, online=job.online, law=job.law,
         )  # fmt: skip
 
 

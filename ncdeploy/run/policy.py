@@ -57,6 +57,7 @@ def _choose(request: Request) -> Policy:
         plan=request.plan, latency=latency, n=len(request.seeds), tolerance=request.tolerance,
         floor=options.error_floor, scale=SCALE if request.info is None else request.info.sigma_data, max_rows=rows,
         per_row=timed_rows, values=request.dim if on_host else 0, online=request.error_curve is None,
+        law=(options.theta, request.dim) if options.acceptance == "law" else None,
         eps=float(namespace(like).finfo(like.dtype).eps), ready=frozenset(() if sizes is None else sizes.ready),
     )  # fmt: skip
     choice, tuner = choose(job)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from keywords import grouped
 from ncdeploy import InputError, Plan, SampleOptions, make_plan, sample
+from ncdeploy.auto import forecast
 from ncdeploy.auto import latency as latency_module
 from ncdeploy.auto.latency import Latency, check_latency, measure_latency
 from ncdeploy.auto.rehearsal import rehearse
@@ -49,7 +51,9 @@ def plan_of(name: str) -> Plan:
 
 
 @cache
-def network_time(engine: str, name: str, n: int, window: Any, believed: str | None = None) -> float:
+def network_time(
+    engine: str, name: str, n: int, window: Any, believed: str | None = None, acceptance: Any = "pathwise"
+) -> float:
     """Seconds in the network, by the engine's own clock, of six samples of the exact denoiser in runs of n.
 
     believed: the engine whose latency auto is given, if not its own
@@ -70,7 +74,7 @@ def network_time(engine: str, name: str, n: int, window: Any, believed: str | No
                 denoise, plan_of(name), seeds=range(first, first + n), window=window,
                 options=SampleOptions(
                     shape=SHAPE, like=DOUBLE, error_curve=error_curve(), mean=digits().means.mean(0), max_rows=4096,
-                    latency=curve(believed or engine) if window == "auto" else None,
+                    latency=curve(believed or engine) if window == "auto" else None, acceptance=acceptance,
                 ),
             )  # fmt: skip
     return spent
@@ -119,6 +123,46 @@ def test_a_rehearsal_tells_the_sweeps_of_a_real_run(name: str) -> None:
         expected = rehearse(plan, window, 1e-3, 0.1, 0.5)
         assert expected.sweeps == pytest.approx(run.sweeps.mean(), rel=0.35)
         assert expected.nfe == pytest.approx(run.nfe, rel=0.35)
+
+
+@pytest.mark.parametrize(("name", "window"), [("ddpm-300", 8), ("ddpm-300", 32), ("ddpm-100", 16)])
+def test_a_rehearsal_in_law_tells_the_sweeps_of_a_run_in_law(name: str, window: int) -> None:
+    plan = plan_of(name)
+    run = sample(
+        digits(), plan, seeds=range(16), window=window,
+        options=SampleOptions(shape=SHAPE, error_curve=error_curve(), like=DOUBLE, acceptance="law"),
+    )  # fmt: skip
+    expected = rehearse(plan, window, 1e-3, 0.1, 0.5, False, (1.0, 64))
+    assert expected.sweeps == pytest.approx(run.sweeps.mean(), rel=0.35)
+    assert expected.nfe == pytest.approx(run.nfe, rel=0.35)
+    assert expected.sweeps < 0.95 * rehearse(plan, window, 1e-3, 0.1, 0.5).sweeps
+    assert expected.sweeps < rehearse(plan, window, 1e-3, 0.1, 0.5, False, (1.0, 10_000)).sweeps
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("engine", ENGINES)
+def test_in_law_auto_takes_a_good_window(engine: str) -> None:
+    """Samples are others at other windows, so that six of them do not tell a best one to less than a third."""
+    alone = network_time(engine, "ddpm-120", 1, None)
+    fixed = [network_time(engine, "ddpm-120", 1, w, acceptance="law") for w in (6, 16, 48)]
+    auto = network_time(engine, "ddpm-120", 1, "auto", acceptance="law")
+    assert auto <= alone / 0.97
+    assert auto <= 1.5 * min(alone, *fixed)
+
+
+def test_in_law_it_is_predicted_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "rehearse", lambda *given: replace(rehearse(*given), driver=1e-4))
+    jobs = [
+        Job(
+            plan=plan_of("ddpm-300"), latency=curve("a small chip"), n=1, tolerance=tolerance, floor=0.1, scale=0.5,
+            max_rows=256, law=law,
+        )
+        for tolerance, law in ((1e-3, None), (0.0, (1.0, 64)), (0.0, None))
+    ]  # fmt: skip
+    pathwise, law, exact = (Tuner(job).choose() for job in jobs)
+    assert law.window is not None
+    assert law.seconds < 0.95 * pathwise.seconds
+    assert exact.window is None, "at tolerance 0 pathwise sampling is sequential; in law there is no tolerance"
 
 
 @pytest.mark.parametrize("window", [3, 6, 12])
