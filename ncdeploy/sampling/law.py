@@ -82,7 +82,8 @@ class LawRun(ParallelRun):
 
     def _off(self, drafted: NDArray[Any], mean: NDArray[Any]) -> NDArray[Any]:
         """What the means of drafts are off."""
-        return drafted - mean
+        off: NDArray[Any] = drafted - mean
+        return off
 
     def _means(self) -> NDArray[Any]:
         """m of the nodes after the base, [n, span, d]: exact where all nodes before are what they were evaluated at."""
