@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ncdeploy.denoisers.base import Denoiser
+from ncdeploy.denoisers.base import Denoiser, PartModule
 from ncdeploy.denoisers.flow import Flow
-from ncdeploy.denoisers.foreign.diffusers_families import FAMILIES, PIXELS, Family, Flux
+from ncdeploy.denoisers.foreign.diffusers_families import FAMILIES, FROM_TEXT, PIXELS, Family, Flux
 from ncdeploy.denoisers.foreign.diffusers_model import DiffusersModel, DiffusersModelConfig
 from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUNetConfig, first_line, require_diffusers
 from ncdeploy.denoisers.precondition import VP
@@ -32,6 +32,7 @@ from ncdeploy.importers.diffusers_flow import FlowTrained, flow_plan, read_flow
 from ncdeploy.importers.diffusers_pipeline import NETWORKS, UNET, Pipeline, read_pipeline, read_settings
 from ncdeploy.importers.diffusers_prompts import conditions_of, guidance_note
 from ncdeploy.importers.diffusers_scheduler import Trained, read_scheduler
+from ncdeploy.importers.diffusers_text import FOLDER, read_text_encoder
 from ncdeploy.importers.learned_variance import DROPPED, drops_variance
 from ncdeploy.importers.module import FLOW_RANGE
 from ncdeploy.importers.tables import named_prediction, named_table
@@ -44,6 +45,7 @@ CLIPPED = (
     "clip_sample: D is cut to -{limit:g} .. {limit:g}, and ddim takes the noise it follows from that, as OpenAI's code "
     "does; DDIMPipeline takes it from the uncut D unless told use_clipped_model_output (--no-clip never cuts)"
 )
+IDS_OF = "its text encoder takes prompt_ids: the pipeline's tokenizer(text, padding='max_length', truncation=True)"
 LEARNED = ("DiTTransformer2DModel", "PixArtTransformer2DModel")  # whose second half of the output is a variance
 FLUX_SIDE = 128  # of a latent of its pipelines, 1024 pixels; its settings name none
 
@@ -111,11 +113,13 @@ def load(
         path, pipeline, family, settings, shape, predicts=predicts, schedule=schedule, train_steps=train_steps,
         beta_start=beta_start, beta_end=beta_end, shift=shift,
     )  # fmt: skip
-    notes = [*pipeline.notes, *pipeline.not_taken_over()]
+    notes = [*pipeline.notes]
     latent = family is not None or pipeline.decoder is not None
     classes, unconditional, conditions = _inputs(
         pipeline, family, settings, null_class=null_class, tokens=tokens, null=null
     )
+    text = _text_encoder(pipeline, conditions)
+    notes += pipeline.not_taken_over(*([] if text is None else [FOLDER]))
     channels, returned = _settled(folder, lambda: _channels(settings, family))
     said = kind in LEARNED or (isinstance(trained, Trained) and trained.learned_variance)
     dropped = drops_variance(channels, returned, learned_variance, said)
@@ -177,8 +181,19 @@ def load(
             )
         denoiser.parts = (part,)
         notes += of_decoder
+    if text is not None:
+        denoiser.parts = (text, *denoiser.parts)
+        notes.append(IDS_OF)
     denoiser.notes = (*notes, *chosen, *guidance_note(pipeline.kind, info), *trained.notes)
     return denoiser
+
+
+def _text_encoder(pipeline: Pipeline, conditions: tuple[Condition, ...]) -> PartModule | None:
+    """What makes the embeddings of a prompt, where they are all that the network is told of it."""
+    told = [condition for condition in conditions if condition.name in FROM_TEXT]
+    if len(told) != 1:
+        return None
+    return read_text_encoder(pipeline.top, pipeline.parts.get(FOLDER), told[0].shape, told[0].name)
 
 
 def _inputs(

@@ -42,9 +42,10 @@ class Pipeline:
         """The class of the pipeline, or ""."""
         return str(self.index.get("_class_name", ""))
 
-    def not_taken_over(self) -> tuple[str, ...]:
-        """A note on each part that is left."""
-        left = {name: kind for name, kind in self.parts.items() if self.decoder is None or name != self.decoder.name}
+    def not_taken_over(self, *taken: str) -> tuple[str, ...]:
+        """A note on each part that is left; `taken` are those that are not, beside the decoder."""
+        taken = (*taken, "" if self.decoder is None else self.decoder.name)
+        left = {name: kind for name, kind in self.parts.items() if name not in taken}
         return tuple(f"{name} ({kind}) of the pipeline is not taken over" for name, kind in left.items())
 
     def scheduler(self) -> Path | None:
