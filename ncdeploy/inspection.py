@@ -17,7 +17,7 @@ from ncdeploy.formats.filetype import Kind, detect, is_bundle, read_head
 from ncdeploy.formats.graphrecord import GRAPH_KEY, record_of
 from ncdeploy.formats.onnxfile import read_onnx
 from ncdeploy.formats.parts import PART_OF
-from ncdeploy.formats.sidecar import digest, read_sidecar
+from ncdeploy.formats.sidecar import digest, graph_files, read_sidecar
 from ncdeploy.modelinfo import METADATA_KEY, ModelInfo
 from ncdeploy.ports import Port
 from ncdeploy.sampling.errorcurve import ErrorCurve
@@ -155,7 +155,7 @@ def _onnx(path: str | os.PathLike[str], file: Path) -> Inspection:
         kind = "decoder" if [port.name for port in onnx.inputs] == ["x"] else "encoder"
         details = {"of the model with the weights": onnx.metadata[PART_OF], **details}
     return Inspection(
-        kind=f"{kind}.onnx", size=file.stat().st_size, info=info,
+        kind=f"{kind}.onnx", size=sum(part.stat().st_size for part in graph_files(file)), info=info,
         parameters=onnx.parameters, details=details,
     )  # fmt: skip
 

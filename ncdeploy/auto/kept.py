@@ -12,6 +12,8 @@ from ncdeploy.auto.latency import BUDGET, Latency, measure_latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import atomic_write, cache_folder, read_file, user_path
+from ncdeploy.formats.onnxfile import is_onnx
+from ncdeploy.formats.sidecar import graph_files
 
 MOST_BYTES = 1 << 16  # of a kept curve
 
@@ -22,7 +24,8 @@ def latency_file(engine: str | os.PathLike[str], backend: Backend, *, threads: i
     Another file, runtime, device, number of threads or machine has another curve.
     """
     file = user_path(engine)
-    size = sum(part.stat().st_size for part in (file.rglob("*") if file.is_dir() else [file]) if part.is_file())
+    parts = file.rglob("*") if file.is_dir() else graph_files(file) if is_onnx(file) else [file]
+    size = sum(part.stat().st_size for part in parts if part.is_file())
     info = backend.info
     record = {
         "weights": info.weights_digest,

@@ -233,10 +233,13 @@ def _cancellable(build: Callable[[Callable[[], bool]], Compiled]) -> Compiled:
 
 def _with_whole_windows(graph: Path, target: Path) -> None:
     from ncdeploy.export.passes.whole_windows import WholeWindows  # first: without onnx it says what to install
+    from ncdeploy.export.values import read_apart
     import onnx  # isort: skip
 
     try:
-        onnx.save(WholeWindows()(onnx.load(graph))[0], target)
+        model, values = read_apart(graph)
+        whole, _ = WholeWindows()(model)
+        onnx.save(whole if values is None else values.placed(whole, target), target)
     except BackendError as e:
         raise FileError(f"{graph}: {e}") from e
 
@@ -248,7 +251,7 @@ def low_products(graph: Path, precision: str) -> list[str]:
     from ncdeploy.export.passes.types import half_products  # first: without onnx it says what to install
     import onnx  # isort: skip
 
-    return half_products(onnx.load(graph), precision)
+    return half_products(onnx.load(graph, load_external_data=False), precision)
 
 
 def _place(source: Path, target: Path, command: str) -> Sidecar:

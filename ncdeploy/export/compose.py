@@ -22,7 +22,8 @@ from ncdeploy.backends.graphs.tables import plan_tables
 from ncdeploy.export.graph import write
 from ncdeploy.export.sampler import sampler_graph
 from ncdeploy.export.sweep import sweep_graph
-from ncdeploy.files import atomic_write, real_path, user_path
+from ncdeploy.export.values import graph_file, read_apart, size_of
+from ncdeploy.files import real_path
 from ncdeploy.formats.describe import check_graph, describe
 from ncdeploy.formats.graphrecord import GRAPH_KEY, GraphRecord
 from ncdeploy.formats.onnxfile import read_onnx
@@ -85,17 +86,19 @@ def export_graph(
     file = read_onnx(denoiser)
     info = describe(denoiser, file)
     check_graph(denoiser, file, info)
-    with atomic_write(path) as temporary:
+    with graph_file(path) as temporary:
         stage(f"composing the {record.kind} graph")
-        model = compose(onnx.load(user_path(denoiser)), info, record)
-        write(model, {METADATA_KEY: info.to_json(), GRAPH_KEY: record.to_json()}, temporary)
+        graph, values = read_apart(denoiser)
+        model = compose(graph, info, record)
+        records = {METADATA_KEY: info.to_json(), GRAPH_KEY: record.to_json()}
+        write(model, records, temporary, values=values, beside=path)
         found = None
         if verify:
             stage("comparing with the host loop")
             found = agreement(denoiser, temporary, threads=threads)
             if not found.ok:
                 raise ParityError(f"{path}: not written, it disagrees with the host loop: {found.summary}")
-        size = temporary.stat().st_size
+        size = size_of(temporary)
     opset = max(imported.version for imported in model.opset_import if imported.domain in ("", "ai.onnx"))
     return GraphExport(
         path=Path(path), size=size, opset=opset, ir_version=model.ir_version, info=info, record=record,

@@ -8,18 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ncdeploy.backends.torch import TorchBackend
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import package_versions, weights_digest
 from ncdeploy.errors import BackendError, DependencyError, FileError, InputError, ParityError, install
-from ncdeploy.export.graph import DEFAULT_OPSET, MAX_BYTES, check_opset, require_onnx, trace, write
+from ncdeploy.export.graph import DEFAULT_OPSET, check_opset, require_onnx, trace, write
 from ncdeploy.export.guidance import GuidedDenoiser
-from ncdeploy.files import atomic_write, workplace
+from ncdeploy.files import workplace
 from ncdeploy.modelinfo import METADATA_KEY, PRECISIONS, ModelInfo
 from ncdeploy.parity import LIMITS, ParityReport, check_tolerances, compare
 
 if TYPE_CHECKING:
     import onnx
+
+    from ncdeploy.export.values import Values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,7 @@ def export_onnx(
     tolerance: float | None = None,
     trajectory_tolerance: float | None = None,
     threads: int | None = None,
+    most: int | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Export:
     """Write the denoiser to `path` as ONNX and check it against PyTorch before the file appears there.
@@ -67,11 +72,13 @@ def export_onnx(
         verify: compare with PyTorch, see `ncdeploy.parity.compare`, whose tolerances the next two are. In fp16 and bf16
             each operator's rounding is emulated, for a CPU has no such kernels
         threads: CPU threads of the comparison
+        most: bytes of one file, in the exported precision, None = 2 GiB; weights of a larger model go into a file
+            beside it, see `ncdeploy.export.values`
         on_stage: called with a few words as each stage begins
 
     Raises:
         ParityError: when the graph disagrees with PyTorch, naming the layers to keep in float32 where that is the cause
-        BackendError: when it cannot be exported or does not fit into one file
+        BackendError: when it cannot be exported
         FileError: when the file cannot be written
         DependencyError: when a package is missing
         InputError: for guidance of a model without classes or without an unconditional one, and for values of precision
@@ -82,6 +89,7 @@ def export_onnx(
     require_onnx()
     from ncdeploy.export.passes import Pass, types
     from ncdeploy.export.passes.lower import Lower
+    from ncdeploy.export.values import MAX_BYTES, Values, graph_file, size_of
 
     if precision not in PRECISIONS:
         raise InputError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
@@ -96,21 +104,22 @@ def export_onnx(
     model = _in_float32(denoiser)
     if guidance:
         model = GuidedDenoiser(model)
-    passes: list[Pass] = [Lower(precision=precision, keep=tuple(keep_fp32))] if precision in types.LOW else []
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    if size > MAX_BYTES:
-        raise BackendError(f"the model has {size / 2**30:.1f} GiB of weights; one ONNX file holds less than 2 GiB")
+    values = Values() if size > (MAX_BYTES if most is None else most) else None
+    passes: list[Pass] = []
+    if precision in types.LOW:
+        passes.append(Lower(precision=precision, keep=tuple(keep_fp32), values=values))
     versions = {**denoiser.info.versions, **package_versions(), "onnx": importlib.metadata.version("onnx")}
     digest = weights_digest(denoiser.state_dict())
     info = replace(model.info, weights_digest=digest, versions=versions, precision=precision)
 
-    with atomic_write(path) as temporary:
+    with graph_file(path) as temporary:
         stage("tracing the network")
-        graph = traced = trace(model, opset=opset)
+        graph = traced = trace(model, opset=opset, values=values)
         for change in passes:
             graph, _ = change(graph)
         low, kept = types.layers(graph) if precision in types.LOW else ((), ())
-        write(graph, {METADATA_KEY: info.to_json()}, temporary)
+        write(graph, {METADATA_KEY: info.to_json()}, temporary, values=values, beside=path, most=most)
         parity = None
         if verify:
             stage("comparing with PyTorch")
@@ -119,12 +128,12 @@ def export_onnx(
                 return _compare(model, candidate, tolerance, trajectory_tolerance, threads)
 
             if precision in types.LOW:
-                parity, advice = _verify_low(path, traced, graph, info, keep_fp32, agreement, threads, stage)
+                parity, advice = _verify_low(path, traced, graph, info, keep_fp32, agreement, threads, stage, values)
             else:
                 parity, advice = agreement(temporary), ""
             if not parity.ok:
                 raise ParityError(f"{path}: not written, it disagrees with PyTorch: {parity.summary}{advice}")
-        written = temporary.stat().st_size
+        written = size_of(temporary)
     return Export(
         path=Path(path),
         size=written,
@@ -138,8 +147,11 @@ def export_onnx(
 
 
 def _in_float32(denoiser: Denoiser) -> Denoiser:
-    """A copy on the CPU, in eval mode, its weights in float32; tables that are not weights keep their precision."""
-    model = copy.deepcopy(denoiser).cpu().eval()
+    """A copy on the CPU, in eval mode, its weights in float32; tables that are not weights keep their precision. It
+    shares those tensors that need no change, since a large model is not copied lightly."""
+    tensors = [*denoiser.parameters(), *denoiser.buffers()]
+    shared = {id(t): t for t in tensors if t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64)}
+    model = copy.deepcopy(denoiser, shared).cpu().eval()
     weights = {k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     model.load_state_dict(weights, assign=True)
     return model
@@ -170,6 +182,7 @@ def _verify_low(
     agreement: Callable[[Path], ParityReport],
     threads: int | None,
     stage: Callable[[str], None],
+    values: "Values | None",
 ) -> tuple[ParityReport, str]:
     """Compare a graph in half precision, its rounding emulated; where it disagrees, say what to keep in float32.
 
@@ -182,12 +195,12 @@ def _verify_low(
         emulated = folder / "emulated.onnx"
 
         def compare_emulated(graph: "onnx.ModelProto") -> ParityReport:
-            write(Emulate()(graph)[0], {METADATA_KEY: info.to_json()}, emulated)
+            write(Emulate()(graph)[0], {METADATA_KEY: info.to_json()}, emulated, values=values)
             report = agreement(emulated)
             return replace(report, candidate=f"{report.candidate}, rounding to {info.precision} emulated")
 
         report = compare_emulated(lowered)
-        if report.ok:
+        if report.ok or values is not None:  # the search runs graphs in memory, where such a model is too large
             return report, ""
         layers = layers_to_keep(
             traced, info, info.precision, keep, lambda graph: compare_emulated(graph).ok,

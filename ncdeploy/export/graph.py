@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,19 +20,20 @@ from ncdeploy.ports import Port
 if TYPE_CHECKING:
     import onnx
 
+    from ncdeploy.export.values import Values
+
 OPSETS = (18, 19, 20)  # 21 brings GroupNormalization and 23 Attention, which many deployed parsers lack
 DEFAULT_OPSET = 20
 IR_VERSION = 10
-MAX_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB; the graph itself needs a little
-
 EXAMPLE_BATCH, EXAMPLE_SAMPLES = 3, 2  # 0 and 1 would be burnt into the graph as constants
 
 
-def trace(denoiser: Denoiser, *, opset: int = DEFAULT_OPSET) -> "onnx.ModelProto":
+def trace(denoiser: Denoiser, *, opset: int = DEFAULT_OPSET, values: "Values | None" = None) -> "onnx.ModelProto":
     """The graph of D with the inputs and the output of its info; batch, and samples of a model with conditions, are
     dynamic.
 
     denoiser: on the CPU, float32, in eval mode
+    values:   into which larger weights go; None leaves all in the graph
 
     Raises InputError for an opset that is not supported, DependencyError without onnx and onnxscript, BackendError
     when the network cannot be exported.
@@ -43,13 +45,13 @@ def trace(denoiser: Denoiser, *, opset: int = DEFAULT_OPSET) -> "onnx.ModelProto
     first = tuple(rest.pop(name) for name in ("x", "sigma", "labels") if name in example)
     return trace_module(
         denoiser, first, rest, axes, inputs=list(example), outputs=["denoised"],
-        ports=[*denoiser.info.inputs, *denoiser.info.outputs], opset=opset,
+        ports=[*denoiser.info.inputs, *denoiser.info.outputs], opset=opset, values=values,
     )  # fmt: skip
 
 
 def trace_module(
     module: torch.nn.Module, first: tuple[torch.Tensor, ...], rest: dict[str, Any], axes: Any, *,
-    inputs: list[str], outputs: list[str], ports: list[Port], opset: int,
+    inputs: list[str], outputs: list[str], ports: list[Port], opset: int, values: "Values | None" = None,
 ) -> "onnx.ModelProto":  # fmt: skip
     """The graph of a module in float32 on the CPU.
 
@@ -77,7 +79,7 @@ def trace_module(
             raise BackendError(f"the network cannot be exported to ONNX: {_cause(e)}") from e
         if program is None:
             raise BackendError("the network cannot be exported to ONNX: the exporter returned nothing")
-        model: onnx.ModelProto = program.model_proto
+        model: onnx.ModelProto = program.model_proto if values is None else values.taken_from(program)
     model.ir_version = IR_VERSION
     _strip(model)
     _mend_squeezes(model)
@@ -85,20 +87,33 @@ def trace_module(
     return model
 
 
-def write(model: "onnx.ModelProto", records: dict[str, str], path: Path) -> None:
-    """Add the records, check the whole model and write it as one file. Raises BackendError."""
+def write(
+    model: "onnx.ModelProto", records: dict[str, str], path: Path, *, values: "Values | None" = None,
+    beside: str | os.PathLike[str] = "", most: int | None = None,
+) -> None:  # fmt: skip
+    """Add the records, write the model and check it whole.
+
+    values: that are apart from the graph; as one file with it up to `most` bytes (None = 2 GiB), beyond in one beside
+            `beside`, which is where the graph will stand
+
+    Raises BackendError.
+    """
     import onnx
 
     onnx.helper.set_model_props(model, records)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as e:  # checker and shape inference raise unrelated types
-        raise BackendError(f"the graph is not valid ONNX: {str(e).strip().splitlines()[0]}") from e
+    if values is not None:
+        model = values.placed(model, beside or path, most)
     try:
         data = model.SerializeToString()
     except Exception as e:  # protobuf's implementations raise types of their own
         raise BackendError(f"the graph does not fit into one ONNX file of 2 GiB: {e}") from e
+    del model
     path.write_bytes(data)
+    del data
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as e:  # checker and shape inference raise unrelated types
+        raise BackendError(f"the graph is not valid ONNX: {str(e).strip().splitlines()[0]}") from e
 
 
 def check_opset(opset: int) -> None:

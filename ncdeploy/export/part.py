@@ -15,8 +15,7 @@ from ncdeploy.backends.parts import PartEngine
 from ncdeploy.denoisers.base import Denoiser
 from ncdeploy.denoisers.checkpoint import weights_digest
 from ncdeploy.errors import InputError, ParityError
-from ncdeploy.export.graph import DEFAULT_OPSET, trace_module, write
-from ncdeploy.files import atomic_write
+from ncdeploy.export.graph import DEFAULT_OPSET, require_onnx, trace_module, write
 from ncdeploy.formats.parts import PART_OF, SAMPLES, Part, Role, read_part
 from ncdeploy.ports import Port, Value
 
@@ -49,6 +48,9 @@ def export_part(
         FileError: when the outputs do not fit the model or the file cannot be written
         DependencyError: without onnx or ONNX Runtime
     """
+    require_onnx()
+    from ncdeploy.export.values import graph_file
+
     info = of.info
     if (inputs is None) != (role == "decoder"):
         raise InputError(f"inputs: a decoder takes x alone, an encoder what you list; this is the {role}")
@@ -66,7 +68,7 @@ def export_part(
         ports=[Port(name=name, dtype="", shape=(SAMPLES,)) for name in [*(v.name for v in takes), *names]],
     )  # fmt: skip
     info = replace(info, weights_digest=weights_digest(of.state_dict()))
-    with atomic_write(path) as temporary:
+    with graph_file(path) as temporary:
         write(graph, {PART_OF: str(info.weights_digest)}, temporary)
         part = read_part(temporary, role, info, os.fspath(path))
         with PartEngine(temporary, part, info, threads=threads) as engine:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.files import atomic_write, read_file, regular_file, user_path
+from ncdeploy.files import atomic_write, read_file, real_path, regular_file, user_path
 from ncdeploy.formats.graphrecord import KINDS
 from ncdeploy.formats.onnxfile import external_data
 from ncdeploy.formats.profiles import Profile
@@ -239,8 +239,13 @@ def digest(path: str | os.PathLike[str]) -> str:
         raise FileError(f"{path}: cannot be read: {e.strerror or e}") from e
 
 
+def graph_files(path: str | os.PathLike[str]) -> list[Path]:
+    """An ONNX file, and those beside it that it has values in. Raises FileError as `external_data` does."""
+    file = real_path(path)
+    return [file, *(file.parent / name for name in sorted(external_data(file)))]
+
+
 def graph_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of an ONNX file, and of the files that it has values in, if any. Raises FileError as above."""
-    folder = user_path(path).parent
-    parts = [digest(path), *(digest(folder / name) for name in sorted(external_data(path)))]
+    parts = [digest(file) for file in graph_files(path)]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ncdeploy.errors import BackendError, InputError
 from ncdeploy.export.passes import Pass
 from ncdeploy.export.passes.types import FLOAT32, LOW, MATRIX, cast, check_types, from_x, inferred, layer
+from ncdeploy.export.values import Values, is_apart
 
 BF16_OPSET = 22  # the first in which a convolution may be bfloat16; 21 and 22 change no operator that we write
 FIXED_INPUTS = {"Resize": (1, 2), "Dropout": (1, 2)}  # of these operators, float32 whatever the data are
@@ -34,10 +35,12 @@ class Lower(Pass):
 
     keep: patterns of layers that stay float32, such as "network.outer" or "network.*.attention"; a pattern covers
           what lies inside the modules it names
+    values: of weights that are apart from the graph
     """
 
     precision: str
     keep: tuple[str, ...] = ()
+    values: Values | None = None
 
     def requires(self, model: onnx.ModelProto) -> None:
         """Raise InputError for a pattern that names nothing, BackendError for a graph with control flow."""
@@ -52,7 +55,7 @@ class Lower(Pass):
     def call(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
         typed, types = inferred(model)
         kept = {layer(node) for node in typed.graph.node if _matches(layer(node), self.keep)}
-        result = _Lowering(typed, types, LOW[self.precision], kept).result()
+        result = _Lowering(typed, types, LOW[self.precision], kept, self.values).result()
         if self.precision == "bf16":
             for opset in result.opset_import:
                 opset.version = max(opset.version, BF16_OPSET) if opset.domain in ("", "ai.onnx") else opset.version
@@ -65,8 +68,10 @@ class Lower(Pass):
 class _Lowering:
     """One walk through the graph in its topological order."""
 
-    def __init__(self, model: onnx.ModelProto, types: dict[str, int], low: int, keep: Collection[str]) -> None:
-        self.source, self.types, self.low_type, self.keep = model, types, low, keep
+    def __init__(
+        self, model: onnx.ModelProto, types: dict[str, int], low: int, keep: Collection[str], values: Values | None
+    ) -> None:
+        self.source, self.types, self.low_type, self.keep, self.values = model, types, low, keep, values
         self.constants = {t.name: t for t in model.graph.initializer}
         self.low: set[str] = set()  # values that now have the low type
         self.from_x = from_x(model.graph)
@@ -125,13 +130,15 @@ class _Lowering:
         if made is None:
             made = self.casts[name, type_] = f"{name}:{TensorProto.DataType.Name(type_).lower()}"
             if name in self.constants:
-                self.converted.append(_convert(self.constants[name], made, type_))
+                self.converted.append(_convert(self.constants[name], made, type_, self.values))
             else:
                 self.nodes.append(cast(name, made, type_))
         return made
 
 
-def _convert(tensor: onnx.TensorProto, name: str, type_: int) -> onnx.TensorProto:
+def _convert(tensor: onnx.TensorProto, name: str, type_: int, values: Values | None) -> onnx.TensorProto:
+    if values is not None and is_apart(tensor):
+        return values.cast(tensor, name, type_)
     dtype = helper.tensor_dtype_to_np_dtype(type_)
     with np.errstate(over="ignore"):  # a weight beyond the range becomes infinite, which the comparison finds
         return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), name)
