@@ -68,9 +68,6 @@ def table(found: Found) -> list[str]:
         raw, average = (found.ratio(arm, other, "mmd", averaged=averaged) for averaged in (False, True))
         return f"{raw}; averaged weights {average}"
 
-    def each(*keys: str, unit: float = 1e3) -> str:
-        return "; ".join(f"{arm} {found.spread(arm, *keys, unit=unit)}" for arm in found.arms)
-
     def with_contrast(*keys: str) -> str:
         return "; ".join(f"{a} {found.ratio(a, b, *keys)}" for a, b in pairs)
 
@@ -98,7 +95,8 @@ def table(found: Found) -> list[str]:
         ("better parallel samples", "significantly", "as in sequence, from the same seeds: no arm's MMD differs by "
          f"more than {1e3 * apart:.3f}, the median sample by more than {1e3 * median:.2f}e-3",
          "there is nothing to mend"),
-        ("faster parallel sampling", "significantly", "sweeps: " + each("parallel", "sweeps", unit=1),
+        ("faster parallel sampling", "significantly", "sweeps: "
+         + "; ".join(f"{arm} {found.spread(arm, 'parallel', 'sweeps', unit=1)}" for arm in found.arms),
          "how fast a path settles is a matter of the path, not of errors beside it"),
         ("right answers off the training distribution", "the cause of the gain",
          f"rms error at 0, 2 and 4 times the noise that is claimed, with the contrast over without: {off}",
