@@ -237,7 +237,7 @@ def test_sequential_sampling_is_not_charged_for_the_secants_of_the_parallel_driv
 ) -> None:
     monkeypatch.setattr(
         forecast, "rehearse",
-        lambda plan, window, *rest: replace(rehearse(plan, window, *rest), driver=0.005 if rest[-1] else 0.001),
+        lambda plan, window, *rest: replace(rehearse(plan, window, *rest), driver=0.005 if rest[3] else 0.001),
     )  # fmt: skip
     tuners = [tuner_of("ddim-40", "linear", online=online) for online in (False, True)]
     alone = [tuner._alone([1], tuner._forecast.least_driver()).seconds for tuner in tuners]

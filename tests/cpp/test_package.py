@@ -426,17 +426,19 @@ def test_c_hosts_encode_and_decode(native: Native, bundle: Bundle, tmp_path: Pat
     native.lib.ncdeploy_close(plain)
 
 
-def test_acceptance_in_law_is_that_of_python(native: Native, tmp_path: Path) -> None:
-    """The same decisions, so the same samples, calls and rejections: 16 samples of DDPM-100, over 2,000 tests."""
+@pytest.mark.parametrize("window", [16, 64])
+def test_acceptance_in_law_is_that_of_python(native: Native, tmp_path: Path, window: int) -> None:
+    """The same decisions, so the same samples, calls and rejections: 16 samples of DDPM-100, over 2,000 tests. Windows
+    of 64 end at drafts that jump."""
     plan = make_plan("ddpm", 100)
-    law = make_bundle(write_mixture(tmp_path / "m.onnx", INFO, np.eye(5)), tmp_path / "b", plans=[plan], window=16)
+    law = make_bundle(write_mixture(tmp_path / "m.onnx", INFO, np.eye(5)), tmp_path / "b", plans=[plan], window=window)
     code, sampler = native.open(law.path, native.options(threads=1, acceptance=1, theta=0.4))
     assert code == 0, native.error
     seeds, samples, report = list(range(16)), np.zeros((16, 5), np.float32), _Report(size=ctypes.sizeof(_Report))
     assert native.sample(sampler, samples, seeds, ctypes.byref(report)) == 0, native.error
     with open_engine(law, threads=1) as engine:
         options = SampleOptions(acceptance="law", theta=0.4)
-        wanted = sample(engine, plan, seeds=seeds, window=16, options=options)
+        wanted = sample(engine, plan, seeds=seeds, window=window, options=options)
     same = np.abs(samples - wanted.samples).max(axis=1) < 1e-3
     assert same.mean() >= 15 / 16  # one decision may fall otherwise by the last digit
     assert abs(report.depth - wanted.depth) <= 1
