@@ -1,6 +1,6 @@
 """Acceptance in law, and starting from the last answer: every figure beside its bar.
 
-    python -m benchmarks.law [--quick] [--only law mixture unet pathwise warm] [--model demo/model.onnx]
+    python -m benchmarks.law [--quick] [--only law mixture unet pathwise warm wall] [--model demo/model.onnx]
 
 law       20,000 samples against 20,000 that are drawn step by step, from other seeds: the least p of two-sample
           Kolmogorov-Smirnov tests, in 4-D on the axes and on as many other lines, times their number; the bar is 0.01
@@ -9,6 +9,7 @@ law       20,000 samples against 20,000 that are drawn step by step, from other 
 mixture   sweeps and evaluations (in those of step by step) on the exact denoiser of digits, in float64
 unet      the same on a model, that of the demo unless another is named
 pathwise  sweeps and rows, summed over seeds, which must stay what they were
+wall      seconds pathwise over those in law, taken in turn on the model, one sample at a time: needs a quiet machine
 warm      median sweeps of runs that start from the last answer while what the model is told drifts
 """
 
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncdeploy import ErrorCurve, Plan, SampleOptions, make_plan, open_engine, sample
+from ncdeploy.auto.latency import measure_latency
 from ncdeploy.sampling.posterior import Posterior
 
 Floats = NDArray[np.float64]
@@ -181,6 +183,24 @@ def costs(
         yield f"{what}, {plan.name}, window {window}, {name}", f"{sweeps:.1f} ± {error:.1f} and {nfe:.2f}", bar, reached
 
 
+def wall(model: Path, seeds: int) -> Iterator[Row]:
+    """What that comes to on the clock."""
+    engine, plan = open_engine(model), make_plan("ddpm", 1000)
+    latency = measure_latency(engine, shape=engine.info.shape, max_rows=1024, like=np.zeros((), np.float32))
+    for window in ("auto", 32, 64):
+        ratios = []
+        for seed in range(seeds):
+            seconds = []
+            for how in ("pathwise", "law"):
+                options = SampleOptions(acceptance=how, latency=latency if window == "auto" else None)
+                seconds.append(sample(engine, plan, seeds=[seed], window=window, options=options).wall_s)
+            ratios.append(seconds[0] / seconds[1])
+        median = float(np.median(ratios))
+        figure = f"{median:.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
+        yield f"wall, {plan.name}, window {window}, n = 1", figure, "≥ 1.15", median >= 1.15
+    engine.close()
+
+
 def pathwise() -> Iterator[Row]:
     """Counts of the other acceptance, which must not change."""
     exact, seeds = digits(), 16
@@ -232,6 +252,7 @@ def main() -> None:
         "mixture": lambda a: mixture(4 if a.quick else 32),
         "unet": lambda a: unet(a.model, 4 if a.quick else 16),
         "pathwise": lambda a: pathwise(),
+        "wall": lambda a: wall(a.model, 4 if a.quick else 32),
         "warm": lambda a: warm(4 if a.quick else 16),
     }
     parser.add_argument("--only", nargs="+", choices=tables, default=list(tables), metavar="TABLE")
