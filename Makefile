@@ -44,6 +44,7 @@ sdk: build/onnxruntime
 	cd build/sdk && cpack -B ../../dist
 
 test-slow: $(READY) build/onnxruntime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --timeout 1200
 
 docs: $(READY)
@@ -77,5 +78,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[torch,cpu,rtx,serve,ray,report,test,check,docs]'
+	  -e '.[torch,cpu,rtx,serve,report,test,check,docs]'
 	touch $@
