@@ -100,8 +100,8 @@ from ncdeploy.denoisers.mixture import Mixture
 from ncdeploy.export import denoiser
 from ncdeploy.export.passes.shortcut import Shortcut
 
-def trace(model, opset):
-    graph = original(model, opset=opset)
+def trace(model, **given):
+    graph = original(model, **given)
     product = next(n for n in graph.graph.node if n.op_type == "MatMul")
     graph.graph.node.insert(0, onnx.helper.make_node("Identity", [product.input[0]], ["again"], name="twin"))
     product.input[0] = "again"

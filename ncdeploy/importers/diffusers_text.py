@@ -2,7 +2,7 @@
 tokenizer to embeddings of a prompt. Modules are named as in its files; nothing but those is needed."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, prompt_ids: Tensor) -> Tensor:
         hidden = self.embeddings["token_embedding"](prompt_ids) + self.embeddings["position_embedding"].weight
-        for layer in self.encoder["layers"]:  # type: ignore[union-attr]
+        for layer in cast(nn.ModuleList, self.encoder["layers"]):
             hidden = layer(hidden)
         embeds: Tensor = self.final_layer_norm(hidden)
         return embeds

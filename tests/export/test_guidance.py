@@ -137,7 +137,7 @@ def test_wrong_weights_fail_the_comparison(kind: type[GuidedDenoiser]) -> None:
 def test_a_graph_that_guides_wrongly_is_not_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     traced: Any = __import__("ncdeploy.export.denoiser", fromlist=["trace"])
     trace = traced.trace
-    monkeypatch.setattr(traced, "trace", lambda model, opset: trace(Corrupt(model.denoiser).eval(), opset=opset))
+    monkeypatch.setattr(traced, "trace", lambda model, **given: trace(Corrupt(model.denoiser).eval(), **given))
     with pytest.raises(ParityError, match="not written"):
         export_onnx(conditional(), tmp_path / "m.onnx", guidance=True)
     assert not (tmp_path / "m.onnx").exists()
