@@ -133,7 +133,7 @@ class DeviceRun:
         labels, conditions = evaluator.on_device()
         self._key = (
             plan, n, dim, lanes, tolerance, floor, curve, keep, start.shape[1], like.dtype, like.device, capture,
-            None if evaluator.sizes is None else evaluator.sizes.most, labels is None,
+            evaluator.sizes is None, getattr(evaluator.sizes, "most", None), labels is None,
             *((name, value.dtype, value.shape) for name, value in conditions.items()),
         )  # fmt: skip
         kept = _kept.pop(self._key, None)
