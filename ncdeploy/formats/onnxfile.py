@@ -161,6 +161,8 @@ def _map(path: str | os.PathLike[str]) -> Buffer:
     """The file's bytes as a view, read from disk where they are looked at; unmapped when the last view goes."""
     try:
         with regular_file(path, "expected an ONNX file").open("rb") as f:
+            if not os.fstat(f.fileno()).st_size:
+                return memoryview(b"")  # which cannot be mapped
             return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as e:
         raise FileError(f"{path}: cannot be read: {e}") from e
