@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -270,11 +271,12 @@ def test_the_page_draws_in_a_browser(served: Running, tmp_path: Path) -> None:
 
 def test_who_hangs_up_is_forgotten(served: Running) -> None:
     connection = socket.create_connection(("127.0.0.1", served.port))
-    body = json.dumps({"inputs": [SEED], "parameters": {"plan": "ddpm-1000", "window": "sequential"}}).encode()
+    body = json.dumps({"inputs": [SEED], "parameters": {"plan": "heun-1000", "window": "sequential"}}).encode()
     connection.sendall(b"POST /v2/models/b/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     wait_for(lambda: status_of(served)["in_work"] == 1)
     connection.close()
-    wait_for(lambda: status_of(served)["in_work"] == 0, 0.5)
+    wait_for(lambda: status_of(served)["in_work"] == 0)
+    assert re.search(r'outcome="cancelled"} [1-9]', served("GET", "/metrics")[1].decode())
 
 
 def status_of(served: Running) -> Any:
