@@ -167,12 +167,8 @@ class Scheduler:
         beside = now - begin - took
         self._beside += (beside - self._beside) * (0.1 if self._beside else 1.0)
         if self._on_tick is not None:
-            self._on_tick(
-                Tick(
-                    samples=samples, rows=sum(map(len, outputs)), seconds=took, beside=beside,
-                    owners=tuple(owners.items()),
-                )
-            )  # fmt: skip
+            rows = sum(map(len, outputs))
+            self._on_tick(Tick(samples=samples, rows=rows, seconds=took, beside=beside, owners=tuple(owners.items())))
 
     def _turn(self) -> None:
         """Take in who has come, out who has gone, and set how wide the windows are from now on."""
