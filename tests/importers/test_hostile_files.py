@@ -47,7 +47,7 @@ ATTACKS: dict[str, Callable[[], Any]] = {
 def test_calls_are_refused_by_name(name: str, protocol: int) -> None:
     expected = {
         "os.system": r"posix\.system",
-        "numpy": "NumPy type that is not",
+        "numpy": r"NumPy type that is not|_codecs\.encode",  # how protocol 2 spells the bytes of an array
         "pickle": r"pickle\.loads",
     }
     message = expected.get(name, name.replace("builtins", r"(builtins|__builtin__)"))
