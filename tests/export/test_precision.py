@@ -56,7 +56,7 @@ def traced(monkeypatch: pytest.MonkeyPatch):
     """Export without tracing again: the test's graph in place of the exporter's."""
 
     def use(graph: onnx.ModelProto) -> None:
-        monkeypatch.setattr(exporting, "trace", lambda model, opset: onnx.ModelProto.FromString(bytes_of[0]))
+        monkeypatch.setattr(exporting, "trace", lambda model, **_: onnx.ModelProto.FromString(bytes_of[0]))
         bytes_of[:] = [graph.SerializeToString()]
 
     bytes_of: list[bytes] = []
