@@ -1,8 +1,7 @@
 """Reading an ONNX file with the standard library alone.
 
-An ONNX file is one protobuf message, ModelProto (onnx/onnx.proto, field numbers below). Protobuf is a list of
-(field number, wire type, value), and a message inside a message is a value with a length, so what a file says of
-itself, its inputs and its operators can be read without a parser for every type and without loading the weights.
+An ONNX file is one protobuf message, ModelProto (onnx/onnx.proto, field numbers below), so what a file says of itself,
+its inputs and its operators can be read without a parser for every type and without loading the weights.
 """
 
 import mmap
@@ -15,10 +14,8 @@ from math import prod
 
 from ncdeploy.errors import FileError
 from ncdeploy.files import real_path, regular_file
+from ncdeploy.formats.protobuf import BYTES, VARINT, Buffer, DamagedError, fields, message, only, text, varint, whole
 from ncdeploy.ports import Port
-
-Buffer = memoryview
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 # ModelProto: field number -> wire type
 MODEL_FIELDS = {1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES, 14: BYTES}
@@ -109,52 +106,14 @@ _LOCATION = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_. -]*(/[A-Za-z0-9_.][A-Za-z0-9_
 
 def _locations(kind: str, data: Buffer) -> Iterator[str]:
     if kind == "external":
-        pair = _only(data)
-        if _text(pair.get(1, b"")) == "location":
-            yield _text(pair.get(2, b""))
+        pair = only(data)
+        if text(pair.get(1, b"")) == "location":
+            yield text(pair.get(2, b""))
         return
     inside = TENSORS_IN[kind]
     for number, _, value in fields(data):
         if number in inside:
-            yield from _locations(inside[number], _message(value))
-
-
-class DamagedError(ValueError):
-    """A protobuf message ends inside a field, or says what no model can."""
-
-
-def fields(data: Buffer) -> Iterator[tuple[int, int, int | Buffer]]:
-    """(field number, wire type, value) of a protobuf message; nested messages and bytes are views of the file."""
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at)
-        number, wire = key >> 3, key & 7
-        if wire == VARINT:
-            value, at = _varint(data, at)
-            yield number, wire, value
-            continue
-        if wire == BYTES:
-            size, at = _varint(data, at)
-        elif wire in (FIXED32, FIXED64):
-            size = 4 if wire == FIXED32 else 8
-        else:
-            raise DamagedError(f"wire type {wire}")
-        if number == 0 or at + size > end:
-            raise DamagedError(f"field {number} needs {size} bytes")
-        yield number, wire, data[at : at + size]
-        at += size
-
-
-def _varint(data: Buffer, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data) and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise DamagedError("number")
+            yield from _locations(inside[number], message(value))
 
 
 def _map(path: str | os.PathLike[str]) -> Buffer:
@@ -177,18 +136,18 @@ def _model(data: Buffer) -> OnnxFile:
         if MODEL_FIELDS.get(number) != wire:
             raise DamagedError(f"unknown field {number}")
         if number == IR_VERSION:
-            ir_version = _int(value)
+            ir_version = whole(value)
         elif number in producer:
-            producer[number] = _text(value)
+            producer[number] = text(value)
         elif number == OPSETS:
-            declared = _only(value)
-            if _text(declared.get(1, b"")) in ("", "ai.onnx"):
-                opset = _int(declared.get(2, 0))
+            declared = only(value)
+            if text(declared.get(1, b"")) in ("", "ai.onnx"):
+                opset = whole(declared.get(2, 0))
         elif number == METADATA:
-            pair = _only(value)
-            metadata[_text(pair.get(1, b""))] = _text(pair.get(2, b""))
+            pair = only(value)
+            metadata[text(pair.get(1, b""))] = text(pair.get(2, b""))
         elif number == GRAPH:
-            graph.read(_message(value))
+            graph.read(message(value))
     initialized = {name for name, _ in graph.tensors}
     return OnnxFile(
         ir_version=ir_version,
@@ -217,9 +176,9 @@ class _Graph:
     def read(self, data: Buffer) -> None:
         for number, _, value in fields(data):
             if number == NODE:
-                self._node(_message(value))
+                self._node(message(value))
             elif number == INITIALIZER:
-                self.tensors.append(_tensor(_message(value)))
+                self.tensors.append(_tensor(message(value)))
             elif number in (INPUT, OUTPUT):
                 (self.inputs if number == INPUT else self.outputs).append(_port(value))
 
@@ -227,12 +186,12 @@ class _Graph:
         """Its operator and, for one such as Loop, those of the graphs in its attributes with their tensors."""
         for number, _, value in fields(data):
             if number == NODE_OP_TYPE:
-                self.operators[_text(value)] += 1
+                self.operators[text(value)] += 1
             elif number == NODE_ATTRIBUTE:
-                for inner, _, held in fields(_message(value)):
+                for inner, _, held in fields(message(value)):
                     if inner in ATTRIBUTE_GRAPHS:
                         body = _Graph(self.depth + 1)
-                        body.read(_message(held))
+                        body.read(message(held))
                         self.operators += body.operators
                         self.tensors += body.tensors
 
@@ -242,15 +201,15 @@ def _tensor(data: Buffer) -> tuple[str, int]:
     name, dims, floating = "", list[int](), False
     for number, wire, value in fields(data):
         if number == TENSOR_NAME:
-            name = _text(value)
+            name = text(value)
         elif number == TENSOR_TYPE:
             floating = value in FLOATS
         elif number == TENSOR_DIMS and wire == VARINT:
-            dims.append(_int(value))
+            dims.append(whole(value))
         elif number == TENSOR_DIMS:
-            packed, at = _message(value), 0
+            packed, at = message(value), 0
             while at < len(packed) and len(dims) <= MAX_AXES:
-                size, at = _varint(packed, at)
+                size, at = varint(packed, at)
                 dims.append(size)
         if len(dims) > MAX_AXES:
             raise DamagedError(f"a tensor of more than {MAX_AXES} axes")
@@ -261,42 +220,21 @@ def _tensor(data: Buffer) -> tuple[str, int]:
 
 def _port(value: int | Buffer) -> Port:
     """ValueInfoProto: 1 name, 2 type; TypeProto: 1 tensor; its 1 element type, 2 shape; Dimension: 1 size, 2 name."""
-    info = _only(value)
-    tensor = _only(_only(info.get(2, b"")).get(1, b""))
+    info = only(value)
+    tensor = only(only(info.get(2, b"")).get(1, b""))
     shape: list[int | str] = []
-    for _, _, axis in fields(_message(tensor.get(2, b""))):
-        sizes = _only(axis)
-        shape.append(_int(sizes[1]) if 1 in sizes else _name(sizes.get(2, b"")))
+    for _, _, axis in fields(message(tensor.get(2, b""))):
+        sizes = only(axis)
+        shape.append(whole(sizes[1]) if 1 in sizes else _name(sizes.get(2, b"")))
         if len(shape) > MAX_AXES:
             raise DamagedError(f"a tensor of more than {MAX_AXES} axes")
-    dtype = ELEMENT_TYPES.get(_int(tensor.get(1, 0)), "another type")
+    dtype = ELEMENT_TYPES.get(whole(tensor.get(1, 0)), "another type")
     return Port(name=_name(info.get(1, b"")), dtype=dtype, shape=tuple(shape))
 
 
 def _name(value: int | bytes | Buffer) -> str:
     """A name as it may stand in quotes, in configurations of other programs and on a terminal."""
-    text = _text(value)
-    if not text.isprintable() or '"' in text or "\\" in text or len(text) > MAX_TEXT:
-        raise DamagedError(f"an input or output is called {text[:60]!a}")
-    return text
-
-
-def _only(value: int | bytes | Buffer) -> dict[int, int | Buffer]:
-    """The fields of a small message, the last of each number."""
-    return {number: inner for number, _, inner in fields(_message(value))}
-
-
-def _message(value: int | bytes | Buffer) -> Buffer:
-    if isinstance(value, int):
-        raise DamagedError("expected a message")
-    return memoryview(value)
-
-
-def _int(value: int | bytes | Buffer) -> int:
-    if not isinstance(value, int):
-        raise DamagedError("expected a number")
-    return value
-
-
-def _text(value: int | bytes | Buffer) -> str:
-    return bytes(_message(value)).decode()
+    name = text(value)
+    if not name.isprintable() or '"' in name or "\\" in name or len(name) > MAX_TEXT:
+        raise DamagedError(f"an input or output is called {name[:60]!a}")
+    return name

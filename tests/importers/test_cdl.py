@@ -10,29 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from golden import Golden
 from ncdeploy.denoisers.checkpoint import load_model, save_model
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.importers import detect_format, import_model
 
-GOLDEN = Path(__file__).parent / "cdl_golden.npz"
+golden = Golden(Path(__file__).parent / "cdl_golden.npz")
 STEPS, LOG_SNRS = [3, 500, 999], [4.0, 0.0, -6.0]
 CDL = {"cdl_loss_weight": 1.0, "clip": 3.0, "logsnr_loc": 2.0, "logsnr_scale": 3.0, "learning_rate": 1e-4}
 ITD = {"logsnr_loc": 2.0, "logsnr_scale": 3.0, "learning_rate": 1e-4}
 DDPM = {"num_timesteps": 1000, "st_schedule": 0.0001, "end_schedule": 0.02, "learning_rate": 1e-4}
 
 
-def golden(name: str) -> Any:
-    with np.load(GOLDEN) as file:
-        return file[name]
-
-
 def weights(kind: str) -> dict[str, Tensor]:
-    made = {}
-    for line in golden(f"{kind}_names"):
-        name, _, sizes = str(line).partition(" ")
-        shape = [int(n) for n in sizes.split(",")]
-        steps = torch.arange(math.prod(shape), dtype=torch.float64)
-        made[name] = (0.15 * (0.37 * steps**1.1 + len(name)).sin()).float().reshape(shape)
+    made = golden.weights(kind, 0.15, len)
+    for name, shape in golden.shapes(kind):
         if name.endswith("pos_enc"):  # not a weight there, but a table
             places, pairs = torch.arange(shape[0], dtype=torch.float64), torch.arange(shape[1]) // 2
             angles = places[:, None] * 1e-4 ** (2 * pairs.double() / shape[1])

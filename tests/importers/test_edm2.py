@@ -1,7 +1,6 @@
 """Pickles of EDM2. edm2_golden.npz holds what their own code returned for weights made by a formula, with the names and
 shapes of those weights."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import edm_files
+from golden import Golden
 from ncdeploy.denoisers.checkpoint import load_model, save_model
 from ncdeploy.errors import FileError
 from ncdeploy.importers import detect_format, import_model
 
-GOLDEN = Path(__file__).parent / "edm2_golden.npz"
+golden = Golden(Path(__file__).parent / "edm2_golden.npz")
 ARGUMENTS = {
     "model_channels": 16,
     "channel_mult": [1, 2],
@@ -27,19 +27,8 @@ SIGMA = torch.tensor([0.05, 1.0, 40.0])
 LABELS = {"classes": torch.tensor([0, 3, 1]), "none": None}
 
 
-def golden(name: str) -> Any:
-    with np.load(GOLDEN) as file:
-        return file[name]
-
-
 def weights(kind: str) -> dict[str, Tensor]:
-    made = {}
-    for line in golden(f"{kind}_names"):
-        name, _, sizes = str(line).partition(" ")
-        shape = [int(n) for n in sizes.split(",") if n]
-        steps = torch.arange(math.prod(shape), dtype=torch.float64)
-        made[name] = (0.7 * (0.37 * steps**1.1 + len(f"unet.{name}")).sin()).float().reshape(shape)
-    return made
+    return golden.weights(kind, 0.7, lambda name: len(f"unet.{name}"))
 
 
 def write(path: Path, kind: str, tensors: dict[str, Tensor] | None = None, **arguments: Any) -> Path:

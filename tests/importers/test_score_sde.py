@@ -5,34 +5,23 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from golden import Golden
 from ncdeploy.denoisers.checkpoint import load_model, save_model
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.importers import detect_format, import_model
 
-GOLDEN = Path(__file__).parent / "score_sde_golden.npz"
+golden = Golden(Path(__file__).parent / "score_sde_golden.npz")
 SHAPE = (3, 8, 8)
 
 
-def golden(name: str) -> Any:
-    with np.load(GOLDEN) as file:
-        return file[name]
-
-
 def weights(kind: str) -> dict[str, Tensor]:
-    made = {}
-    for line in golden(f"{kind}_names"):
-        name, _, sizes = str(line).partition(" ")
-        shape = [int(n) for n in sizes.split(",")]
-        steps = torch.arange(math.prod(shape), dtype=torch.float64)
-        if name == "sigmas":
-            made[name] = torch.linspace(math.log(50), math.log(0.01), 1000, dtype=torch.float64).exp()
-            continue
-        made[name] = (0.15 * (0.37 * steps**1.1 + len(name) + int(name.split(".")[1])).sin()).float().reshape(shape)
+    made = golden.weights(kind, 0.15, lambda name: len(name) + int(f"{name}.0".split(".")[1]))
+    if "sigmas" in made:
+        made["sigmas"] = torch.linspace(math.log(50), math.log(0.01), 1000, dtype=torch.float64).exp()
     return made
 
 
