@@ -187,16 +187,12 @@ class DeviceSweep:
 
     def _solve(self, inverse: Any, state: State, D: Any, a: Any, b: Any, node: Any) -> Any:
         """As `ParallelRun._solve`."""
-        t, last, span = self.tables, self.tables.reach - 1, self.tables.span
-        u = b[:, :, :1] * D[:, last : last + span]
-        for h in range(1, t.reach):
-            u += b[:, :, h, None] * D[:, last - h : last - h + span]
-        for h in range(t.state_reach):
-            u[:, : h + 1] += a[:, : h + 1, h, None] * state.x[:, last - h : last + 1][:, :span]
+        t = self.tables
+        u = t.right_side(a, b, state.x, D)
         if self._stochastic:
             u += state.noise
         if inverse.ndim == 1:
-            inverse = inverse[(node[:, :1] * (2 * span))[..., None] + t.corner]
+            inverse = inverse[(node[:, :1] * (2 * t.span))[..., None] + t.corner]
         return self.torch.matmul(inverse, u)
 
     def _admit(self, state: State, new: Any) -> None:
@@ -210,7 +206,7 @@ class DeviceSweep:
         )
 
     def _fill(self, state: State, size: Any) -> None:
-        """As `ParallelRun._fill`."""
+        """As `WindowTables.filled`."""
         torch, before = self.torch, self._rank[state.base]
         rows, full = self._rank[state.stop] - before, self._rank[self._stop[state.base]] - before
         fewer = torch.maximum(rows * size // rows.sum().clamp(min=1), rows.clamp(max=1))

@@ -88,7 +88,7 @@ class LawRun(ParallelRun):
     def _means(self) -> NDArray[Any]:
         """m of the nodes after the base, [n, span, d]: exact where all nodes before are what they were evaluated at."""
         t, last = self.tables, self.tables.reach - 1
-        total: NDArray[Any] = self._from_outputs()
+        total: NDArray[Any] = self.tables.from_outputs(self.b, self.D)
         for h in range(t.state_reach):
             total += self.a[:, :, h, None] * self.x[:, last - h : last - h + t.span]
         return total

@@ -32,7 +32,7 @@ from ncdeploy.sampling.noise_window import NoiseWindow
 from ncdeploy.sampling.plan import Floats, Plan
 from ncdeploy.sampling.result import Sweep
 from ncdeploy.sampling.sequential import zero_outputs
-from ncdeploy.sampling.window import WindowTables, window_tables
+from ncdeploy.sampling.window import WindowTables, shifted, window_tables
 
 Ints = NDArray[np.int64]
 Asked = tuple[Any, Floats, Ints, Ints]  # x [B, d]; sigma [B] and node [B]; sample [B], or [1] of all
@@ -186,20 +186,11 @@ class ParallelRun:
 
         inverse: by lag, for all nodes; or a matrix for each lane [n, span, span]
         """
-        t, last, u = self.tables, self.tables.reach - 1, self._from_outputs()
-        for h in range(t.state_reach):
-            u[:, : h + 1] += self.a[:, : h + 1, h, None] * self.x[:, last - h : last + 1][:, : t.span]
+        t = self.tables
+        u = t.right_side(self.a, self.b, self.x, self.D)
         if self.plan.stochastic:
             u += self.noise.now
         return t.solve(inverse, self.base + 1, u) if inverse.ndim == 1 else lower_matmul(self.xp, inverse, u)
-
-    def _from_outputs(self) -> Any:
-        """What the outputs alone add to the states of the windows."""
-        t, last = self.tables, self.tables.reach - 1
-        u = self.b[:, :, :1] * self.D[:, last : last + t.span]
-        for h in range(1, t.reach):
-            u += self.b[:, :, h, None] * self.D[:, last - h : last - h + t.span]
-        return u
 
     def _slide(self, keep: Ints, accepted: Ints, steady: Ints | None) -> None:
         """Move the windows of the lanes `keep` to their accepted nodes and let waiting samples in.
@@ -223,7 +214,7 @@ class ParallelRun:
         if not self.lanes.size:
             return
         if self.evaluator.sizes is not None:
-            self._fill()
+            self.stop = t.filled(self.base, self.stop, self.evaluator.near)
 
         first = self.base + 1
         self.node = first[:, None] + np.arange(t.span)
@@ -249,24 +240,12 @@ class ParallelRun:
         """Outputs up to the nodes `known` are those of the states where they are; returns the last that are kept."""
         return known
 
-    def _fill(self) -> None:
-        """Make the call a full one: without the last nodes of the windows, or with nodes that had been dropped, as many
-        as there are places that would be padding."""
-        t = self.tables
-        base = t.rank[self.base]
-        rows, full = t.rank[self.stop] - base, t.rank[t.stop[self.base]] - base
-        total, size = int(rows.sum()), self.evaluator.near(int(rows.sum()))
-        if 2 * rows.size <= size < total:
-            rows = np.maximum(rows * size // total, 1)
-        room = full - rows
-        self.stop = t.ranked[base + rows + np.clip(size - rows.sum() - (np.cumsum(room) - room), 0, room)]
-
     def _shift(self, keep: Ints, move: Ints, last: Ints) -> None:
         """Slots move .. of the lanes `keep` become slots 0 .. ; outputs behind slot `last` repeat the one there."""
         end = self.tables.slots[-1]
         if len(self.x) == keep.size == 1 and self.online is None:
-            self.x = _shifted(self.xp, self.x, int(move[0]), end)
-            self.D = _shifted(self.xp, self.D, int(move[0]), int(last[0]))
+            self.x = shifted(self.xp, self.x, int(move[0]), end)
+            self.D = shifted(self.xp, self.D, int(move[0]), int(last[0]))
             return
         slots = self.tables.slots + move[:, None]
         row, state_slot, output_slot = (
@@ -327,12 +306,3 @@ class ParallelRun:
 
     def _zeros(self, *shape: int) -> Any:
         return self.xp.zeros((*shape, self.dim), dtype=self.like.dtype, device=device_of(self.like))
-
-
-def _shifted(xp: Any, slots: Any, move: int, last: int) -> Any:
-    """Slots [1, s, d] from `move` on, as slots 0 ...; those behind the old slot `last` repeat it."""
-    kept = max(last + 1 - move, 0)
-    out = xp.empty_like(slots)
-    out[:, :kept] = slots[:, move : last + 1]
-    out[:, kept:] = slots[:, last : last + 1]
-    return out

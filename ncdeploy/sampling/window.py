@@ -9,6 +9,7 @@ consecutive nodes, is a block of the inverse over the whole plan, so it is compu
 host, and kept by lag: inverse[k, m] = ((I - M)^-1)[k, k - m].
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -89,6 +90,35 @@ class WindowTables:
             out[i] = lower_matmul(xp, self.triangle(by_lag, k), u[i])
         return out
 
+    def from_outputs(self, b: Any, D: Any) -> Any:
+        """What outputs D of all slots alone add to the states of windows, [n, span, d]; b: of the windows' rows."""
+        last = self.reach - 1
+        u = b[:, :, :1] * D[:, last : last + self.span]
+        for h in range(1, self.reach):
+            u += b[:, :, h, None] * D[:, last - h : last - h + self.span]
+        return u
+
+    def right_side(self, a: Any, b: Any, x: Any, D: Any) -> Any:
+        """Outputs and what is carried from accepted states, of which a solve makes those of windows, [n, span, d]."""
+        last, u = self.reach - 1, self.from_outputs(b, D)
+        for h in range(self.state_reach):
+            u[:, : h + 1] += a[:, : h + 1, h, None] * x[:, last - h : last + 1][:, : self.span]
+        return u
+
+    def filled(self, base: NDArray[np.int64], stop: NDArray[np.int64], near: Callable[[int], int]) -> NDArray[np.int64]:
+        """Stops that make the call a full one: without the last nodes of the windows, or with nodes that had been
+        dropped, as many as there are places that would be padding. near: the call's size by its rows."""
+        before = self.rank[base]
+        rows, full = self.rank[stop] - before, self.rank[self.stop[base]] - before
+        total, size = int(rows.sum()), near(int(rows.sum()))
+        if 2 * rows.size <= size < total:
+            rows = np.maximum(rows * size // total, 1)
+        room = full - rows
+        filled: NDArray[np.int64] = self.ranked[
+            before + rows + np.clip(size - rows.sum() - (np.cumsum(room) - room), 0, room)
+        ]
+        return filled
+
     def triangle(self, by_lag: Any, first: int) -> Any:
         """The inverse over the nodes first, first + 1, ...: a view [span, span]."""
         width = 2 * self.span
@@ -140,3 +170,12 @@ def inverse_by_lag(xp: Any, rows: Any, lags: int) -> Any:
         for h in range(min(m, reach, n)):
             table[m, ..., h + 1 :] += rows[..., h + 1 :, h] * table[m - 1 - h, ..., : n - 1 - h]
     return xp.moveaxis(table, 0, -1)
+
+
+def shifted(xp: Any, slots: Any, move: int, last: int) -> Any:
+    """Slots [1, s, d] from `move` on, as slots 0 ...; those behind the old slot `last` repeat it."""
+    kept = max(last + 1 - move, 0)
+    out = xp.empty_like(slots)
+    out[:, :kept] = slots[:, move : last + 1]
+    out[:, kept:] = slots[:, last : last + 1]
+    return out
