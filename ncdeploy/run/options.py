@@ -40,7 +40,7 @@ class SampleOptions:
             dpmpp_2m_sde), on NumPy arrays (see `ncdeploy.sampling.law`). With window="auto", which follows the clock, a
             seed does not give the same sample twice
         theta: of acceptance in law: most probable rejection of a draft that is put to the test, above 0 to 1. The law
-            is exact for each; it changes the speed a little, and 1, which tests all, was never slower
+            is exact for each; it changes the speed a little, and 1, which tests all, was as fast as any
         start: of the parallel driver: where the first guess of D comes from. The trajectory of an earlier run of the
             same plan and seeds, whose conditions were nearly these; or a guess of the samples [n, *shape] in model
             units. A bad one costs sweeps, never truth

@@ -65,12 +65,11 @@ class Samples:
     def begin(self, seeds: list[int], guess: Any, labels: Any, conditions: dict[str, Any]) -> None:
         """Take in the seeds of a run, its first guesses of D [n or 1, 1 or nodes, d], labels [n] or None, and
         conditions [n, *shape] by name."""
-        if self.labels is None or labels is None:
-            self.labels = labels
-        else:
-            self.labels.copy_(labels)
+        if labels is not None:
+            self.labels = labels.clone() if self.labels is None else self.labels.copy_(labels)
         for name, values in conditions.items():
-            self.conditions.setdefault(name, values).copy_(values)
+            mine = self.conditions.setdefault(name, self.torch.empty_like(values))
+            mine.copy_(values)
         torch, device = self.torch, self.like.device
         self.keys[:, :, : self.n] = torch.as_tensor(round_keys(seeds), device=device)
         self.guess[: self.n] = guess

@@ -97,17 +97,12 @@ class Evaluator:
     def _given(self, conditions: Mapping[str, NDArray[Any]], sample: NDArray[np.int64]) -> dict[str, Any]:
         """The conditions of the samples in a call, which stay on the device while these are the same, and whose rows
         the call's are."""
-        xp, device = self._xp, device_of(self._like)
         live, index = np.unique(sample, return_inverse=True)
         if not np.array_equal(live, self._live):
-            dtypes = {"f": self._like.dtype, "i": xp.int64}
-            self._live = live
-            self._held = {
-                name: xp.asarray(value[live], dtype=dtypes[value.dtype.kind], device=device)
-                for name, value in conditions.items()
-            }
-        held = {name: xp.asarray(value, copy=True) for name, value in self._held.items()}
-        return {"conditions": held, "sample": xp.asarray(index.astype(np.int64), device=device)}
+            self._live, self._held = live, self._placed({name: value[live] for name, value in conditions.items()})
+        held = {name: self._xp.asarray(value, copy=True) for name, value in self._held.items()}
+        sample = self._xp.asarray(index.astype(np.int64), device=device_of(self._like))
+        return {"conditions": held, "sample": sample}
 
     def check(self) -> None:
         """Raise NumericalError if the last call returned NaN or infinity, naming node and sigma."""
@@ -122,13 +117,16 @@ class Evaluator:
 
     def on_device(self) -> tuple[Any, dict[str, Any]]:
         """Labels [n] or None, and conditions [n, *shape] by name, of all samples, on the device of the run."""
-        xp, device = self._xp, device_of(self._like)
-        dtypes = {"f": self._like.dtype, "i": xp.int64}
-        conditions = {
-            name: xp.asarray(value, dtype=dtypes[value.dtype.kind], device=device)
-            for name, value in (self._conditions or {}).items()
+        labels = None if self._labels is None else self._xp.asarray(self._labels, device=device_of(self._like))
+        return labels, self._placed(self._conditions or {})
+
+    def _placed(self, conditions: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """As the run's arrays, of its dtype where they are real."""
+        dtypes = {"f": self._like.dtype, "i": self._xp.int64}
+        return {
+            name: self._xp.asarray(value, dtype=dtypes[value.dtype.kind], device=device_of(self._like))
+            for name, value in conditions.items()
         }
-        return None if self._labels is None else xp.asarray(self._labels, device=device), conditions
 
     def saw(self, rows: int, squares: NDArray[np.float64], sigma: NDArray[np.float64]) -> None:
         """Of a `call`, what is known later: how many rows were no filling, and |x - D|^2 of each sample's first."""

@@ -30,7 +30,7 @@ from ncdeploy.sampling.parallel import JUMP, KEEP, Ints, ParallelRun
 from ncdeploy.sampling.plan import Plan
 from ncdeploy.sampling.result import Sweep
 
-THETA = 1.0  # most probable rejection of a draft that is still put to the test: to test all was never slower
+THETA = 1.0  # most probable rejection of a draft that is still put to the test: to test all was as fast as any
 
 
 class LawRun(ParallelRun):

@@ -101,8 +101,13 @@ def test_labels_and_conditions_of_every_sample() -> None:
         return MIXTURE(x, sigma) + 0.1 * labels[:, None, None] + conditions["shift"][sample][:, None]
 
     given = {"labels": np.array([3, 1, 2]), "conditions": {"shift": np.random.default_rng(1).normal(size=(3, 3))}}
+    before = given["labels"].copy(), given["conditions"]["shift"].copy()
     agree(make_plan("ddim", 15), denoise, **given)
     agree(make_plan("ddpm", 15), denoise, **given)
+    other = {"labels": np.array([0, 2, 9]), "conditions": {"shift": np.ones((3, 3))}}
+    agree(make_plan("ddim", 15), denoise, **other)  # in the same places
+    for mine, kept in zip((given["labels"], given["conditions"]["shift"]), before, strict=True):
+        np.testing.assert_array_equal(mine, kept)
 
 
 def test_noise_that_is_drawn_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
