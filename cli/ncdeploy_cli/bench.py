@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ncdeploy_cli import console, options
+from ncdeploy_cli.bench_deadline import cut_short
 from ncdeploy_cli.choices import BATCH_VALUES, choose_classes, choose_conditions, choose_plans
 from ncdeploy_cli.outputs import Force, claim
 from ncdeploy_cli.tune import tuned
@@ -81,6 +82,14 @@ def bench(
         str | None,
         typer.Option(help='Recommend the best that takes at most this: "200ms", "1.5s".', rich_help_panel=_WANTED),
     ] = None,
+    deadline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Instead, cut the runs short: "20ms,50ms,0.1s", and say how far their samples are from whole ones.',
+            show_default=False,
+            rich_help_panel=_WANTED,
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A chart, .svg or .png.", rich_help_panel=_WANTED)
     ] = None,
@@ -104,7 +113,9 @@ def bench(
     Quality is the energy distance to --data; without data the distance to a fine solution of the same ODE from the
     same noise.
 
-    Example:  ncdeploy bench model.onnx --budget 200ms -o chart.svg
+    Examples:
+      ncdeploy bench model.onnx --budget 200ms -o chart.svg
+      ncdeploy bench model.onnx --solver ddim --steps 50 --window 16 --deadline 20ms,50ms,100ms -o deadlines.svg
     """
     from ncdeploy.backends import open_engine
     from ncdeploy.errors import InputError
@@ -116,6 +127,11 @@ def bench(
 
     budget_s = None if budget is None else options.seconds("--budget", budget)
     check_targets(quality=quality, budget_s=budget_s)
+    limits = [] if deadline is None else [options.seconds("--deadline", part) for part in options.split(deadline)]
+    judging = {"--data": data, "--quality": quality, "--budget": budget, "--samples": judged}
+    for option, value in judging.items():
+        if limits and value is not None:
+            raise InputError(f"{option}: is of whole runs; leave it out, or --deadline")
     if output is not None:
         claim(output, *SUFFIXES, force=force)
         check_output(output)
@@ -128,18 +144,26 @@ def bench(
     of_solvers = {"spacing": spacing, "shift": shift, "eta": eta, "variance": variance, "order": order, "churn": churn}
     pairs = [(name, k) for name in names for k in counts]
     plans = [(*pair, plan) for pair, plan in zip(pairs, choose_plans(info, pairs, **of_solvers), strict=True)]
-    if data is None and all(plan.stochastic for _, _, plan in plans):
+    if data is None and not limits and all(plan.stochastic for _, _, plan in plans):
         for option, value in (("--quality", quality), ("--budget", budget), ("--output", output)):
             if value is not None:
                 raise InputError(f"{option}: solvers that draw noise are judged by data only; add --data, or a solver")
     if judged is None:
-        judged = JUDGED if data is None else JUDGED_BY_DATA
+        judged = n if limits else JUDGED if data is None else JUDGED_BY_DATA
     classes = choose_classes(labels, max(n, judged), info)
     conditions = choose_conditions(condition, backend, max(n, judged))
     real = None if data is None else _real(data, info.shape)
 
     most = max(BATCH_VALUES // info.dim, 1) if rows is None else rows
     latency = tuned(engine, backend, most, threads) if "auto" in widths else None
+    if limits:
+        cut_short(
+            backend, [plan for _, _, plan in plans], widths, limits, n=n, repetitions=repetitions,
+            tolerance=TOLERANCE if tolerance is None else tolerance,
+            own={**({} if classes is None else {"labels": classes}), **conditions},
+            latency=latency, max_rows=most, output=output, as_json=as_json,
+        )  # fmt: skip
+        return
     total = runs_of(plans, widths, repetitions, data=real is not None)
     with console.progress("measuring", total, "runs") as bar:
         found = measure(

@@ -134,11 +134,11 @@ def bench(
     if data is not None and len(data) > _REAL:
         data = data[np.sort(np.random.default_rng(0).permutation(len(data))[:_REAL])]
     widest = None if max_rows is None else max(1, max_rows // engine.info.evaluations)
-    drivers = [_ways(plan, windows, widest) for _, _, plan in plans]
+    drivers = [drivers_of(plan, windows, widest) for _, _, plan in plans]
     ways = [(i, window) for i, found in enumerate(drivers) for window in found]
 
     def run(plan: Plan, window: Window, count: int, first: int = 0) -> Result:
-        on_run(f"{plan.name} {_words(window)}")
+        on_run(f"{plan.name} {words(window)}")
         own = {**({} if labels is None else {"labels": np.asarray(labels)}), **(conditions or {})}
         own = {name: values[np.arange(first, first + count) % len(values)] for name, values in own.items()}
         return sample(
@@ -165,12 +165,12 @@ def bench(
         solver, steps, plan = plans[i]
         samples, runs = seen[i, window], timed[i, window]
         gains = [exact.wall_s / this.wall_s for exact, this in zip(timed[i, None], runs, strict=True)]
-        off = None if window is None else _rms(samples, seen[i, None])
+        off = None if window is None else rms(samples, seen[i, None])
         estimate = None
         if data is not None:
             estimate = estimate_energy_distance(samples, data)
         elif not plan.stochastic:
-            estimate = _geometric_mean(_rms(samples, fine[_start(plan)]))
+            estimate = _geometric_mean(rms(samples, fine[_start(plan)]))
         rows.append(
             Row(
                 solver=solver, steps=steps, window=window, driver=drivers[i][window], plan=plan.name,
@@ -195,17 +195,17 @@ def runs_of(plans: Sequence[tuple[str, int, Plan]], windows: Sequence[Window], r
     return (repetitions + 1) * len(plans) * (len(windows) + 1) + (0 if data else len(starts))
 
 
-def _words(window: Window) -> str:
+def words(window: Window) -> str:
     return "sequential" if window is None else f"window {window}"
 
 
-def _ways(plan: Plan, windows: Sequence[Window], widest: int | None) -> dict[Window, str]:
+def drivers_of(plan: Plan, windows: Sequence[Window], widest: int | None) -> dict[Window, str]:
     """Sequential, and every window once, as it will be run: what was asked for, in words."""
     most = min(plan.evaluations, widest or plan.evaluations)
-    ways: dict[Window, str] = {None: _words(None)}
+    found: dict[Window, str] = {None: words(None)}
     for window in windows:
-        ways.setdefault(min(window, most) if isinstance(window, int) else window, _words(window))
-    return ways
+        found.setdefault(min(window, most) if isinstance(window, int) else window, words(window))
+    return found
 
 
 def _start(plan: Plan) -> tuple[float, float]:
@@ -218,7 +218,7 @@ def _fine(plan: Plan, sigma_min: float) -> Plan:
     return heun(karras(FINE_STEPS, sigma_min=min(sigma_min, sigma / 2), sigma_max=sigma), scale=scale)
 
 
-def _rms(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+def rms(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     difference = (a.astype(np.float64) - b).reshape(len(a), -1)
     return np.asarray(np.sqrt(np.mean(difference**2, axis=1)))
 

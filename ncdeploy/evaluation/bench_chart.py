@@ -26,8 +26,13 @@ def check_output(path: Path) -> None:
 
 def write_chart(path: Path, found: Bench, *, title: str, pick: Row | None = None) -> None:
     """Write the chart, as its suffix says, with a ring around `pick`. Raises InputError if no row has a quality."""
+    save(path, chart(found, title=title, pick=pick), SIZE)
+
+
+def save(path: Path, paint: charts.Paint, size: tuple[float, float]) -> None:
+    """Write a chart as its suffix says. Raises as `check_output`."""
     check_output(path)
-    drawn = charts.render(chart(found, title=title, pick=pick), SIZE, kind=path.suffix.lower()[1:], paper="white")
+    drawn = charts.render(paint, size, kind=path.suffix.lower()[1:], paper="white")
     with atomic_write(path) as temporary:
         temporary.write_bytes(drawn)
 

@@ -70,9 +70,30 @@ def test_a_target_out_of_reach_is_a_warning_with_the_nearest(run, models):
     assert "ncdeploy sample" not in done.stdout
 
 
+def test_deadlines_cut_runs_short_and_say_what_that_costs(run, models):
+    given = ("--solver", "ddim,ddpm", "--steps", 12, "--window", 4, "--repetitions", 2, "--deadline", "60min,0.001ms")
+    done = run("bench", models["image"], *given, "-o", "deadlines.svg", "--json")
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    found = {(r["plan"], r["ran"], r["deadline_s"]): r for r in rows}
+    assert set(found) == {(p, w, d) for p in ("ddim-12", "ddpm-12") for w in (None, 4) for d in (1e-6, 3600.0)}
+    for (_, window, deadline), row in found.items():
+        assert (row["complete"], row["late_s"] > 0) == ((1, False) if deadline > 1 else (0, True))
+        assert row["depth"] == 1 if deadline < 1 else row["depth"] == 12 if window is None else row["depth"] < 12
+        assert row["rms"] > 0.05 if deadline < 1 else row["rms"] == 0 if window is None else row["rms"] < 0.01
+    assert "<svg" in Path("deadlines.svg").read_text()
+    table = run("bench", models["image"], *given)
+    assert table.exit_code == 0, table.output
+    assert (table.stdout.count(" 100% "), table.stdout.count(" 0% ")) == (4, 4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--deadline", "20"), '"200ms", "1.5s"'),
+        (("--deadline", "0s"), "deadlines: got [0.0]"),
+        (("--deadline", "1s", "--budget", "1s"), "--budget: is of whole runs"),
+        (("--deadline", "1s", "--data", "moons"), "--data: is of whole runs"),
         (("--budget", "200"), '"200ms", "1.5s"'),
         (("--budget", "-1s"), "budget: got -1.0"),
         (("--steps", "10,x"), "--steps 10,x"),
