@@ -129,8 +129,8 @@ def bench(
     check_targets(quality=quality, budget_s=budget_s)
     limits = [] if deadline is None else [options.seconds("--deadline", part) for part in options.split(deadline)]
     judging = {"--data": data, "--quality": quality, "--budget": budget, "--samples": judged}
-    for option, value in judging.items():
-        if limits and value is not None:
+    for option, given in judging.items():
+        if limits and given is not None:
             raise InputError(f"{option}: is of whole runs; leave it out, or --deadline")
     if output is not None:
         claim(output, *SUFFIXES, force=force)

@@ -63,10 +63,9 @@ def tuned(
 ) -> "Latency":
     """The curve of an engine up to `rows`, with a bar while it is measured; anew if a budget is given."""
     from ncdeploy.auto.kept import tune as measure
-    from ncdeploy.auto.latency import BUDGET
 
     with console.progress(f"timing {engine.name}", 1.0) as bar:
         return measure(
-            engine, backend, max_rows=rows, threads=threads, again=budget is not None, budget=budget or BUDGET,
+            engine, backend, max_rows=rows, threads=threads, again=budget is not None, budget=budget,
             on_call=bar.update,
         )  # fmt: skip

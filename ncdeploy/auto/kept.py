@@ -5,10 +5,11 @@ import hashlib
 import json
 import os
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ncdeploy.auto.latency import BUDGET, Latency, measure_latency
+from ncdeploy.auto.latency import Latency, measure_latency
 from ncdeploy.backends.base import Backend
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.files import atomic_write, cache_folder, read_file, user_path
@@ -16,6 +17,7 @@ from ncdeploy.formats.onnxfile import is_onnx
 from ncdeploy.formats.sidecar import graph_files
 
 MOST_BYTES = 1 << 16  # of a kept curve
+MAX_AGE = 30 * 86400.0  # seconds: by then drivers, libraries and what else runs have changed
 
 
 def latency_file(engine: str | os.PathLike[str], backend: Backend, *, threads: int | None) -> Path:
@@ -48,20 +50,21 @@ def tune(
     max_rows: int,
     threads: int | None = None,
     again: bool = False,
-    budget: float = BUDGET,
+    budget: float | None = None,
     on_call: Callable[[float], None] | None = None,
 ) -> Latency:
     """The kept curve of an opened engine, or a new one, which is then kept.
 
-    max_rows: largest batch that will be asked for; a kept curve that ends far below it is measured anew
+    max_rows: largest batch that will be asked for; a kept curve that ends far below it, or is a month old, is
+              measured anew
     again:    measure even if a curve is kept
     budget, on_call: as for `measure_latency`; a cache folder that cannot be written is no error
     """
     file = latency_file(engine, backend, threads=threads)
     if not again:
-        with contextlib.suppress(FileError, InputError, UnicodeDecodeError):  # none yet, or not what was kept: measure
+        with contextlib.suppress(FileError, InputError, UnicodeDecodeError, OSError):  # none, or not what was kept
             kept = Latency.from_json(read_file(file, MOST_BYTES, "expected a kept curve").decode())
-            if kept.asked >= max_rows:
+            if kept.asked >= max_rows and 0 <= time.time() - file.stat().st_mtime <= MAX_AGE:
                 return kept
     label = 0 if backend.info.num_classes else None
     latency = measure_latency(

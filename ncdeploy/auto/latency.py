@@ -20,6 +20,7 @@ from ncdeploy.sampling.callsizes import CallSizes, sizes_of
 from ncdeploy.sampling.plan import Floats
 
 BUDGET = 0.75  # seconds that measuring may take
+_SLOW = 20  # calls on one row, where those take longer: a run takes many more
 _LEAST = 0.006  # seconds: a shorter call is repeated, as a sampler repeats it; the first half, of which some find the
 # caches as another size left them, does not count
 _ROUNDS, _FULL = 25, 5  # at most; those that hold every size
@@ -28,7 +29,7 @@ _MOST = 1000  # repetitions of a call
 _BURST = 2.5  # of what a size usually takes: no mood of the machine, and left out
 _LAGS = 1, 2  # neighbours in time, and the next but one, should there have been a disturbance in between
 _REWEIGHTINGS, _SAME = 30, 0.01  # of least squares, until they are least absolute deviations; those below count alike
-_FEW, _FEW_SHARE = 8, 1 / 3  # rows that are measured on a slow network too
+_FEW, _FEW_SHARE = 16, 1 / 3  # rows that are measured on a slow network too
 _LONGEST = 1e6  # seconds: no call takes so long
 _SET_UP = 20  # budgets that may have been used when another call size is still set up
 _COARSE = 3  # of an engine with call sizes every third is measured before those in between
@@ -117,7 +118,7 @@ def measure_latency(
     label: int | None = None,
     conditions: Mapping[str, Any] | None = None,
     like: Any = None,
-    budget: float = BUDGET,
+    budget: float | None = None,
     on_call: Callable[[float], None] | None = None,
 ) -> Latency:
     """Every size beside others, in random order and many rounds, so that how busy the machine was cancels out (see
@@ -131,8 +132,9 @@ def measure_latency(
         conditions: of a denoiser that takes some, [n, *shape]: all rows belong to the first sample, as in a window.
             Where none are given, those of its info get values that mean nothing
         like: an array of the run's kind, dtype and device; NumPy float32 if None
-        budget: seconds after which no further call begins; a size that would take a 30th of it is left out, up to 8
-            rows one that would take a third
+        budget: seconds after which no further call begins; `BUDGET` if None, or 20 calls on one row where that is more.
+            A size that would take a 30th of it is left out; up to 16 rows, or where one row takes as long, one that
+            would take a third
         on_call: is given the part of the budget used, after every measurement
     """
     start = time.perf_counter()
@@ -140,7 +142,12 @@ def measure_latency(
     call(1, 1)  # what a first call sets up is not what later ones take
     shortest, seen = {1: call(1, 1)}, list[tuple[int, float]]()
     own, set_up = sizes_of(denoise), None
-    if own is None:
+    if budget is None:
+        budget = max(BUDGET, _SLOW * shortest[1])
+    few = _FEW if shortest[1] <= _SHARE * budget else max_rows
+    if own is None and few == max_rows:
+        sizes = doublings(max_rows)
+    elif own is None:
         sizes = sorted({size for e in range(31) for size in (2**e, 3 * 2**e // 2) if size <= max_rows})
     else:
         shortest, set_up = _set_up(call, own.up_to(max_rows), shortest[1], budget)
@@ -153,7 +160,7 @@ def measure_latency(
             if turn >= _FULL and order.random() ** 2 > _LEAST / expected:
                 continue  # the longer a call, the less often: more is known of all together
             in_time = time.perf_counter() - start + repeats * expected <= budget
-            if in_time and expected <= budget * (_FEW_SHARE if rows <= _FEW else _SHARE):
+            if in_time and expected <= budget * (_FEW_SHARE if rows <= few else _SHARE):
                 seen.append((rows, call(rows, repeats)))
                 shortest[rows] = min(seen[-1][1], shortest.get(rows, math.inf))
                 if on_call is not None:
@@ -163,6 +170,11 @@ def measure_latency(
     measured, fitted = _fit(seen)
     rising = tuple(map(float, np.maximum.accumulate(fitted)))
     return Latency(rows=measured, seconds=rising, asked=max_rows, set_up=set_up)
+
+
+def doublings(most: int) -> list[int]:
+    """1, 2, 4 ... and `most`."""
+    return [*(2**e for e in range(most.bit_length()) if 2**e < most), most]
 
 
 def _set_up(

@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from ncdeploy.auto.forecast import Forecast
-from ncdeploy.auto.latency import Latency
+from ncdeploy.auto.latency import Latency, doublings
 from ncdeploy.auto.rehearsal import PARTS
 from ncdeploy.sampling.callsizes import CallSizes, least_size
 from ncdeploy.sampling.plan import Floats, Plan
@@ -25,6 +25,7 @@ from ncdeploy.sampling.result import Choice
 
 HARDNESS = 1.1
 _WORTH = 0.97  # of the time without it: a change that is predicted to gain less is not made
+_TIE = 1.002  # of the least time: as fast
 _CLEARLY = 0.85  # of the time of all samples at once: a larger batch that seems slower by less is a disturbance
 CHANGE = 0.2  # seconds that another window has to save: it needs tables of its own
 _MOOD = 3.0  # a busy machine's calls vary by such a factor from one second to the next, whatever their rows
@@ -80,12 +81,12 @@ class Tuner:
     def choose(self) -> Choice:
         """The fastest way by the formulas above."""
         job, k, t = self.job, self.job.plan.evaluations, self._seconds
-        lanes = _doublings(min(job.n, job.max_rows))
+        lanes = doublings(min(job.n, job.max_rows))
         alone = self._alone(lanes, 0.0)
         if job.law is None and job.tolerance < _ROUNDING * job.eps:
             return alone
         # A window that converged at once would cost this; where even that is not worth it, nothing is rehearsed.
-        least = job.n * k * min(t(b) / b for b in _doublings(min(job.max_rows, job.n * k)))
+        least = job.n * k * min(t(b) / b for b in doublings(min(job.max_rows, job.n * k)))
         if least > _WORTH * alone.seconds:
             return alone
         best = self._best(lanes)
@@ -133,8 +134,10 @@ class Tuner:
             ways = {(w, m) for w in windows for m in lanes}
         else:  # windows that fill a call
             ways = {(min(size // m, windows[-1]), m) for size in CallSizes().up_to(job.max_rows) for m in lanes}
-        fitting = sorted((w, m) for w, m in ways if w and w * m <= job.max_rows)
-        return min((self._parallel(w, m) for w, m in fitting), key=_seconds)
+        found = [self._parallel(w, m) for w, m in ways if w and w * m <= job.max_rows]
+        least = min(map(_seconds, found))
+        # Of those that are predicted to be as fast, the widest: it takes no more sweeps.
+        return max((c for c in found if c.seconds <= _TIE * least), key=lambda c: (c.window or 0, c.lanes))
 
     def _alone(self, lanes: list[int], driver: float) -> Choice:
         """Sequential, with all samples at once unless fewer are clearly faster."""
@@ -158,7 +161,8 @@ class Tuner:
         rows = e * self.job.plan.evaluations / s
 
         def call(m: int) -> float:
-            network = sum(self._seconds(self._asked(max(part * m * rows, 1.0))) for part in spread) / len(spread)
+            sizes = (min(max(part * m * rows, 1.0), m * window) for part in spread)
+            network = sum(self._seconds(self._asked(size)) for size in sizes) / len(spread)
             return network + self._driver(window, m, network)
 
         seconds = sweeps * self._in_turn(lanes, call) + self._set_up(window * lanes, 1)
@@ -220,8 +224,3 @@ def _beside(network: float, driver: float) -> float:
 
 def _seconds(choice: Choice) -> float:
     return choice.seconds
-
-
-def _doublings(most: int) -> list[int]:
-    """1, 2, 4 ... and `most`."""
-    return [*(2**e for e in range(most.bit_length()) if 2**e < most), most]

@@ -65,9 +65,11 @@ def against_deadlines(
 
     Raises InputError for a deadline, a count or a tolerance out of range.
     """
-    for name, values in (("n", [n]), ("repetitions", [repetitions]), ("deadlines", deadlines), ("plans", plans)):
-        if not values or (name != "plans" and not min(values) > 0):
-            raise InputError(f"{name}: got {list(values)}; expected one or more, above 0")
+    if not plans:
+        raise InputError("plans: got none; expected one or more")
+    for name, values in (("n", [n]), ("repetitions", [repetitions]), ("deadlines", list(deadlines))):
+        if not values or not min(values) > 0:
+            raise InputError(f"{name}: got {values}; expected one or more, above 0")
     options = SampleOptions(latency=latency, max_rows=max_rows)
     widest = None if max_rows is None else max(1, max_rows // engine.info.evaluations)
 

@@ -359,6 +359,25 @@ def test_measuring_keeps_to_its_budget_on_a_slow_engine() -> None:
     assert found.asked == 4096
 
 
+def test_a_slow_engine_is_given_the_time_for_a_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a run on it takes many more: else nothing would be known but one row, and no window ever be worth it."""
+    now = 0.0
+
+    def denoise(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        nonlocal now
+        now += 0.4 + 0.05 * len(x)
+        return x
+
+    monkeypatch.setattr(latency_module, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: now)}))
+    found = measure_latency(denoise, shape=(3,), max_rows=4096)
+    assert found.rows[-1] >= 16
+    np.testing.assert_allclose(found.seconds, [0.4 + 0.05 * rows for rows in found.rows], rtol=1e-3)
+    assert now < 25 * 0.45
+    before = now
+    measure_latency(denoise, shape=(3,), max_rows=4096, budget=2.0)
+    assert now - before < 2 + 2 * 0.45 + 0.8
+
+
 def test_a_curve_survives_json_and_refuses_nonsense() -> None:
     known = curve("a small chip")
     assert Latency.from_json(known.to_json()) == known

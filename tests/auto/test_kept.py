@@ -1,6 +1,7 @@
 """What lies where a curve is kept cannot spoil later runs: what cannot be read is measured anew."""
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,16 @@ def test_a_sound_curve_is_used(file: Path) -> None:
     where(file).parent.mkdir(parents=True)
     where(file).write_text(other.to_json())
     assert tune_again(file) == other
+
+
+@pytest.mark.parametrize(("days", "used"), [(29, True), (31, False), (-1, False)])
+def test_an_old_curve_is_measured_anew(file: Path, days: float, used: bool) -> None:
+    other = Latency(rows=(1, 8), seconds=(0.1, 0.2), asked=8)
+    where(file).parent.mkdir(parents=True)
+    where(file).write_text(other.to_json())
+    then = time.time() - 86400 * days
+    os.utime(where(file), (then, then))
+    assert tune_again(file) == (other if used else MEASURED)
 
 
 def test_whatever_makes_calls_take_another_time_has_a_curve_of_its_own(

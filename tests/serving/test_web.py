@@ -52,7 +52,7 @@ class Running:
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any, dict[str, str]]:
         """Status, body (an object where it is JSON), headers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection.request(method, path, data, headers or {})
         answer = connection.getresponse()
@@ -348,7 +348,7 @@ def test_sigterm_drains_and_a_full_queue_says_when_to_come_again(bundle: Path) -
         assert "2 requests are waiting" in answer["error"]
         assert int(headers["retry-after"]) >= 1
     finally:
-        code = running.end(seconds=60)
+        code = running.end(seconds=120)
     assert code == 0
     for thread in asked:
         thread.join()
