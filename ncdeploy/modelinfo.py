@@ -98,6 +98,13 @@ class ModelInfo:
     versions: dict[str, str] = field(
         default_factory=dict, metadata=about(TEXTS, "package versions that wrote the file")
     )
+    clip: float | None = field(
+        default=None,
+        metadata=about(
+            nullable(POSITIVE),
+            "the model cuts D to -clip .. clip, so that no plan can follow the D before that; null: not, or not known",
+        ),
+    )
     conditions: tuple[Condition, ...] = field(
         default=(),
         metadata=about(
@@ -185,21 +192,28 @@ class ModelInfo:
         churn_noise: float | None = None,
         churn_min: float | None = None,
         churn_max: float | None = None,
+        clip: float | None = None,
+        raw_noise: bool | None = None,
     ) -> Plan:
         """The model's own plan, `default_plan`, with what is given here instead: see `ncdeploy.make_plan`.
 
-        Warns as `check_plan` does; raises InputError as `make_plan` does.
+        Warns and raises InputError as `check_plan` does; raises it as `make_plan` does, too.
         """
         plan = adapted_plan(
             self.default_plan, (self.sigma_min, self.sigma_max), solver=solver, steps=steps, schedule=schedule,
             sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, shift=shift, eta=eta, variance=variance,
-            order=order, churn=churn, churn_noise=churn_noise, churn_min=churn_min, churn_max=churn_max,
+            order=order, churn=churn, churn_noise=churn_noise, churn_min=churn_min, churn_max=churn_max, clip=clip,
+            raw_noise=raw_noise,
         )  # fmt: skip
         self.check_plan(plan, stacklevel=3)
         return plan
 
     def check_plan(self, plan: Plan, *, stacklevel: int = 2) -> None:
-        """Warn, with NcdeployWarning, if the plan asks for noise levels that the model was not trained on."""
+        """Warn, with NcdeployWarning, if the plan asks for noise levels that the model was not trained on.
+
+        Raises InputError as `check_clip` does.
+        """
+        self.check_clip(plan)
         asked = plan.sigmas[plan.evaluated]
         low, high = float(asked.min()), float(asked.max())
         if low < self.sigma_min * (1 - 1e-3) or high > self.sigma_max * (1 + 1e-3):
@@ -209,6 +223,14 @@ class ModelInfo:
                 "choose others)",
                 NcdeployWarning,
                 stacklevel=stacklevel,
+            )
+
+    def check_clip(self, plan: Plan) -> None:
+        """Raise InputError if both the plan and the model cut D: the plan would never see the D that is not cut."""
+        if plan.clip is not None and self.clip is not None:
+            raise InputError(
+                f"clip: this model cuts D to -{self.clip:g} .. {self.clip:g} itself; leave it out, or import the model "
+                "without that (ncdeploy import --no-clip, of guided-diffusion --no-clip-denoised)"
             )
 
     def to_data_units(self, x: Any) -> Any:
@@ -224,8 +246,9 @@ class ModelInfo:
     def to_record(self) -> dict[str, Any]:
         """The fields as a JSON object, with the version of their format."""
         fields = asdict(self)
-        if not self.conditions:
-            del fields["conditions"]  # as before there were any, for readers of that time
+        for name in ("clip", "conditions"):  # as before there were any, for readers of that time
+            if not fields[name]:
+                del fields[name]
         return {"format": FORMAT_VERSION, **fields, **required(self)}
 
     def to_json(self) -> str:

@@ -32,7 +32,11 @@ def run(denoiser: Denoiser, plan: Plan, noise: np.ndarray, labels: Tensor | None
     for k, sigma in enumerate(plan.sigmas):
         x = plan.noise[k] * noise[k]
         for back in range(min(k, plan.reach)):
-            x = x + plan.state[k][back] * states[k - 1 - back] + plan.denoised[k][back] * outputs[k - 1 - back]
+            x = (
+                x
+                + plan.state[k][back] * states[k - 1 - back]
+                + plan.denoised[k][back] * plan.taken(k, outputs[k - 1 - back], np.clip)
+            )
         states.append(x)
         level = torch.full((len(x),), sigma, dtype=torch.float64)
         outputs.append(denoiser(torch.from_numpy(x), level, labels).numpy() if plan.evaluated[k] else 0)

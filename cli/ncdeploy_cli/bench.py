@@ -42,6 +42,8 @@ def bench(
     variance: Annotated[str | None, options.variance(_WHAT)] = None,
     churn: Annotated[float | None, options.churn(_WHAT)] = None,
     order: Annotated[int | None, options.order(_WHAT)] = None,
+    clip: Annotated[float | None, options.clip(_WHAT)] = None,
+    raw_noise: Annotated[bool | None, options.raw_noise(_WHAT)] = None,
     window: Annotated[
         list[str] | None,
         typer.Option(
@@ -141,7 +143,10 @@ def bench(
         raise InputError("--tolerance: is of parallel sampling, which --window none leaves out; leave it out too")
     backend = open_engine(engine, device=device, threads=threads, allow_module=trust)
     info = backend.info
-    of_solvers = {"spacing": spacing, "shift": shift, "eta": eta, "variance": variance, "order": order, "churn": churn}
+    of_solvers = {
+        "spacing": spacing, "shift": shift, "eta": eta, "variance": variance, "order": order, "churn": churn,
+        "clip": clip, "raw_noise": raw_noise,
+    }  # fmt: skip
     pairs = [(name, k) for name in names for k in counts]
     plans = [(*pair, plan) for pair, plan in zip(pairs, choose_plans(info, pairs, **of_solvers), strict=True)]
     if data is None and not limits and all(plan.stochastic for _, _, plan in plans):
@@ -236,10 +241,12 @@ def _windows(texts: list[str]) -> "list[Window]":
 
 def _own(advice: "Recommendation | None", given: dict[str, Any]) -> dict[str, Any]:
     """Of the options of solvers, those that the recommended one has."""
-    from ncdeploy.sampling.recipe import SOLVERS
+    from ncdeploy.sampling.recipe import SOLVER_OPTIONS
 
-    having = () if advice is None else ("spacing", "shift", *SOLVERS[advice.row.solver].options)
-    return {f"--{name}": value for name, value in given.items() if name in having}
+    having = () if advice is None else ("spacing", "shift", "clip", *SOLVER_OPTIONS[advice.row.solver])
+    own = {f"--{name}": value for name, value in given.items() if name in having}
+    raw = own.pop("--raw_noise", None)
+    return own if raw is None else {**own, "--raw-noise" if raw else "--cut-noise": True}
 
 
 def _command(engine: Path, n: int, row: "Row", asked: dict[str, Any], *, trust: bool) -> str:
@@ -248,7 +255,7 @@ def _command(engine: Path, n: int, row: "Row", asked: dict[str, Any], *, trust: 
     words += ["--sequential"] if row.window is None else ["--window", row.window]
     for option, value in asked.items():
         values = value if isinstance(value, list) else [value]
-        words += [word for each in values if each is not None for word in (option, each)]
+        words += [word for each in values if each is not None for word in (option, each) if word is not True]
     return shlex.join(map(str, [*words, *(["--trust"] if trust else [])]))
 
 

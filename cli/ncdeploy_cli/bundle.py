@@ -40,6 +40,8 @@ def bundle(
     eta: Annotated[float | None, options.eta(_PLANS)] = None,
     variance: Annotated[str | None, options.variance(_PLANS)] = None,
     order: Annotated[int | None, options.order(_PLANS)] = None,
+    clip: Annotated[float | None, options.clip(_PLANS)] = None,
+    raw_noise: Annotated[bool | None, options.raw_noise(_PLANS)] = None,
     sigma_min: Annotated[
         float | None,
         typer.Option(help="Least noise level of the schedules.", show_default="the model's", rich_help_panel=_PLANS),
@@ -111,7 +113,7 @@ def bundle(
     info = engine_info(engine, described)
     of_plans = {
         "schedule": schedule, "spacing": spacing, "shift": shift, "eta": eta, "variance": variance, "order": order,
-        "sigma_min": sigma_min, "sigma_max": sigma_max,
+        "clip": clip, "raw_noise": raw_noise, "sigma_min": sigma_min, "sigma_max": sigma_max,
     }  # fmt: skip
     plans = _choose_plans(info, options.split(solver), options.counts("--steps", steps), of_plans)
     with console.progress("opening the engine") as bar:

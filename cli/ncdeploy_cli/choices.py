@@ -56,10 +56,10 @@ def choose_plans(info: "ModelInfo", pairs: Sequence[tuple[str, int]], **given: A
 
     Raises InputError as `info.plan` does, so for an option that none of the solvers has.
     """
-    from ncdeploy.sampling.recipe import SOLVERS
+    from ncdeploy.sampling.recipe import SOLVER_OPTIONS
 
     def takes(name: str, option: str) -> bool:
-        return name in SOLVERS and option in SOLVERS[name].options
+        return option in SOLVER_OPTIONS.get(name, ())
 
     of_some = {option for option in given if any(takes(name, option) for name, _ in pairs)}
     return [

@@ -60,6 +60,8 @@ def export(
     eta: Annotated[float | None, options.eta(_GRAPH)] = None,
     variance: Annotated[str | None, options.variance(_GRAPH)] = None,
     order: Annotated[int | None, options.order(_GRAPH)] = None,
+    clip: Annotated[float | None, options.clip(_GRAPH)] = None,
+    raw_noise: Annotated[bool | None, options.raw_noise(_GRAPH)] = None,
     plan_input: Annotated[
         bool,
         typer.Option(
@@ -104,7 +106,7 @@ def export(
                 raise InputError(f"{option}: nothing is compared with --no-verify; leave one of them out")
     of_plan: dict[str, Any] = {
         "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "shift": shift, "eta": eta,
-        "variance": variance, "order": order,
+        "variance": variance, "order": order, "clip": clip, "raw_noise": raw_noise,
     }  # fmt: skip
     _check_graph(graph, {**of_plan, "plan_input": plan_input or None, "window": window, "accept": accept}, sweeps)
     start = time.perf_counter()

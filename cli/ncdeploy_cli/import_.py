@@ -87,6 +87,14 @@ def import_model(
             rich_help_panel=_TRAINED,
         ),
     ] = None,
+    raw_noise: Annotated[
+        bool | None,
+        typer.Option(
+            "--raw-noise",
+            help="Cut D in the plans of a diffusers model, not in the model: ddim samples as DDIMPipeline does.",
+            rich_help_panel=_TRAINED,
+        ),
+    ] = None,
     learned_variance: Annotated[
         str | None, _option('"drop" the half of its output that is a learned variance.', _TRAINED)
     ] = None,
@@ -180,7 +188,7 @@ def import_model(
     given = {
         "predicts": predicts, "schedule": schedule, "train_steps": train_steps, "beta_start": beta_start,
         "beta_end": beta_end, "shape": _sizes(shape), "sigma_data": sigma_data, "null_class": null_class, "clip": clip,
-        "tokens": tokens, "null": null or None,
+        "raw_noise": raw_noise, "tokens": tokens, "null": null or None,
         "weights": weights, "num_classes": num_classes, "conditions": condition or None, "noise": noise, "shift": shift,
         "sigma_min": sigma_min, "sigma_max": sigma_max,
         "allow_module": trust, "learned_variance": learned_variance, "ema": ema, "variant": variant,

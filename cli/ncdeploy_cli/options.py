@@ -108,6 +108,24 @@ def churn(panel: str) -> Any:
     )
 
 
+def clip(panel: str) -> Any:
+    """Of one plan or several."""
+    return typer.Option(
+        help="Cut D to -CLIP .. CLIP, of a model that does not cut it itself.", show_default="none",
+        rich_help_panel=panel,
+    )  # fmt: skip
+
+
+def raw_noise(panel: str) -> Any:
+    """Of one plan or several."""
+    return typer.Option(
+        "--raw-noise/--cut-noise",
+        help="With --clip ddim follows the noise of D before it is cut, as DDIMPipeline of diffusers does, or after.",
+        show_default="cut-noise",
+        rich_help_panel=panel,
+    )
+
+
 def spacing(panel: str) -> Any:
     """Of one plan or several."""
     return typer.Option(

@@ -75,6 +75,8 @@ def sample(
     eta: Annotated[float | None, options.eta(_PLAN)] = None,
     variance: Annotated[str | None, options.variance(_PLAN)] = None,
     order: Annotated[int | None, options.order(_PLAN)] = None,
+    clip: Annotated[float | None, options.clip(_PLAN)] = None,
+    raw_noise: Annotated[bool | None, options.raw_noise(_PLAN)] = None,
     churn: Annotated[float | None, options.churn(_PLAN)] = None,
     churn_noise: Annotated[
         float | None,
@@ -217,7 +219,7 @@ def sample(
     of_plan = {
         "solver": solver, "steps": steps, "schedule": schedule, "spacing": spacing, "shift": shift, "eta": eta,
         "variance": variance, "order": order, "churn": churn, "churn_noise": churn_noise, "churn_min": churn_min,
-        "churn_max": churn_max, "sigma_min": sigma_min, "sigma_max": sigma_max,
+        "churn_max": churn_max, "clip": clip, "raw_noise": raw_noise, "sigma_min": sigma_min, "sigma_max": sigma_max,
     }  # fmt: skip
     if is_graph(path):
         from ncdeploy_cli.sample_graph import sample_graph

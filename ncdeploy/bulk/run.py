@@ -97,6 +97,7 @@ class BulkRun:
     def record(self) -> dict[str, Any]:
         """Everything that the samples depend on, for JSON."""
         plan = [self.plan.sigmas, self.plan.state, self.plan.denoised, self.plan.noise, self.plan.evaluated]
+        plan += [] if self.plan.cut is None else [self.plan.cut, np.array(self.plan.clip)]
         return {
             "format": FORMAT,
             "engine": self.source.sha256,

@@ -177,6 +177,7 @@ def _suited(plans: Sequence[Plan], model: ModelInfo, window: int, tolerance: flo
         raise InputError(f"tolerance: got {tolerance}, expected 0 or more")
     stored: dict[str, BundledPlan] = {}
     for plan in plans:
+        model.check_clip(plan)
         if not NAME.fullmatch(plan.name):
             raise InputError(f"plan {plan.name!a}: a bundle names a file so; expected letters, digits, _ . and -")
         if plan.name in stored:

@@ -1,6 +1,7 @@
 """From what a network predicts to a denoiser: EDM's F, eps / v / x0 on discrete steps, or the two SDEs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -112,7 +113,7 @@ class VP(Preconditioned):
         check_noise(noise, NOISES, "a network")
         steps = None if table is None else table.to_config()
         parts = {"predicts": predicts, "table": steps, "noise": noise, "clip": clip}
-        super().__init__(network, info, {**base_config("vp", info), **parts})
+        super().__init__(network, replace(info, clip=clip), {**base_config("vp", info), **parts})
         self.predicts, self.clip, self.noise = predicts, clip, noise
         # Rebuilt from the config, hence not saved. Kept in float64, because differences of neighbours are small.
         levels: Any = [] if table is None else table.log_sigmas()

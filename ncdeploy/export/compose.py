@@ -126,6 +126,7 @@ def choose_record(
 
     Raises InputError for values that do not fit, and for a condition with the name of an input that graphs have.
     """
+    info.check_clip(plan)
     clash = next((c.name for c in info.conditions if c.name in OWN or c.name.startswith("plan_")), None)
     if clash is not None:
         raise InputError(f"condition {clash}: sweep and sampler graphs have a {clash} of their own; name it otherwise")

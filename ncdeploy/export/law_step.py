@@ -24,9 +24,9 @@ class LawStep(Step):
         old = g.cut(self.x, t.reach, t.slots, 1)
         self._take(stop, noise)
         accepted, window = g.split(self.D, [t.reach, t.span], 1)
-        still = g("Sub", window, g("Mul", self.gain, old))
+        still, whole = g("Sub", window, g("Mul", self.gain, old)), self.D
         self.D = g("Concat", accepted, still, axis=1)
-        x = g("MatMul", self.inverse_jacobian, self._drive(self.carry))
+        x = g("MatMul", self.inverse_jacobian, self._drive(self.carry, whole))
         weight = g.cut(self.weight, 1, t.span + 1, 1)
         change = g("Mul", g("Sqrt", g("ReduceSumSquare", g("Sub", x, old), np.array([2]), keepdims=0)), weight)
         far = g("Greater", self.node, g("Add", self._column(self.base), np.int64(KEEP)))

@@ -27,6 +27,7 @@ class Layout:
 
     places: nodes of a window, the base first, at which D may be evaluated; at most span + 1
     state_reach: accepted states that a row looks at; stochastic: whether nodes after the first draw noise
+    clip: of the plan
     """
 
     info: ModelInfo
@@ -35,6 +36,7 @@ class Layout:
     places: int
     state_reach: int
     stochastic: bool
+    clip: float | None = None
 
     @property
     def slots(self) -> int:
@@ -50,7 +52,7 @@ class Layout:
         used = np.flatnonzero(np.any(plan.state, axis=0))
         return cls(
             info=info, reach=reach, span=span, places=room,
-            state_reach=1 + int(used[-1]) if used.size else 0, stochastic=plan.stochastic,
+            state_reach=1 + int(used[-1]) if used.size else 0, stochastic=plan.stochastic, clip=plan.clip,
         )  # fmt: skip
 
 
@@ -99,7 +101,8 @@ class Step:
         )
         self.evaluated = g("Cast", evaluated, to=9)  # 9: bool
         self._end(stop)
-        self.a, b, self.gain = g.split(g("Gather", "plan_rows", self.node), [t.reach, t.reach, 1], 2)
+        columns = [t.reach, t.reach, *[1] * (t.clip is not None), 1]
+        self.a, b, *self.cut, self.gain = g.split(g("Gather", "plan_rows", self.node), columns, 2)
         inverses = g.split(g("Gather", "plan_inverses", self.node), [2 * S, 2 * S], 2)
         self.inverse, self.inverse_jacobian = (self._triangle(by_lag) for by_lag in inverses)
         self.b = g.split(b, [1] * t.reach, 2) if t.reach > 1 else [b]
@@ -168,10 +171,10 @@ class Step:
         """New states of all nodes after the base, with outputs that follow them; returns the residual [B, S]."""
         g, t = self.g, self.t
         accepted, window = g.split(self.D, [t.reach, t.span], 1)
-        old = self.x_window
+        old, whole = self.x_window, self.D
         still = g("Sub", window, g("Mul", self.gain, old))  # the part that does not follow the states
         self.D = g("Concat", accepted, still, axis=1)
-        self._put_states(g("MatMul", self.inverse_jacobian, self._drive(self.carry)))
+        self._put_states(g("MatMul", self.inverse_jacobian, self._drive(self.carry, whole)))
         self.D = g("Concat", accepted, g("Add", still, g("Mul", self.gain, self.x_window)), axis=1)
         norm = g("Sqrt", g("ReduceSumSquare", g("Sub", self.x_window, old), np.array([2]), keepdims=0))
         weight = g("Mul", g.cut(self.weight, 1, t.span + 1, 1), g("Cast", g("LessOrEqual", self.node, self.stop), to=1))
@@ -185,11 +188,15 @@ class Step:
             total = self._plus(total, self.g("Mul", columns[h], self._back(self.x, h)))
         return total
 
-    def _drive(self, carry: str | None) -> str:
-        """B D beside what `carry` is, [B, S, d]."""
-        total = carry
+    def _drive(self, carry: str | None, whole: str | None = None) -> str:
+        """B D beside what `carry` is, [B, S, d]. whole: the outputs that a plan cuts, where D is a part of them."""
+        g, total = self.g, carry
         for h in range(self.t.reach):
-            total = self._plus(total, self.g("Mul", self.b[h], self._back(self.D, h)))
+            taken = self._back(self.D, h)
+            if self.t.clip is not None:  # as `Plan.taken`
+                output, limit = self._back(whole or self.D, h), np.float32(self.t.clip)
+                taken = g("Add", taken, g("Mul", *self.cut, g("Sub", g("Clip", output, -limit, limit), output)))
+            total = self._plus(total, g("Mul", self.b[h], taken))
         assert total is not None  # a row reaches back over at least one node
         return total
 

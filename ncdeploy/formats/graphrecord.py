@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ncdeploy.errors import FileError, InputError
-from ncdeploy.records import Kind, about, check, parse, read, read_format, required
-from ncdeploy.records.kinds import FLAG, FLAGS, NUMBERS, POSITIVE, ROWS, TEXT, integer, one_of
+from ncdeploy.records import REQUIRES, Kind, about, check, parse, read, read_format, required
+from ncdeploy.records.kinds import FLAG, FLAGS, NUMBERS, POSITIVE, ROWS, TEXT, integer, nullable, one_of
 from ncdeploy.sampling.law import check_law
 from ncdeploy.sampling.plan import Plan
 
@@ -19,6 +19,7 @@ FORMAT_VERSION = 1
 MORE = 64  # reach of a graph beyond what its own plan could use
 KINDS = ("denoiser", "sweep", "sampler")
 ACCEPTANCES = ("pathwise", "law")
+NO_CLIP = "clip: a graph that takes its plan as input has no place for that of {}; carry the plan inside the graph"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,14 @@ class PlanRecord:
     denoised: list[list[float]] = field(metadata=about(ROWS, "[n, reach], coefficients of earlier outputs"))
     noise: tuple[float, ...] = field(metadata=about(NUMBERS, "[n], coefficients of fresh noise"))
     evaluated: list[bool] = field(metadata=about(FLAGS, "[n], whether the denoiser is called there"))
+    clip: float | None = field(
+        default=None,
+        metadata=about(nullable(POSITIVE), "outputs are cut to -clip .. clip, by the shares in cut", vital=True),
+    )
+    cut: tuple[float, ...] | None = field(
+        default=None,
+        metadata=about(nullable(NUMBERS), "[n], in row k D + cut[k] (clip(D) - D) stands for D; null without a clip"),
+    )
 
 
 def _plan(record: dict[str, Any]) -> Plan:
@@ -78,6 +87,8 @@ class GraphRecord:
         check(self)
         if self.kind == "sweep" and self.sweeps < 1:
             raise InputError(f"sweeps: got {self.sweeps}, expected at least 1 in a sweep graph")
+        if self.plan_input and self.plan.clip is not None:
+            raise InputError(NO_CLIP.format(self.plan.name))
         if self.in_law:
             check_law(self.plan)
             if self.sweeps > 1:
@@ -102,6 +113,8 @@ class GraphRecord:
     def to_json(self) -> str:
         """One line of JSON, keys sorted."""
         plan = {name: getattr(self.plan, name).tolist() for name in _ARRAYS}
+        if self.plan.cut is not None:
+            plan |= {"clip": self.plan.clip, "cut": self.plan.cut.tolist(), REQUIRES: ["clip"]}
         record = {**{name: getattr(self, name) for name in _SETTINGS}, "plan": {"name": self.plan.name, **plan}}
         return json.dumps({"format": FORMAT_VERSION, **record, **required(self)}, sort_keys=True)
 

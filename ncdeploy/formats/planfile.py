@@ -4,30 +4,36 @@ All numbers are little-endian; pad8(k) is k rounded up to a multiple of 8. Every
 
     offset             type              field
     0                  6 bytes           "NCPLAN"
-    6                  u16               version, 1
+    6                  u16               version, 1; 2 if bit 1 of flags is set
     8                  u32               n, nodes: 2 to 65536
     12                 u32               reach, earlier nodes that a row may use: 1 to 64
     16                 u32               m, bytes of the name: 1 to 255
-    20                 u32               flags: bit 0 says that there is a column jacobian; all others are 0
+    20                 u32               flags: bit 0 says that there is a column jacobian, bit 1 that there are
+                                         clip and a column cut; all others are 0
     24                 m bytes           name, ASCII 0x20 to 0x7e, then zeros up to pad8(m)
     24 + pad8(m)       f64 [n]           sigmas, noise level of each node
                        f64 [n * reach]   state, row by row: state[k, h] at k * reach + h
                        f64 [n * reach]   denoised, row by row
                        f64 [n]           noise
                        f64 [n]           jacobian, if bit 0 of flags is set
+                       f64               clip, if bit 1 of flags is set
+                       f64 [n]           cut, if bit 1 of flags is set
                        u8 [n]            evaluated, 0 or 1, then zeros up to pad8(n)
 
-The file ends there: its size is 24 + pad8(m) + 8 n (2 + 2 reach + bit 0) + pad8(n) bytes, less than 66 MiB. Node k is
+The file ends there: its size is 24 + pad8(m) + 8 n (2 + 2 reach + bit 0 + bit 1) + 8 bit 1 + pad8(n) bytes, less than
+67 MiB. Node k is
 
     x_k = sum_h state[k, h] x_{k-1-h} + sum_h denoised[k, h] D_{k-1-h} + noise[k] xi_k,   D_j = D(x_j, sigmas[j])
 
 where D_j exists if evaluated[j], and xi_k is standard normal: the draw of the sample's seed at node k, as specified at
-the top of sampling/noise.py. The last node is the sample. A reader refuses a file in which a size, a zero, a flag or
-a bound above does not hold, any f64 is not finite, or a rule of a plan is broken:
+the top of sampling/noise.py. With a clip, D_j + cut[k] (min(max(D_j, -clip), clip) - D_j) stands in row k, value by
+value, for D_j. The last node is the sample. A reader refuses a file in which a size, a zero, a flag or a bound above
+does not hold, any f64 is not finite, or a rule of a plan is broken:
 
     evaluated[0] = 1, evaluated[n-1] = 0, noise[0] > 0, sigmas[k] > 0 where evaluated[k] = 1
     state[k, h] = denoised[k, h] = 0 where k - 1 - h < 0, and denoised[k, h] = 0 where evaluated[k-1-h] = 0
     0 <= jacobian[k] <= 1, and jacobian[k] = 0 where evaluated[k] = 0
+    clip > 0
 
 jacobian[k] is g(sigmas[k]) = mse / sigma^2 of the model that the plan was made for, the mean diagonal of dD/dx
 (`ErrorCurve.jacobian`), which makes the parallel iteration converge faster. Sequential sampling does not use it.
@@ -43,10 +49,10 @@ from numpy.typing import NDArray
 from ncdeploy.errors import FileError, InputError
 from ncdeploy.sampling.plan import Plan
 
-MAGIC, VERSION = b"NCPLAN", 1
+MAGIC, VERSION, CUTTING = b"NCPLAN", 1, 2
 MAX_NODES, MAX_REACH, MAX_NAME = 1 << 16, 64, 255
-HAS_JACOBIAN = 1
-MAX_SIZE = 66 << 20
+HAS_JACOBIAN, HAS_CLIP = 1, 2
+MAX_SIZE = 67 << 20
 _HEADER = struct.Struct("<6sHIIII")
 
 
@@ -76,7 +82,11 @@ def encode(plan: Plan, jacobian: NDArray[np.float64] | None = None) -> bytes:
     columns = [plan.sigmas, plan.state, plan.denoised, plan.noise]
     if jacobian is not None:
         columns.append(_checked_jacobian(jacobian, plan))
-    parts = [_HEADER.pack(MAGIC, VERSION, n, reach, len(name), flags), _padded(name)]
+    if plan.cut is not None:
+        flags |= HAS_CLIP
+        columns += [np.array(plan.clip), plan.cut]
+    version = CUTTING if flags & HAS_CLIP else VERSION
+    parts = [_HEADER.pack(MAGIC, version, n, reach, len(name), flags), _padded(name)]
     parts += [column.astype("<f8").tobytes() for column in columns]
     parts.append(_padded(plan.evaluated.astype(np.uint8).tobytes()))
     return b"".join(parts)
@@ -89,9 +99,13 @@ def decode(data: bytes, path: str) -> StoredPlan:
     if len(data) < _HEADER.size:
         raise FileError(f"{path}: is cut short; copy or make it again")
     _, version, n, reach, m, flags = _HEADER.unpack_from(data)
-    if version != VERSION:
-        raise FileError(f"{path}: is a plan of version {version}, this one reads {VERSION}; update ncdeploy")
+    if version not in (VERSION, CUTTING):
+        raise FileError(
+            f"{path}: is a plan of version {version}, this one reads {VERSION} and {CUTTING}; update ncdeploy"
+        )
     try:
+        if flags & ~(HAS_JACOBIAN | HAS_CLIP) or bool(flags & HAS_CLIP) != (version == CUTTING):
+            raise InputError(f"unknown flags {flags:#x} in version {version}")
         return _decode(data, n, reach, m, flags)
     except (InputError, UnicodeDecodeError) as e:
         raise FileError(f"{path}: is a damaged plan ({e}); copy or make it again") from e
@@ -105,17 +119,16 @@ def _decode(data: bytes, n: int, reach: int, m: int, flags: int) -> StoredPlan:
     ):
         if not least <= value <= most:
             raise InputError(f"{what}: got {value}, expected {least} to {most}")
-    if flags & ~HAS_JACOBIAN:
-        raise InputError(f"unknown flags {flags:#x}")
     size = _size(n, reach, m, flags)
     if len(data) != size:
         raise InputError(f"it has {len(data)} bytes, expected {size}")
     start = _HEADER.size
     name = _unpadded(data[start : start + _pad8(m)], m).decode("ascii")
     _check_name(name)
-    counts = [n, n * reach, n * reach, n] + [n] * flags
+    has_jacobian, cuts = bool(flags & HAS_JACOBIAN), bool(flags & HAS_CLIP)
+    counts = [n, n * reach, n * reach, n, n * has_jacobian, *[1, n] * cuts]
     numbers = np.frombuffer(data, "<f8", sum(counts), start + _pad8(m)).astype(np.float64)
-    sigmas, state, denoised, noise, *jacobian = np.split(numbers, np.cumsum(counts)[:-1])
+    sigmas, state, denoised, noise, jacobian, *cut = np.split(numbers, np.cumsum(counts)[:-1])
     evaluated = np.frombuffer(_unpadded(data[size - _pad8(n) :], n), np.uint8)
     if evaluated.max() > 1:
         raise InputError("evaluated holds a value that is not 0 or 1")
@@ -126,8 +139,10 @@ def _decode(data: bytes, n: int, reach: int, m: int, flags: int) -> StoredPlan:
         denoised=denoised.reshape(n, reach),
         noise=noise,
         evaluated=evaluated != 0,
+        clip=float(cut[0][0]) if cuts else None,
+        cut=cut[1] if cuts else None,
     )
-    return StoredPlan(plan=plan, jacobian=_checked_jacobian(jacobian[0], plan) if jacobian else None)
+    return StoredPlan(plan=plan, jacobian=_checked_jacobian(jacobian, plan) if has_jacobian else None)
 
 
 def _checked_jacobian(values: Any, plan: Plan) -> NDArray[np.float64]:
@@ -146,7 +161,8 @@ def _check_name(name: str) -> None:
 
 
 def _size(n: int, reach: int, m: int, flags: int) -> int:
-    return _HEADER.size + _pad8(m) + 8 * n * (2 + 2 * reach + (flags & HAS_JACOBIAN)) + _pad8(n)
+    columns, clip = 2 + 2 * reach + flags.bit_count(), bool(flags & HAS_CLIP)
+    return _HEADER.size + _pad8(m) + 8 * (n * columns + clip) + _pad8(n)
 
 
 def _pad8(size: int) -> int:

@@ -43,7 +43,13 @@ from ncdeploy.ports import Condition
 ROUNDING = 0.002  # steps by which their float32 tables differ from the float64 ones of the same name
 CLIPPED = (
     "clip_sample: D is cut to -{limit:g} .. {limit:g}, and ddim takes the noise it follows from that, as OpenAI's code "
-    "does; DDIMPipeline takes it from the uncut D unless told use_clipped_model_output (--no-clip never cuts)"
+    "does; DDIMPipeline takes it from the uncut D unless told use_clipped_model_output: import with --raw-noise for "
+    "its samples (--no-clip never cuts)"
+)
+RAW_NOISE = (
+    "clip_sample: the model does not cut D, its plan does, to -{limit:g} .. {limit:g}: ddim has the samples of "
+    "DDIMPipeline, other solvers get the cut D. So do plans of info.plan and of the command line; ncdeploy.make_plan "
+    "must be told clip={limit:g}"
 )
 IDS_OF = "its text encoder takes prompt_ids: the pipeline's tokenizer(text, padding='max_length', truncation=True)"
 LEARNED = ("DiTTransformer2DModel", "PixArtTransformer2DModel")  # whose second half of the output is a variance
@@ -78,6 +84,7 @@ def load(
     null: Sequence[str] = (),
     sigma_data: float | None = None,
     clip: bool | None = None,
+    raw_noise: bool = False,
     ema: bool | None = None,
     variant: str | None = None,
     learned_variance: str | None = None,
@@ -93,6 +100,7 @@ def load(
     sigma_data: standard deviation of its training data in model units, which some samplers like to know; None = 0.5,
                 of pictures in [-1, 1], and 1 of latents
     clip:       cut D to [-1, 1]; None = as the scheduler says
+    raw_noise:  let the model's plans cut D instead of the model, which gives ddim the samples of DDIMPipeline
     ema:        take unet_ema (True) or unet (False) of a folder with both; None = unet_ema where there is one
     variant:    of the weights, "fp16" and the like; None = the plain ones, or the only variant
     learned_variance: "drop" leaves out the second half of the output; None = only where scheduler or network say what
@@ -128,6 +136,9 @@ def load(
         if family is None:
             settings["out_channels"] = channels
     low, high, plan = _noise(trained)
+    limit = _limit(trained, clip)
+    if raw_noise:
+        plan = _cutting(plan, limit)
     info = ModelInfo(
         shape=shape,
         sigma_min=low,
@@ -163,12 +174,11 @@ def load(
         raise FileError(f"{folder / 'config.json'}: {e}") from e
     denoiser: Denoiser
     if isinstance(trained, Trained):
-        limit = trained.clip if clip is None else (trained.clip or 1.0) if clip else None
         if limit is not None:
-            notes.append(CLIPPED.format(limit=limit))
-        denoiser = VP(network, info, predicts=trained.predicts, table=trained.table, clip=limit)
-    elif clip is not None:
-        raise InputError("clip: is of models of pictures in [-1, 1]; leave it out")
+            notes.append((RAW_NOISE if raw_noise else CLIPPED).format(limit=limit))
+        denoiser = VP(
+            network, info, predicts=trained.predicts, table=trained.table, clip=None if raw_noise else limit
+        )  # fmt: skip
     else:
         denoiser = Flow(network, info, towards="noise", noise=FAMILIES[kind].time)
     if pipeline.decoder is not None:
@@ -261,6 +271,22 @@ def _noise(trained: Trained | FlowTrained) -> tuple[float, float, dict[str, Any]
         spacing=trained.spacing, offset=trained.offset, ends_at_first=trained.ends_at_first, within=ROUNDING
     )
     return float(sigmas[0]), float(sigmas[-1]), plan
+
+
+def _limit(trained: Trained | FlowTrained, clip: bool | None) -> float | None:
+    """Where D is cut."""
+    if isinstance(trained, Trained):
+        return trained.clip if clip is None else (trained.clip or 1.0) if clip else None
+    if clip is not None:
+        raise InputError("clip: is of models of pictures in [-1, 1]; leave it out")
+    return None
+
+
+def _cutting(plan: dict[str, Any], limit: float | None) -> dict[str, Any]:
+    """The plan with that in it."""
+    if limit is None:
+        raise InputError("raw-noise: nothing is cut here, so that all noise is raw; leave it out, or give --clip")
+    return {**plan, "clip": limit, "raw_noise": True}
 
 
 def _channels(settings: dict[str, Any], family: Family | None) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Two models along whole sampled trajectories."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,8 @@ def run_both(
     for k, sigma in enumerate(plan.sigmas):
         noise = plan.noise[k] * rng.standard_normal((TRAJECTORIES, *info.shape))
         for backend, states, outputs in runs:
-            x = noise + _combine(plan.state[k], states) + _combine(plan.denoised[k], outputs)
+            used = [None if D is None else plan.taken(k, D, np.clip) for D in outputs]
+            x = noise + _combine(plan.state[k], states) + _combine(plan.denoised[k], used)
             states.appendleft(x)
             outputs.appendleft(None)
             if plan.evaluated[k]:
@@ -46,7 +47,7 @@ def run_both(
     return Trajectory(plan=plan.name, final_rms=final, worst_node_rms=worst)
 
 
-def _combine(coefficients: Sequence[float] | NDArray[np.float64], arrays: deque[Any]) -> Any:
+def _combine(coefficients: Sequence[float] | NDArray[np.float64], arrays: Iterable[Any]) -> Any:
     return sum(c * a for c, a in zip(coefficients, arrays, strict=False) if c)
 
 

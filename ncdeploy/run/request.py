@@ -217,6 +217,8 @@ def _window(window: Window, plan: Plan) -> Window:
 
 def _check_fit(request: Request) -> None:
     options, needed = request.options, request.needed
+    if request.info is not None:
+        request.info.check_clip(request.plan)
     if options.acceptance == "law":
         check_law(request.plan)
         if request.window is None:

@@ -86,9 +86,9 @@ class DeviceSweep:
             online = self._jacobian(state)
             g, inverse = online.update(state.x, D, a, b)
             state.online = online.tensors()
-        rest = D.clone()
-        rest[:, reach:] -= g * x_old  # the part that does not follow the states
-        x_new = self._solve(inverse, state, rest, a, b, node)
+        rest, follows = D.clone(), g * x_old
+        rest[:, reach:] -= follows  # the part that does not follow the states
+        x_new = self._solve(inverse, state, rest, a, b, node, follows)
         change = x_new - x_old
         residual = torch.linalg.vecdot(change, change).sqrt() * self._scale[node] * (node <= stop[:, None])
         rest[:, reach:] += g * x_new
@@ -185,10 +185,12 @@ class DeviceSweep:
         rows, reach = self.tables.rows[node], self.tables.reach
         return rows[..., :reach], rows[..., reach:-1], rows[..., -1:]
 
-    def _solve(self, inverse: Any, state: State, D: Any, a: Any, b: Any, node: Any) -> Any:
+    def _solve(
+        self, inverse: Any, state: State, D: Any, a: Any, b: Any, node: Any, follows: Any = None
+    ) -> Any:  # fmt: skip
         """As `ParallelRun._solve`."""
         t = self.tables
-        u = t.right_side(a, b, state.x, D)
+        u = t.right_side(a, b, state.x, D, follows)
         if self._stochastic:
             u += state.noise
         if inverse.ndim == 1:
@@ -233,6 +235,7 @@ class DeviceSweep:
             follow = torch.matmul(t.running_sum, g * fresh * state.noise)
             state.D = torch.cat([state.D[:, : t.reach], state.D[:, t.reach :] + follow], 1)
         x = self._solve(t.inverse, state, state.D, a, b, node)
+        some = some if t.clip is None else torch.ones_like(some)  # as in `ParallelRun._slide`
         state.x = torch.cat([state.x[:, : t.reach], torch.where(some, x, state.x[:, t.reach :])], 1)
 
     def _resize(self, state: State, into: "DeviceSweep") -> int:

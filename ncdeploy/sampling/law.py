@@ -104,9 +104,10 @@ class LawRun(ParallelRun):
         D, g = self.D[:, reach:], self.g
         self.D[:, reach - 1] += self._ahead[self.lanes]
         old = self.x[:, reach:]
-        still = D - g * old
+        follows = g * old
+        still = D - follows
         self.D[:, reach:] = still
-        x = self._solve(t.inverse_jacobian)
+        x = self._solve(t.inverse_jacobian, follows)
         change = x - old
         jumps = np.sqrt(np.vecdot(change, change)) * t.consecutive(t.residual_scale, self.base + 1, t.span) > JUMP
         jumps &= (self.node > (self.base + KEEP)[:, None]) & (self.node <= known[:, None])

@@ -143,8 +143,9 @@ class ParallelRun:
         else:
             g, inverse = self.online.update(self.x, self.D, self.a, self.b)
         D = self.D[:, reach:]
-        D -= g * x_old  # the part that does not follow the states; what does is in the inverse
-        x_new = self._solve(inverse)
+        follows = g * x_old  # is in the inverse, and the rest does not follow the states
+        D -= follows
+        x_new = self._solve(inverse, follows)
         D += g * x_new
         change = x_new - x_old
         squares = read_back(xp.vecdot(change, change))
@@ -181,13 +182,14 @@ class ParallelRun:
             lanes=lanes, base=base, residual=residual, _estimate=self._estimate,
         )  # fmt: skip
 
-    def _solve(self, inverse: Any) -> Any:
+    def _solve(self, inverse: Any, follows: Any = None) -> Any:
         """New states of the windows: inverse @ (outputs + carry from accepted states + noise).
 
         inverse: by lag, for all nodes; or a matrix for each lane [n, span, span]
+        follows: as in `WindowTables.from_outputs`
         """
         t = self.tables
-        u = t.right_side(self.a, self.b, self.x, self.D)
+        u = t.right_side(self.a, self.b, self.x, self.D, follows)
         if self.plan.stochastic:
             u += self.noise.now
         return t.solve(inverse, self.base + 1, u) if inverse.ndim == 1 else lower_matmul(self.xp, inverse, u)
@@ -223,8 +225,8 @@ class ParallelRun:
         if self.plan.stochastic:
             self.noise.place(keep, self.lanes, self.base)
         known = self._follow(known)
-        if not (t.previous[self.stop] > known).any():
-            return  # nothing is new, and the states that stay fit their outputs already
+        if self.plan.clip is None and not (t.previous[self.stop] > known).any():
+            return  # nothing is new, and the states that stay fit their outputs already, as far as these are linear
         if self.start is not None and self.start.shape[1] > 1:
             nodes = np.minimum(self.node, t.final)
             here, there = (self._index(i) for i in (self.lanes[:, None], np.maximum(known, 0)[:, None]))

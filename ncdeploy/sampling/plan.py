@@ -7,8 +7,13 @@ states and denoiser outputs of earlier nodes. Node k of a plan is
 
 with D_j = D(x_j, sigmas[j]) and xi_k standard normal. Node 0 has no predecessors, so
 x_0 = noise[0] xi_0; the last node is the sample. Whoever runs a plan needs no solver mathematics.
+
+A plan that cuts takes, in the place of D, D + cut[k] (clip(D) - D) in row k, with D clipped to -clip .. clip: for
+cut[k] = 1 that is the clipped D, for 0 the whole one, and other shares tell the solver's terms in D apart, of which
+some clip it and others do not. Where D lies inside the range the row is the same whatever cut[k] is.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,6 +39,8 @@ class Plan:
         denoised: float64 [n, reach], coefficient of D_{k-1-h}
         noise: float64 [n], coefficient of a fresh standard normal draw
         evaluated: bool [n], whether the denoiser is called at the node
+        clip: positive, in units of the data, or None for a plan that does not cut
+        cut: float64 [n], see above; None = 1 everywhere, in a plan that does not cut it stays None
 
     Raises:
         InputError: when the arrays do not form a plan that can be run forward
@@ -45,21 +52,29 @@ class Plan:
     denoised: Floats
     noise: Floats
     evaluated: NDArray[np.bool_]
+    clip: float | None = None
+    cut: Floats | None = None
 
     def __post_init__(self) -> None:
-        for field, dtype in _DTYPES.items():
+        if self.cut is None and self.clip is not None:
+            object.__setattr__(self, "cut", np.ones(np.size(self.sigmas)))
+        for field, dtype in self._dtypes.items():
             array: NDArray[Any] = np.array(getattr(self, field), dtype=dtype)
             array.setflags(write=False)
             object.__setattr__(self, field, array)
         n = self.sigmas.size
         rows = (n, self.reach)
-        wanted = {"sigmas": (n,), "state": rows, "denoised": rows, "noise": (n,), "evaluated": (n,)}
-        for field, shape in wanted.items():
-            array = getattr(self, field)
+        wanted = {"sigmas": (n,), "state": rows, "denoised": rows, "noise": (n,), "evaluated": (n,), "cut": (n,)}
+        for field in self._dtypes:
+            array, shape = getattr(self, field), wanted[field]
             if array.shape != shape:
                 raise InputError(f"plan {self.name}: {field} has shape {array.shape}, expected {shape}")
             if not np.all(np.isfinite(array)):
                 raise InputError(f"plan {self.name}: {field} holds NaN or infinity")
+        if self.clip is not None and not 0 < self.clip < np.inf:
+            raise InputError(f"plan {self.name}: clip is {self.clip}, expected a positive number")
+        if self.clip is None and self.cut is not None:
+            raise InputError(f"plan {self.name}: cut needs clip, which says where")
         if n < 2:
             raise InputError(f"plan {self.name}: {n} nodes; a plan needs a start and a sample")
         if not self.evaluated[0] or self.evaluated[-1]:
@@ -85,8 +100,19 @@ class Plan:
         return hash(self._content)
 
     @cached_property
-    def _content(self) -> tuple[str, int, bytes]:
-        return self.name, self.reach, b"".join(getattr(self, field).tobytes() for field in _DTYPES)
+    def _content(self) -> tuple[str, int, float | None, bytes]:
+        return self.name, self.reach, self.clip, b"".join(getattr(self, field).tobytes() for field in self._dtypes)
+
+    @property
+    def _dtypes(self) -> dict[str, Any]:
+        """Of the arrays that there are, by their names."""
+        return _DTYPES if self.cut is None else {**_DTYPES, "cut": np.float64}
+
+    def taken(self, k: int, D: Any, clip: Callable[..., Any]) -> Any:
+        """What row k takes in the place of an output D. clip: that of the kind of arrays D is, clip(D, least, most)."""
+        if self.clip is None or self.cut is None:
+            return D
+        return D + float(self.cut[k]) * (clip(D, -self.clip, self.clip) - D)
 
     @property
     def reach(self) -> int:

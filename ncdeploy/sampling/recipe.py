@@ -15,6 +15,9 @@ from ncdeploy.sampling.solvers.base import Solver
 
 SOLVERS: dict[str, Solver[...]] = {name: getattr(solvers, name) for name in solvers.FILES}
 
+SOLVER_OPTIONS = {name: known.options for name, known in SOLVERS.items()}
+SOLVER_OPTIONS["ddim"] += ("raw_noise",)  # what becomes of the plan that it makes, where D is cut
+
 SCHEDULES: dict[str, Callable[..., schedules.Floats]] = {
     "karras": schedules.karras,
     "exponential": schedules.exponential,
@@ -58,6 +61,8 @@ def make_plan(
     churn_noise: float | None = None,
     churn_min: float | None = None,
     churn_max: float | None = None,
+    clip: float | None = None,
+    raw_noise: bool | None = None,
 ) -> Plan:
     """The plan of a solver on a schedule, both by name.
 
@@ -81,6 +86,9 @@ def make_plan(
         churn_noise: of heun with churn, S_noise
         churn_min: of heun with churn, S_min
         churn_max: of heun with churn, S_max
+        clip: D is cut to -clip .. clip, in units of the data, for a model that does not do that itself; None = not cut
+        raw_noise: of ddim with a clip: the noise that it follows is that of D uncut, as in diffusers' DDIMPipeline;
+            False (None): it is that of the cut D, as in OpenAI's code
 
     Raises:
         InputError: for an unknown name, a value out of range, or an option that would do nothing
@@ -92,7 +100,9 @@ def make_plan(
         eta=eta, variance=variance, order=order, churn=churn, churn_noise=churn_noise, churn_min=churn_min,
         churn_max=churn_max,
     )  # fmt: skip
-    _check_options("solver", solver, solver_options, {name: known.options for name, known in SOLVERS.items()})
+    _check_options("solver", solver, solver_options | _given(raw_noise=raw_noise), SOLVER_OPTIONS)
+    if raw_noise is not None and clip is None:
+        raise InputError("raw_noise: says what becomes of the noise where D is cut; give clip, too, or leave it out")
     schedule_options = _given(
         sigma_min=sigma_min, sigma_max=sigma_max, spacing=spacing, levels=levels, offset=offset, ends_at=ends_at,
         shift=shift, t_last=t_last,
@@ -110,7 +120,8 @@ def make_plan(
     scale = sqrt(1 + sigmas[0] ** 2) if schedule in VARIANCE_PRESERVING else None
     scale = 1 + sigmas[0] if schedule == "flow" else scale
     plan = SOLVERS[solver](sigmas, scale=scale, **solver_options)
-    return plan if sigmas[-1] == 0 else _in_scale(plan, 1 / sqrt(1 + sigmas[-1] ** 2))
+    plan = plan if sigmas[-1] == 0 else _in_scale(plan, 1 / sqrt(1 + sigmas[-1] ** 2))
+    return plan if clip is None else _cut(plan, clip, bool(raw_noise))
 
 
 def _in_scale(plan: Plan, factor: float) -> Plan:
@@ -122,6 +133,18 @@ def _in_scale(plan: Plan, factor: float) -> Plan:
     )
 
 
+def _cut(plan: Plan, clip: float, raw_noise: bool) -> Plan:
+    """The plan with D cut to -clip .. clip, in ddim's term (x - D) too unless `raw_noise`.
+
+    x' = a x + b D, with a + b = 1 in the scale of the row, is D + a (x - D): with D cut in the first place alone it
+    changes by clip(D) - D, and b times that by the share 1 / b.
+    """
+    if not raw_noise:
+        return replace(plan, clip=clip)
+    a, b = plan.state.sum(axis=1), plan.denoised.sum(axis=1)
+    return replace(plan, clip=clip, cut=np.divide(a + b, b, out=np.zeros(len(plan)), where=b != 0))
+
+
 def adapted_plan(own: Mapping[str, Any], trained: tuple[float, float], **asked: Any) -> Plan:
     """The plan that a model comes with, changed by the arguments of `make_plan` that are not None.
 
@@ -129,12 +152,12 @@ def adapted_plan(own: Mapping[str, Any], trained: tuple[float, float], **asked: 
     trained: least and largest noise level of its training, for a schedule with a range where its own has none
 
     Another solver keeps of the model's plan the noise range, where it takes one, or the training levels of a
-    variance-preserving model, which suit every solver.
+    variance-preserving model, which suit every solver, and the clip.
     """
     asked = _given(**asked)
     kept = dict(own)
     if asked.get("solver", own.get("solver")) != own.get("solver"):
-        names = ["sigma_min", "sigma_max"]
+        names = ["sigma_min", "sigma_max", "clip"]
         if own.get("schedule") in (*VARIANCE_PRESERVING, "flow"):
             names += ["schedule", "spacing", "levels", "offset", "shift", "t_last"]
         kept = {name: own[name] for name in names if name in own}

@@ -69,7 +69,9 @@ class SequentialRun:
 
     def _row(self, k: int, lanes: Any, states: deque[Any], outputs: deque[Any]) -> Any:
         terms = [c * v for c, v in zip(self._state[k], states, strict=False) if c]
-        terms += [c * v for c, v in zip(self._denoised[k], outputs, strict=False) if c]
+        terms += [
+            c * self.plan.taken(k, v, self.xp.clip) for c, v in zip(self._denoised[k], outputs, strict=False) if c
+        ]
         if self._noise[k]:
             terms.append(self._noise[k] * self._draw(k, lanes))
         x = terms[0]

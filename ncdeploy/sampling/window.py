@@ -27,7 +27,8 @@ class WindowTables:
     Host side, int64 [n]: `stop[b]`, the node behind the window that starts at base b; `next[k]`, the first
     node >= k that is evaluated or final; `previous[k]`, the last evaluated node < k. `dense`: every node but the last
     is evaluated.
-    `rows`: [n + span, 2 reach + 1], the coefficients of a node's row (state, denoised) and its own g.
+    `rows`: [n + span, 2 reach + 1], the coefficients of a node's row (state, denoised) and its own g; of a plan that
+    cuts D its share in that stands before g, and so is the last column of `b` below.
     `residual_scale`: float64 [n + span], what makes the norm of a change a residual; 0 at nodes that are neither
     evaluated nor final.
     `corner`: int64 [span, span], where a lane's inverse lies in the table by lag, from the place of its first node on.
@@ -62,7 +63,9 @@ class WindowTables:
 
         self._xp, self._dtype, self._device = xp, dtype, device
         g = np.zeros(n) if curve is None else np.where(plan.evaluated, curve.jacobian(plan.sigmas), 0.0)
-        self.rows = self.on_device(self._pad(np.concatenate([plan.state, plan.denoised, g[:, None]], axis=1)))
+        self.clip = plan.clip
+        cut = np.zeros((n, 0)) if plan.cut is None else plan.cut[:, None]
+        self.rows = self.on_device(self._pad(np.concatenate([plan.state, plan.denoised, cut, g[:, None]], axis=1)))
         self.state_reach = 1 + max(np.flatnonzero(np.any(plan.state, axis=0)), default=0)
         self.noise = self.on_device(self._pad(plan.noise))
         back = np.maximum(np.arange(n)[:, None] - 1 - np.arange(self.reach), 0)
@@ -90,17 +93,30 @@ class WindowTables:
             out[i] = lower_matmul(xp, self.triangle(by_lag, k), u[i])
         return out
 
-    def from_outputs(self, b: Any, D: Any) -> Any:
-        """What outputs D of all slots alone add to the states of windows, [n, span, d]; b: of the windows' rows."""
-        last = self.reach - 1
-        u = b[:, :, :1] * D[:, last : last + self.span]
-        for h in range(1, self.reach):
-            u += b[:, :, h, None] * D[:, last - h : last - h + self.span]
+    def from_outputs(self, b: Any, D: Any, follows: Any = None) -> Any:
+        """What outputs D of all slots alone add to the states of windows, [n, span, d]; b: of the windows' rows.
+
+        follows: [n, span, d], what is missing of the windows' outputs, because it is in the inverse; only who cuts
+                 whole outputs asks for it
+        """
+        last, whole = self.reach - 1, D
+        if self.clip is not None and follows is not None:
+            whole = self._xp.concat([D[:, : self.reach], D[:, self.reach :] + follows], axis=1)
+        for h in range(self.reach):
+            slots = slice(last - h, last - h + self.span)
+            taken = D[:, slots]
+            if self.clip is not None:  # as `Plan.taken`
+                output = whole[:, slots]
+                taken = taken + b[:, :, -1:] * (self._xp.clip(output, -self.clip, self.clip) - output)
+            if h == 0:
+                u = b[:, :, :1] * taken
+            else:
+                u += b[:, :, h, None] * taken
         return u
 
-    def right_side(self, a: Any, b: Any, x: Any, D: Any) -> Any:
+    def right_side(self, a: Any, b: Any, x: Any, D: Any, follows: Any = None) -> Any:
         """Outputs and what is carried from accepted states, of which a solve makes those of windows, [n, span, d]."""
-        last, u = self.reach - 1, self.from_outputs(b, D)
+        last, u = self.reach - 1, self.from_outputs(b, D, follows)
         for h in range(self.state_reach):
             u[:, : h + 1] += a[:, : h + 1, h, None] * x[:, last - h : last + 1][:, : self.span]
         return u

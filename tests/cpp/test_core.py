@@ -15,7 +15,7 @@ import pytest
 from bundle_files import INFO, PLANS, reseal, write_engine
 from cpp_build import run
 from mutations import mutate
-from ncdeploy import ErrorCurve, FileError, __version__
+from ncdeploy import ErrorCurve, FileError, __version__, make_plan
 from ncdeploy.bundle import make_bundle
 from ncdeploy.formats.manifest import read_manifest
 from ncdeploy.formats.planfile import decode, encode
@@ -78,7 +78,8 @@ def plan_in_words(data: bytes) -> str:
     except FileError:
         return "refused"
     plan, jacobian = stored.plan, np.zeros(0) if stored.jacobian is None else stored.jacobian
-    columns = (plan.sigmas, plan.state, plan.denoised, plan.noise, jacobian, plan.evaluated)
+    columns = [plan.sigmas, plan.state, plan.denoised, plan.noise, jacobian, plan.evaluated]
+    columns += [] if plan.cut is None else [np.array(plan.clip), plan.cut]
     digest = hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
     return f"{plan.name} {len(plan)} {plan.reach} {digest}"
 
@@ -88,7 +89,7 @@ def test_damaged_plans_are_read_as_python_reads_them(probe: Probe, count: int) -
     rng = np.random.default_rng(0)
     curve = ErrorCurve(sigmas=(0.01, 100.0), mse=(1e-5, 0.3))
     files = [encode(plan, np.where(plan.evaluated, curve.jacobian(plan.sigmas), 0.0)) for plan in PLANS]
-    files += [encode(plan) for plan in PLANS]
+    files += [encode(plan) for plan in (*PLANS, make_plan("ddim", 9, clip=0.5, raw_noise=True))]
     assert [probe("p", data) for data in files] == [plan_in_words(data) for data in files]
     refused = 0
     for i in range(count):

@@ -2,6 +2,7 @@
 // contracted into fused operations, so that processors with and without AVX2 agree in all but the order of sums.
 #include "kernels.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -30,8 +31,10 @@ struct Any {
         for (std::size_t j = 0; j < row.size; ++j) {
             const double coefficient = row.terms[j].coefficient;
             const float *values = row.terms[j].values;
+            const float limit = row.terms[j].limit;
             for (std::size_t i = 0; i < count; ++i) {
-                sums[i] = (j ? sums[i] : 0) + coefficient * static_cast<double>(values[i]);
+                const float value = limit > 0 ? std::min(std::max(values[i], -limit), limit) : values[i];
+                sums[i] = (j ? sums[i] : 0) + coefficient * static_cast<double>(value);
             }
         }
         for (std::size_t i = 0; row.size == 0 && i < count; ++i) {
@@ -105,21 +108,23 @@ NCDEPLOY_INLINE bool copy(std::size_t count, const float *NCDEPLOY_RESTRICT from
 
 } // namespace
 
+bool two(const Terms &row) { return row.size == 2 && row.terms[0].limit == 0 && row.terms[1].limit == 0; }
+
 // The loops, for processors that have what `target` says.
 #define NCDEPLOY_KERNELS(name, target)                                                                                 \
     namespace name {                                                                                                   \
     target double advance(const Terms &row, std::size_t count, const float *noise, float g, float *x, float *D) {      \
-        return row.size == 2 ? detail::advance(Two{row.terms[0], row.terms[1]}, count, noise, g, x, D)                 \
-                             : detail::advance(Any(row, count), count, noise, g, x, D);                                \
+        return two(row) ? detail::advance(Two{row.terms[0], row.terms[1]}, count, noise, g, x, D)                      \
+                        : detail::advance(Any(row, count), count, noise, g, x, D);                                     \
     }                                                                                                                  \
     target void state(const Terms &row, std::size_t count, const float *noise, float *x) {                             \
-        row.size == 2 ? detail::state(Two{row.terms[0], row.terms[1]}, count, noise, x)                                \
-                      : detail::state(Any(row, count), count, noise, x);                                               \
+        two(row) ? detail::state(Two{row.terms[0], row.terms[1]}, count, noise, x)                                     \
+                 : detail::state(Any(row, count), count, noise, x);                                                    \
     }                                                                                                                  \
     target void compare(const Terms &row, std::size_t count, const float *noise, const float *x, float *mean,          \
                         float *draft, double *sums) {                                                                  \
-        row.size == 2 ? detail::compare(Two{row.terms[0], row.terms[1]}, count, noise, x, mean, draft, sums)           \
-                      : detail::compare(Any(row, count), count, noise, x, mean, draft, sums);                          \
+        two(row) ? detail::compare(Two{row.terms[0], row.terms[1]}, count, noise, x, mean, draft, sums)                \
+                 : detail::compare(Any(row, count), count, noise, x, mean, draft, sums);                               \
     }                                                                                                                  \
     target void secant(std::size_t count, const float *x, const float *D, float *x_old, float *D_old, double *sums) {  \
         detail::secant(count, x, D, x_old, D_old, sums);                                                               \

@@ -12,12 +12,13 @@ constexpr std::size_t piece = 1024;
 struct Term {
     double coefficient;
     const float *values;
+    float limit; // values count as what they are within -limit .. limit; 0: as they are
 };
 
 // What a row of a plan sums, its noise apart. Sums are made in double.
 struct Terms {
     std::size_t size = 0;
-    std::array<Term, 2 * 64> terms;
+    std::array<Term, 3 * 64> terms;
 };
 
 struct Kernels {

@@ -1,8 +1,9 @@
 // The rules of a plan, and the plan file whose layout stands at the top of ncdeploy/formats/planfile.py:
 //
-//     0  "NCPLAN"   6  u16 version = 1   8  u32 n   12  u32 reach   16  u32 m   20  u32 flags (bit 0: jacobian)
+//     0  "NCPLAN"   6  u16 version   8  u32 n   12  u32 reach   16  u32 m   20  u32 flags (bit 0: jacobian, bit 1: clip)
 //     24 name, m bytes, zeros up to a multiple of 8
-//     then little-endian f64: sigmas [n], state [n, reach], denoised [n, reach], noise [n], jacobian [n] if bit 0
+//     then little-endian f64: sigmas [n], state [n, reach], denoised [n, reach], noise [n], jacobian [n] if bit 0,
+//     clip and cut [n] if bit 1, which version 2 has and version 1 has not
 //     then evaluated u8 [n], zeros up to a multiple of 8; the file ends there
 #include <algorithm>
 #include <cmath>
@@ -18,12 +19,13 @@ namespace {
 using detail::text;
 
 constexpr std::size_t max_nodes = 1 << 16, max_reach = 64, max_name = 255, header = 24;
-constexpr std::uint32_t has_jacobian = 1;
+constexpr std::uint32_t has_jacobian = 1, has_clip = 2;
 
 std::size_t pad8(std::size_t size) { return (size + 7) / 8 * 8; }
 
 std::size_t file_size(std::size_t n, std::size_t reach, std::size_t name, std::uint32_t flags) {
-    return header + pad8(name) + 8 * n * (2 + 2 * reach + flags) + pad8(n);
+    const std::size_t jacobian = flags & has_jacobian ? n : 0, clip = flags & has_clip ? 1 + n : 0;
+    return header + pad8(name) + 8 * (n * (2 + 2 * reach) + jacobian + clip) + pad8(n);
 }
 
 // Bytes in order. Whoever takes has checked the size of the whole before.
@@ -63,15 +65,15 @@ void check_count(const char *what, std::size_t value, std::size_t least, std::si
     }
 }
 
-Plan decode_checked(Reader file) {
+Plan decode_checked(Reader file, std::uint64_t version) {
     const auto n = static_cast<std::size_t>(file.number(4)), reach = static_cast<std::size_t>(file.number(4));
     const auto name = static_cast<std::size_t>(file.number(4));
     const auto flags = static_cast<std::uint32_t>(file.number(4));
     check_count("nodes", n, 2, max_nodes);
     check_count("reach", reach, 1, max_reach);
     check_count("name", name, 1, max_name);
-    if (flags & ~has_jacobian) {
-        throw InputError(text("unknown flags ", flags));
+    if (flags & ~(has_jacobian | has_clip) || (flags & has_clip ? 2U : 1U) != version) {
+        throw InputError(text("unknown flags ", flags, " in version ", version));
     }
     const std::size_t size = file_size(n, reach, name, flags);
     if (file.bytes.size() != size) {
@@ -84,13 +86,20 @@ Plan decode_checked(Reader file) {
     plan.state = file.numbers(n * reach);
     plan.denoised = file.numbers(n * reach);
     plan.noise = file.numbers(n);
-    plan.jacobian = file.numbers(flags ? n : 0);
+    plan.jacobian = file.numbers(flags & has_jacobian ? n : 0);
+    if (flags & has_clip) {
+        plan.clip = file.numbers(1)[0];
+        plan.cut = file.numbers(n);
+    }
     const std::string evaluated = file.padded(n);
     plan.evaluated.assign(evaluated.begin(), evaluated.end());
     if (std::any_of(plan.evaluated.begin(), plan.evaluated.end(), [](unsigned char e) { return e > 1; })) {
         throw InputError("evaluated holds a value that is not 0 or 1");
     }
     plan.check();
+    if (flags & has_clip && plan.clip == 0) {
+        throw InputError("clip is 0, expected a positive number");
+    }
     return plan;
 }
 
@@ -132,6 +141,10 @@ void Plan::check() const {
     column("denoised", denoised, n * reach);
     column("noise", noise, n);
     column("jacobian", jacobian, jacobian.empty() ? 0 : n);
+    if (!(clip >= 0 && std::isfinite(clip))) {
+        fail("clip is ", clip, ", expected a positive number, or 0 for none");
+    }
+    column("cut", cut, clip > 0 ? n : 0);
     if (evaluated.size() != n) {
         fail("evaluated has ", evaluated.size(), " values, expected ", n);
     }
@@ -168,18 +181,19 @@ Plan Plan::decode(const std::string &bytes, const std::string &path) {
         throw FileError(path + ": is cut short; copy or make it again");
     }
     Reader file{bytes, 6};
-    if (const auto found = file.number(2); found != 1) {
-        throw FileError(text(path, ": is a plan of version ", found, ", this one reads 1; update ncdeploy"));
+    const auto version = file.number(2);
+    if (version != 1 && version != 2) {
+        throw FileError(text(path, ": is a plan of version ", version, ", this one reads 1 and 2; update ncdeploy"));
     }
     try {
-        return decode_checked(file);
+        return decode_checked(file, version);
     } catch (const InputError &e) {
         throw FileError(text(path, ": is a damaged plan (", e.what(), "); copy or make it again"));
     }
 }
 
 Plan Plan::read(const std::string &path) {
-    return decode(detail::read_file(path, file_size(max_nodes, max_reach, max_name, has_jacobian)), path);
+    return decode(detail::read_file(path, file_size(max_nodes, max_reach, max_name, has_jacobian | has_clip)), path);
 }
 
 } // namespace ncdeploy

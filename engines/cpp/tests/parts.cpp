@@ -146,6 +146,21 @@ void plan_files_hold_a_plan_or_are_refused() {
     refused([](Plan &p) { p.denoised[4] = 1; }); // node 1 is not evaluated
     refused([](Plan &p) { p.jacobian[0] = 1.5; });
     refused([](Plan &p) { p.jacobian[1] = 0.5; });
+    for (const double clip : std::initializer_list<double>{-1, NAN, INFINITY}) {
+        refused([clip](Plan &p) {
+            p.clip = clip;
+            p.cut.assign(p.size(), 1);
+        });
+    }
+    refused([](Plan &p) { p.clip = 1; });
+    refused([](Plan &p) { p.cut.assign(p.size(), 1); });
+    plan.clip = 0.5;
+    plan.cut.assign(plan.size(), 3);
+    CHECK(Plan::decode(encode(plan)).clip == plan.clip && Plan::decode(encode(plan)).cut == plan.cut);
+    std::string older = encode(plan);
+    older[6] = 1;
+    CHECK(thrown<FileError>([&] { Plan::decode(older, "p"); }).find("unknown flags 3 in version 1") !=
+          std::string::npos);
     refused([](Plan &p) { p.name = "\xc3\xa9"; });
     refused([](Plan &p) { p.name = ""; });
 }

@@ -93,11 +93,11 @@ inline std::string encode(const ncdeploy::Plan &plan) {
             number(bits, 8);
         }
     };
-    number(1, 2);
+    number(plan.clip > 0 ? 2 : 1, 2);
     number(plan.size(), 4);
     number(plan.reach, 4);
     number(plan.name.size(), 4);
-    number(plan.jacobian.empty() ? 0 : 1, 4);
+    number((plan.jacobian.empty() ? 0U : 1U) + (plan.clip > 0 ? 2U : 0U), 4);
     out += plan.name;
     out.resize((out.size() + 7) / 8 * 8);
     column(plan.sigmas);
@@ -105,6 +105,8 @@ inline std::string encode(const ncdeploy::Plan &plan) {
     column(plan.denoised);
     column(plan.noise);
     column(plan.jacobian);
+    column(plan.clip > 0 ? std::vector<double>{plan.clip} : std::vector<double>{});
+    column(plan.cut);
     out.append(plan.evaluated.begin(), plan.evaluated.end());
     out.resize((out.size() + 7) / 8 * 8);
     return out;

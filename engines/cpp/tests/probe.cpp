@@ -22,6 +22,10 @@ std::string describe(const Plan &plan) {
         digest.update(reinterpret_cast<const char *>(column->data()), column->size() * sizeof(double));
     }
     digest.update(reinterpret_cast<const char *>(plan.evaluated.data()), plan.evaluated.size());
+    if (plan.clip > 0) {
+        digest.update(reinterpret_cast<const char *>(&plan.clip), sizeof plan.clip);
+        digest.update(reinterpret_cast<const char *>(plan.cut.data()), plan.cut.size() * sizeof(double));
+    }
     return text(plan.name, " ", plan.size(), " ", plan.reach, " ", digest.hex());
 }
 

@@ -18,7 +18,7 @@ from ncdeploy.backends.onnxruntime import Session
 from ncdeploy.errors import FileError, InputError, NumericalError
 from ncdeploy.files import user_path
 from ncdeploy.formats.describe import describe
-from ncdeploy.formats.graphrecord import GraphRecord, record_of
+from ncdeploy.formats.graphrecord import NO_CLIP, GraphRecord, record_of
 from ncdeploy.formats.onnxfile import is_onnx, read_onnx
 from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.ports import take_all
@@ -107,6 +107,8 @@ class GraphEngine(Closing):
         if plan is not None and not record.plan_input:
             raise InputError(f"plan: this graph carries its own, {record.plan.name}; export one with --plan-input")
         plan = record.plan if plan is None else plan
+        if record.plan_input and plan.clip is not None:
+            raise InputError(NO_CLIP.format(plan.name))
         if record.in_law:
             if tolerance is not None:
                 raise InputError("tolerance: this graph accepts in law and has none, it is exact; leave it out")

@@ -4,7 +4,7 @@ With n nodes, windows of `span` nodes after their base and rows that reach back 
 
     plan_nodes    float32 [n + span, 4]          sigma (positive everywhere), noise, what makes the norm of a change a
                                                  residual, 1 where D is evaluated; zeros behind the last node
-    plan_rows     float32 [n + span, 2 reach + 1]  state, denoised, g
+    plan_rows     float32 [n + span, 2 reach + 1]  state, denoised, g; of a plan that cuts, cut before g
     plan_inverses float32 [n + span, 4 span]     the inverse of the linear part by falling lag, from span - 1 to -span,
                                                  and the same with the scalar Jacobian (see `sampling.window`)
     plan_stop, plan_next, plan_previous int64 [n + span + 1]   node numbers, see `sampling.window.WindowTables`

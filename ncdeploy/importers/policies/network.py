@@ -71,6 +71,4 @@ def policy_denoiser(
     except InputError as e:
         raise FileError(f"{source}: {e}") from e
     put_weights(network, ours, source)
-    denoiser = VP(network, info, predicts=noise.predicts, table=noise.table, clip=noise.clip)
-    denoiser.notes = noise.notes
-    return denoiser
+    return VP(network, info, predicts=noise.predicts, table=noise.table, clip=noise.clip)

@@ -14,21 +14,19 @@ from ncdeploy.importers.arguments import Arguments
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 MOST_STEPS = 100_000
-CLIPPED_DDIM = (
-    "clip_sample: D is cut to -{limit:g} .. {limit:g}, and ddim takes the noise it follows from that; diffusers' DDIM "
-    "takes it from the uncut D unless told use_clipped_model_output"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyNoise:
-    """How a policy was trained and is sampled. clip: where D is cut; plan: arguments of `ncdeploy.make_plan`."""
+    """How a policy was trained and is sampled. clip: where the model cuts D; plan: arguments of `ncdeploy.make_plan`.
+
+    The plan of ddim cuts instead of the model: as in diffusers it follows the noise of the D that is not cut.
+    """
 
     table: NoiseTable
     predicts: Prediction
     clip: float | None
     plan: dict[str, Any]
-    notes: tuple[str, ...] = ()
 
 
 def read_noise(settings: Arguments, solver: str, steps: int | None) -> PolicyNoise:
@@ -49,15 +47,16 @@ def read_noise(settings: Arguments, solver: str, steps: int | None) -> PolicyNoi
     clip = settings.real("clip_sample_range", 1.0) if settings.flag("clip_sample", True) else None
     if clip is not None and not 0 < clip < math.inf:
         raise FileError(f"clip_sample_range: is {clip}, expected a positive number")
-    notes, plan = [], table.plan(solver=solver, steps=steps or trained)
+    plan = table.plan(solver=solver, steps=steps or trained)
     if solver == "ddpm":
         variance = settings.choice("variance_type", "fixed_small", ("fixed_small", "fixed_small_log", "fixed_large"))
         if variance == "fixed_large":
             plan["variance"] = "beta"
     elif clip is not None:
-        notes.append(CLIPPED_DDIM.format(limit=clip))
+        plan |= {"clip": clip, "raw_noise": True}
+        clip = None
     predicts = PREDICTIONS[settings.choice("prediction_type", "epsilon", tuple(PREDICTIONS))]
-    return PolicyNoise(table=table, predicts=predicts, clip=clip, plan=plan, notes=tuple(notes))
+    return PolicyNoise(table=table, predicts=predicts, clip=clip, plan=plan)
 
 
 def _alphas_cumprod(settings: Arguments) -> torch.Tensor:

@@ -99,6 +99,8 @@ struct Plan {
     std::vector<double> noise;    // [n]
     std::vector<double> jacobian; // [n], mean diagonal of dD/dx at each node; or empty: estimated while sampling
     std::vector<unsigned char> evaluated; // [n], whether D is called at the node
+    double clip = 0;         // where row k takes D + cut[k] (D in -clip .. clip, minus D) for D; 0: everywhere D itself
+    std::vector<double> cut; // [n]; empty where clip is 0
 
     std::size_t size() const { return sigmas.size(); } // n
     std::size_t evaluations() const;                   // network calls of a sequential run
