@@ -39,7 +39,7 @@ class Plan:
         denoised: float64 [n, reach], coefficient of D_{k-1-h}
         noise: float64 [n], coefficient of a fresh standard normal draw
         evaluated: bool [n], whether the denoiser is called at the node
-        clip: positive, in units of the data, or None for a plan that does not cut
+        clip: positive, in model units, or None for a plan that does not cut
         cut: float64 [n], see above; None = 1 everywhere, in a plan that does not cut it stays None
 
     Raises:

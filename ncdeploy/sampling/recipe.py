@@ -86,7 +86,7 @@ def make_plan(
         churn_noise: of heun with churn, S_noise
         churn_min: of heun with churn, S_min
         churn_max: of heun with churn, S_max
-        clip: D is cut to -clip .. clip, in units of the data, for a model that does not do that itself; None = not cut
+        clip: D is cut to -clip .. clip, in model units, for a model that does not do that itself; None = it is not
         raw_noise: of ddim with a clip: the noise that it follows is that of D uncut, as in diffusers' DDIMPipeline;
             False (None): it is that of the cut D, as in OpenAI's code
 

@@ -31,6 +31,8 @@ def _damaged(models, kind: str, tmp_path: Path) -> Path:
         ("image", ["--tolerance", "0.1"], "--parallel"),
         ("image", ["--window", "4", "--sequential"], "sequential sampling has none; leave it or --sequential out"),
         ("image", ["--eta", "0.5"], "eta"),
+        ("image", ["--clip", "0"], "clip is 0.0, expected a positive number"),
+        ("image", ["--raw-noise"], "raw_noise"),
         ("image", ["--rows", "0"], "--rows"),
         ("image", ["--window", "12", "--rows", "3"], "a window of 12 needs"),
         ("image", ["--window", "wide"], 'expected a number of nodes, or "auto"'),

@@ -87,6 +87,21 @@ def test_samples_and_sweeps_are_those_of_python(request, release, tmp_path, mode
     assert np.abs(got - np.roll(wanted, 1, axis=0)).max() > 0.1, "samples must differ from one another"
 
 
+@pytest.mark.parametrize("window", [None, WINDOW], ids=["sequential", "parallel"])
+def test_plans_that_cut_are_run_as_python_runs_them(release, tmp_path, window) -> None:
+    model = write_mixture(tmp_path / "m.onnx", IMAGES, digits().means.reshape(-1, 1, 8, 8))
+    plans = [make_plan("ddim", 40, clip=0.9, raw_noise=True), make_plan("dpmpp_2m", 25, clip=0.5)]
+    bundle = make_bundle(model, tmp_path / "b", plans=plans, window=WINDOW, tolerance=1e-5, verify=False)
+    for plan in plans:
+        width = window and min(window, plan.evaluations)
+        wanted, _ = python(bundle, plan.name, window=width)
+        got, _ = simple(release, bundle.path, tmp_path, plan=plan.name, window=width or 0)
+        assert np.abs(got - wanted).max() <= 1e-4
+        engine = open_engine(bundle, threads=1)
+        whole = sample(engine, replace(plan, clip=None, cut=None), seeds=SEEDS).samples.reshape(len(SEEDS), -1)
+        assert np.abs(got - whole).max() > 0.05
+
+
 def test_the_residual_is_that_of_python(release, tmp_path) -> None:
     """The largest that was accepted, which in a sweep of Heun's without a mean to start from is not the last."""
     model = write_mixture(tmp_path / "m.onnx", IMAGES, digits().means.reshape(-1, 1, 8, 8))

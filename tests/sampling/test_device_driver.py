@@ -76,6 +76,14 @@ def test_every_solver_at_windows_from_one_to_all(solver: str, online: bool) -> N
     agree(plan, n=1, lanes=1, window=4, curve=curve)
 
 
+@pytest.mark.parametrize("online", [False, True])
+@pytest.mark.parametrize(
+    "plan", [make_plan("ddim", 30, eta=0.5, clip=0.4, raw_noise=True), make_plan("dpmpp_2m", 20, clip=0.4)]
+)
+def test_plans_that_cut(plan: Plan, online: bool) -> None:
+    agree(plan, curve=None if online else CURVE, widths=[12, 3], keep=True)
+
+
 def test_no_tolerance_at_all() -> None:
     agree(make_plan("ddim", 12), window=12, tolerance=0.0)
     agree(make_plan("ddpm", 12), window=5, tolerance=0.0)
