@@ -174,7 +174,7 @@ std::string Engine::check(const Plan &plan, std::size_t max_rows) {
         std::vector<float> y, noise(dim);
         for (std::size_t i = 0; i < samples; ++i) {
             for (const std::size_t k : chosen) {
-                detail::normal(samples + i, k + 1, dim, plan.sigmas[k], noise.data());
+                detail::normal(samples + i, k + 1, 0, dim, plan.sigmas[k], noise.data());
                 for (std::size_t d = 0; d < dim; ++d) {
                     y.push_back(x0[i * dim + d] + noise[d]);
                 }

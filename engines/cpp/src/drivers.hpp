@@ -24,6 +24,9 @@ struct Run {
     std::chrono::steady_clock::time_point begin; // of the run
     Helper *helper = nullptr;                    // of a parallel run, or null
 
+    // Whether the rows of the only sample at work can be evaluated where they lie.
+    bool in_place() const { return std::min(lanes, seeds.size()) == 1 && !evaluator.doubled(); }
+
     // Whether another call like the one that began then is not likely to end by the deadline.
     bool late(std::chrono::steady_clock::time_point call) const {
         const auto now = std::chrono::steady_clock::now();

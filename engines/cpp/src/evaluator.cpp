@@ -13,7 +13,7 @@ Evaluator::Evaluator(Engine &engine, const Plan &plan, const Inputs &inputs, std
       dim_(engine.info().dim()) {}
 
 void Evaluator::add(const float *x, std::size_t node, std::size_t sample, float *denoised) {
-    pending_.push_back({x, node, sample, denoised, true});
+    pending_.push_back({x, node, sample, denoised});
     sigma_.push_back(static_cast<float>(plan_.sigmas[node]));
     sample_.push_back(static_cast<std::int64_t>(sample));
     if (!inputs_.labels.empty()) {
@@ -21,10 +21,9 @@ void Evaluator::add(const float *x, std::size_t node, std::size_t sample, float 
     }
 }
 
-std::size_t Evaluator::run(Helper *helper) {
+std::size_t Evaluator::run(Helper *helper, bool checks) {
     const std::size_t count = pending_.size();
-    const bool doubled = guidance_ && !inside_;
-    if (doubled) { // the second half is the same rows without conditions
+    if (doubled()) { // the second half is the same rows without conditions
         sigma_.resize(2 * count);
         std::copy_n(sigma_.begin(), count, sigma_.begin() + static_cast<std::ptrdiff_t>(count));
         for (std::size_t i = 0; i < count; ++i) {
@@ -35,40 +34,60 @@ std::size_t Evaluator::run(Helper *helper) {
         }
     }
     const std::size_t network_rows = sigma_.size();
-    if (x_.size() < network_rows * dim_) {
-        x_.resize(network_rows * dim_);
-        out_.resize(network_rows * dim_);
+    const float *x = pending_[0].x;
+    float *out = pending_[0].denoised;
+    const bool copied = !in_place();
+    if (copied) {
+        x_.resize(std::max(x_.size(), network_rows * dim_));
+        out_.resize(x_.size());
+        x = x_.data(), out = out_.data();
+        share(helper, network_rows,
+              [&](std::size_t i) { std::copy_n(pending_[i % count].x, dim_, x_.data() + i * dim_); });
     }
-    share(helper, network_rows, [&](std::size_t i) { std::copy_n(pending_[i % count].x, dim_, x_.data() + i * dim_); });
     if (inside_) {
         weights_.assign(count, static_cast<float>(guidance_.value_or(1.0)));
     }
     {
         const Meanwhile meanwhile(helper);
         const auto start = std::chrono::steady_clock::now();
-        engine_.denoise({network_rows, x_.data(), sigma_.data(), sample_.data(),
+        engine_.denoise({network_rows, x, sigma_.data(), sample_.data(),
                          labels_.empty() ? nullptr : labels_.data(), inside_ ? weights_.data() : nullptr,
-                         inputs_.samples, inputs_.arrays.data(), out_.data()});
+                         inputs_.samples, inputs_.arrays.data(), out});
         seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
     ++calls;
     rows += count * (guidance_ || inside_ ? 2 : 1);
-    share(helper, count, [&](std::size_t i) {
-        float *denoised = out_.data() + i * dim_;
-        if (doubled) {
-            guide(denoised, denoised + count * dim_);
-        }
-        pending_[i].finite = kernels().copy(dim_, denoised, pending_[i].denoised);
-    });
+    if (copied) {
+        share(helper, count, [&](std::size_t i) {
+            float *denoised = out + i * dim_;
+            if (doubled()) {
+                guide(denoised, denoised + count * dim_);
+            }
+            std::copy_n(denoised, dim_, pending_[i].denoised);
+        });
+    }
     for (const Row &row : pending_) {
-        if (!row.finite) {
-            throw NumericalError(text("the network returned NaN or infinity at node ", row.node,
-                                      " (sigma = ", plan_.sigmas[row.node], ") of sample ", row.sample,
-                                      "; check the model there (ncdeploy verify), or its precision"));
+        if (checks) {
+            check(row.sample, row.node, row.denoised);
         }
     }
     pending_.clear(), sigma_.clear(), sample_.clear(), labels_.clear();
     return count;
+}
+
+// Whether the rows, and the places of their outputs, lie one behind the other.
+bool Evaluator::in_place() const {
+    return !doubled() && std::adjacent_find(pending_.begin(), pending_.end(), [this](const Row &a, const Row &b) {
+                             return a.x + dim_ != b.x || a.denoised + dim_ != b.denoised;
+                         }) == pending_.end();
+}
+
+void Evaluator::check(std::size_t sample, std::size_t node, const float *D) const {
+    if (!kernels().finite(dim_, D)) {
+        throw NumericalError(text("the network returned NaN or infinity at node ", node, " (sigma = ",
+                                  plan_.sigmas[node], ") of sample ", sample,
+                                  "; check the model there (ncdeploy verify), or its precision"));
+    }
 }
 
 // D_w = w D(label) + (1 - w) D(no class); in this form exact at w = 0 and w = 1.

@@ -1,4 +1,5 @@
-// The only place where a driver meets the network: it collects rows, calls, counts, times and checks.
+// The only place where a driver meets the network: it collects rows, calls, counts, times and checks. Rows that lie one
+// behind the other are not copied.
 #pragma once
 
 #include <cstddef>
@@ -24,9 +25,15 @@ class Evaluator {
     // One more row for the next call: the state x [dim] of a sample at a node, and where to put D. Both must last.
     void add(const float *x, std::size_t node, std::size_t sample, float *denoised);
 
+    // Whether the network sees every row twice, with conditions and without.
+    bool doubled() const { return guidance_ && !inside_; }
+
     // D of all rows added, in one call, during which the helper works ahead if there is one; returns how many rows.
-    // Throws NumericalError when D is not finite.
-    std::size_t run(Helper *helper = nullptr);
+    // Throws NumericalError when D is not finite, unless the caller checks that.
+    std::size_t run(Helper *helper = nullptr, bool checks = true);
+
+    // Throws NumericalError unless D [dim], of a sample at a node, is finite.
+    void check(std::size_t sample, std::size_t node, const float *D) const;
 
     std::size_t calls = 0, rows = 0; // rows the network saw, with guidance two for each row of x
     double seconds = 0;              // inside the engine
@@ -36,9 +43,9 @@ class Evaluator {
         const float *x;
         std::size_t node, sample;
         float *denoised;
-        bool finite;
     };
 
+    bool in_place() const;
     void guide(float *denoised, const float *without) const;
 
     Engine &engine_;

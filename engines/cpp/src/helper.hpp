@@ -1,4 +1,6 @@
 // A second thread for a run: it draws noise while the network runs, and takes its share of the work between two calls.
+// That comes in pieces of some ten microseconds, a few one after the other: between them both threads look whether there
+// is more before they sleep, since to be woken takes longer than a piece.
 #pragma once
 
 #include <atomic>
@@ -26,9 +28,11 @@ class Helper {
 
     // Returns when the piece that is being worked on is done.
     void stop() {
+        set(State::idle);
+        const auto done = [this] { return !busy_; };
+        look(done);
         std::unique_lock<std::mutex> lock(mutex_);
-        state_ = State::idle;
-        changed_.wait(lock, [this] { return !busy_; });
+        changed_.wait(lock, done);
     }
 
     // work(0), ..., work(count - 1), which are independent and throw nothing, here and on the thread.
@@ -45,6 +49,13 @@ class Helper {
   private:
     enum class State { idle, ahead, sharing, ended };
 
+    // For some fifty microseconds, or until it is true; others may have the processor meanwhile.
+    template <class Ready> static void look(const Ready &ready) {
+        for (int i = 0; i < 100 && !ready(); ++i) {
+            std::this_thread::yield();
+        }
+    }
+
     void set(State state) {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
@@ -60,13 +71,21 @@ class Helper {
     }
 
     void loop() {
+        bool shared = false; // so that more is likely to come
         std::unique_lock<std::mutex> lock(mutex_);
         while (true) {
-            changed_.wait(lock, [this] { return state_ != State::idle; });
+            const auto called = [this] { return state_ != State::idle; };
+            if (shared) {
+                lock.unlock();
+                look(called);
+                lock.lock();
+            }
+            changed_.wait(lock, called);
             if (state_ == State::ended) {
                 return;
             }
             const State doing = state_;
+            shared = doing == State::sharing;
             busy_ = true;
             lock.unlock();
             bool more = false;
@@ -91,8 +110,8 @@ class Helper {
     std::atomic<std::size_t> next_{0};
     std::mutex mutex_;
     std::condition_variable changed_;
-    State state_ = State::idle;
-    bool busy_ = false;
+    std::atomic<State> state_{State::idle}; // this and busy_ are written under the mutex
+    std::atomic<bool> busy_{false};
     std::thread thread_; // the last, so that all else is there when it begins
 };
 

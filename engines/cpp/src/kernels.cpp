@@ -46,18 +46,21 @@ struct Any {
     std::array<double, piece> sums;
 };
 
+// The sum is of one piece, so that float does.
 template <class Row>
 NCDEPLOY_INLINE double advance(const Row &row, std::size_t count, const float *NCDEPLOY_RESTRICT noise, float g,
                                float *NCDEPLOY_RESTRICT x, float *NCDEPLOY_RESTRICT D) {
-    double square = 0;
+    float square = 0;
+    int bad = 0;
     for (std::size_t i = 0; i < count; ++i) {
         const auto x_new = static_cast<float>(row(i) + static_cast<double>(noise[i]));
         const float change = x_new - x[i];
         x[i] = x_new;
+        bad |= std::abs(D[i]) <= std::numeric_limits<float>::max() ? 0 : 1;
         D[i] += g * change;
-        square += static_cast<double>(change) * static_cast<double>(change);
+        square += change * change;
     }
-    return square;
+    return bad ? std::numeric_limits<double>::quiet_NaN() : static_cast<double>(square);
 }
 
 template <class Row>
@@ -65,6 +68,13 @@ NCDEPLOY_INLINE void state(const Row &row, std::size_t count, const float *NCDEP
                            float *NCDEPLOY_RESTRICT x) {
     for (std::size_t i = 0; i < count; ++i) {
         x[i] = static_cast<float>(row(i) + static_cast<double>(noise[i]));
+    }
+}
+
+NCDEPLOY_INLINE void drift(std::size_t count, float g, const float *NCDEPLOY_RESTRICT noise,
+                           float *NCDEPLOY_RESTRICT D) {
+    for (std::size_t i = 0; i < count; ++i) {
+        D[i] += g * noise[i];
     }
 }
 
@@ -97,11 +107,10 @@ NCDEPLOY_INLINE void secant(std::size_t count, const float *NCDEPLOY_RESTRICT x,
     out[1] += product;
 }
 
-NCDEPLOY_INLINE bool copy(std::size_t count, const float *NCDEPLOY_RESTRICT from, float *NCDEPLOY_RESTRICT to) {
+NCDEPLOY_INLINE bool finite(std::size_t count, const float *values) {
     int bad = 0;
     for (std::size_t i = 0; i < count; ++i) {
-        to[i] = from[i];
-        bad |= std::abs(from[i]) <= std::numeric_limits<float>::max() ? 0 : 1;
+        bad |= std::abs(values[i]) <= std::numeric_limits<float>::max() ? 0 : 1;
     }
     return bad == 0;
 }
@@ -121,6 +130,9 @@ bool two(const Terms &row) { return row.size == 2 && row.terms[0].limit == 0 && 
         two(row) ? detail::state(Two{row.terms[0], row.terms[1]}, count, noise, x)                                     \
                  : detail::state(Any(row, count), count, noise, x);                                                    \
     }                                                                                                                  \
+    target void drift(std::size_t count, float g, const float *noise, float *D) {                                      \
+        detail::drift(count, g, noise, D);                                                                             \
+    }                                                                                                                  \
     target void compare(const Terms &row, std::size_t count, const float *noise, const float *x, float *mean,          \
                         float *draft, double *sums) {                                                                  \
         two(row) ? detail::compare(Two{row.terms[0], row.terms[1]}, count, noise, x, mean, draft, sums)                \
@@ -129,8 +141,8 @@ bool two(const Terms &row) { return row.size == 2 && row.terms[0].limit == 0 && 
     target void secant(std::size_t count, const float *x, const float *D, float *x_old, float *D_old, double *sums) {  \
         detail::secant(count, x, D, x_old, D_old, sums);                                                               \
     }                                                                                                                  \
-    target bool copy(std::size_t count, const float *from, float *to) { return detail::copy(count, from, to); }        \
-    constexpr Kernels all{advance, state, compare, secant, copy};                                                      \
+    target bool finite(std::size_t count, const float *values) { return detail::finite(count, values); }               \
+    constexpr Kernels all{advance, state, drift, compare, secant, finite};                                             \
     }
 
 namespace {

@@ -22,11 +22,15 @@ struct Terms {
 };
 
 struct Kernels {
-    // x = row + noise for count <= piece values; D follows x by g. Returns the sum of the squared changes of x.
+    // x = row + noise for count <= piece values; D follows x by g. Returns the sum of the squared changes of x, or
+    // NaN if D was not all finite.
     double (*advance)(const Terms &row, std::size_t count, const float *noise, float g, float *x, float *D);
 
     // x = row + noise.
     void (*state)(const Terms &row, std::size_t count, const float *noise, float *x);
+
+    // D moves by g * noise.
+    void (*drift)(std::size_t count, float g, const float *noise, float *D);
 
     // mean = row, and draft = x - noise - mean; adds draft'draft and draft'noise to the two sums.
     void (*compare)(const Terms &row, std::size_t count, const float *noise, const float *x, float *mean, float *draft,
@@ -35,8 +39,8 @@ struct Kernels {
     // The changes dx of x and dD of D since x_old and D_old, which become x and D; adds dx'dx and dx'dD to two sums.
     void (*secant)(std::size_t count, const float *x, const float *D, float *x_old, float *D_old, double *sums);
 
-    // to = from. Returns whether all of it is finite.
-    bool (*copy)(std::size_t count, const float *from, float *to);
+    // Whether all of it is finite.
+    bool (*finite)(std::size_t count, const float *values);
 };
 
 // Those of this processor.

@@ -21,7 +21,8 @@ class Lane {
   public:
     Lane(const Run &run, const Window &window, std::size_t sample)
         : sample(sample), stop_(window.stop[0]), stochastic_(run.plan.stochastic()), run_(run), window_(window),
-          track_(window.slots(), run.dim), noise_(stochastic_ ? noise_slots() : 1, run.dim), frozen_(run.dim) {
+          in_place_(run.in_place()), track_((in_place_ ? 2 : 1) * window.slots(), run.dim),
+          noise_(stochastic_ ? noise_slots() : 1, run.dim), frozen_(run.dim) {
         if (run.start) {
             const bool whole = !run.start->trajectory.empty();
             const float *first = whole ? run.start->trajectory.data() + sample * run.plan.size() * run.dim
@@ -32,7 +33,7 @@ class Lane {
             std::copy(run.mean.begin(), run.mean.end(), frozen_.begin());
         }
         std::copy(frozen_.begin(), frozen_.end(), track_.D[0]);
-        normal(run.seeds[sample], 0, run.dim, run.plan.noise[0], track_.x[0]);
+        normal(run.seeds[sample], 0, 0, run.dim, run.plan.noise[0], track_.x[0]);
     }
     Lane(const Lane &) = delete;
     Lane &operator=(const Lane &) = delete;
@@ -57,16 +58,18 @@ class Lane {
         }
     }
 
-    // Nodes from the first of the window on whose noise is there; as many as can be when all of it is.
-    std::size_t spare() const { return drawn_ < drawable() ? drawn_ - base_ : std::numeric_limits<std::size_t>::max(); }
+    // Parts of noise that are there, from the first node of the window on; as many as can be when all of it is.
+    std::size_t spare() const {
+        return drawn_ < drawable() * parts_ ? drawn_ - base_ * parts_ : std::numeric_limits<std::size_t>::max();
+    }
 
-    // Draws the noise of one more node, of this window or the next one; false when all of it is there. Touches nothing
+    // Draws one more part of the noise of this window or the next one; false when all of it is there. Touches nothing
     // that the evaluation of the window reads.
     bool draw() {
-        if (drawn_ >= drawable()) {
+        if (drawn_ >= drawable() * parts_) {
             return false;
         }
-        draw_node(++drawn_);
+        draw_part(drawn_++);
         return true;
     }
 
@@ -77,10 +80,32 @@ class Lane {
     const float *draws(std::size_t k, std::size_t first) { return stochastic_ ? noise_[k] + first : noise_[0]; }
 
     void draw_window() {
-        const std::size_t last = std::min(stop_, drawable());
-        if (drawn_ < last) {
-            share(run_.helper, last - drawn_, [&](std::size_t i) { draw_node(drawn_ + 1 + i); });
-            drawn_ = last;
+        const std::size_t end = std::min(stop_, drawable()) * parts_;
+        if (drawn_ < end) {
+            share(run_.helper, end - drawn_, [&](std::size_t i) { draw_part(drawn_ + i); });
+            drawn_ = end;
+        }
+    }
+
+    // The window begins at node k and ends before `stop`. In place, it goes back to the front of its memory where that
+    // ends, once in a window's length of nodes: then of the nodes up to `last` stays what rows use, the states, and the
+    // outputs before the window and from node `used` on.
+    void move(std::size_t k, std::size_t stop, std::size_t last, std::size_t used) {
+        base_ = k;
+        stop_ = stop;
+        drawn_ = std::max(drawn_, base_ * parts_);
+        if (in_place_ && !track_.x.straight(stop_)) {
+            const std::size_t first = base_ + 1 - std::min(run_.plan.reach, base_ + 1);
+            shared_pieces([&](std::size_t, std::size_t at, std::size_t count) {
+                for (std::size_t j = first; j <= last; ++j) {
+                    track_.x.move(j, j - first, at, count);
+                    if (j < base_ || j >= used) {
+                        track_.D.move(j, j - first, at, count);
+                    }
+                }
+            });
+            track_.x.set_origin(first);
+            track_.D.set_origin(first);
         }
     }
 
@@ -92,20 +117,22 @@ class Lane {
 
     // Nodes `first` to stop_, which are new: their states from their rows, and the outputs that they begin with.
     // That is the frozen one, of the node before; along a trajectory it moves as that does, otherwise by g(k) times
-    // the noise of the nodes between.
+    // the noise of the nodes between. It is kept where something reads it before the network writes there: as estimate
+    // of the sample, and by rows that reach further back.
     template <class Jacobians> void roll(std::size_t first, std::size_t known, const Jacobians &g) {
+        const std::size_t kept = trajectory_ || run_.plan.reach > 1 ? 0 : window_.previous[stop_];
         shared_pieces([&](std::size_t, std::size_t at, std::size_t count) {
             float *frozen = frozen_.data() + at;
             for (std::size_t k = std::max(first, base_); k <= stop_; ++k) {
                 if (k > base_) {
                     const float *noise = draws(k, at);
-                    const float follow = trajectory_ ? 0.0F : g(k);
-                    kernels().state(track_.row(run_.plan, k, at), count, noise, track_.x[k] + at);
-                    for (std::size_t i = 0; i < count; ++i) {
-                        frozen[i] += follow * noise[i];
-                    }
+                    kernels().state(track_.row(run_.plan, k, at, trajectory_ ? nullptr : frozen), count, noise,
+                                    track_.x[k] + at);
+                    kernels().drift(count, trajectory_ ? 0.0F : g(k), noise, frozen);
                 }
-                std::copy_n(frozen, count, track_.D[k] + at);
+                if (k <= base_ || k >= kept) {
+                    std::copy_n(frozen, count, track_.D[k] + at);
+                }
                 for (std::size_t i = at; trajectory_ && i < at + count; ++i) {
                     track_.D[k][i] += trajectory_[k * run_.dim + i] - trajectory_[known * run_.dim + i];
                 }
@@ -121,18 +148,27 @@ class Lane {
         }
     }
 
-    std::size_t base_ = 0, stop_, drawn_ = 0; // drawn_: noise is there up to this node
+    std::size_t base_ = 0, stop_;
     const bool stochastic_;
     const Run &run_;
     const Window &window_;
+    const bool in_place_; // the window's rows lie one behind the other, and the network gets them where they are
     Track track_;
     Ring noise_;
     std::vector<float> frozen_; // the output that nodes new to the window begin with
     double left_ = std::numeric_limits<double>::infinity();
 
   private:
-    void draw_node(std::size_t k) { normal(run_.seeds[sample], k, run_.dim, run_.plan.noise[k], noise_[k]); }
+    // Parts are small, so that the helper is soon done with the one that it is at: parts_ of them are a node's noise,
+    // and that of node 1 is the first.
+    void draw_part(std::size_t part) {
+        constexpr std::size_t most = 4 * piece;
+        const std::size_t k = part / parts_ + 1, first = part % parts_ * most;
+        normal(run_.seeds[sample], k, first, std::min(most, run_.dim - first), run_.plan.noise[k], noise_[k] + first);
+    }
 
+    const std::size_t parts_ = (run_.dim + 4 * piece - 1) / (4 * piece);
+    std::size_t drawn_ = 0;             // parts of noise that are there
     const float *trajectory_ = nullptr; // [nodes, dim], of the sample in the run to start from
     std::size_t noise_slots() const { return 2 * window_.span; }
 

@@ -54,7 +54,7 @@ class LawLane final : public Lane {
         if (tested) {
             run_.result.rejection_odds[sample] += odds;
             std::array<float, 2> z{};
-            normal(run_.seeds[sample], run_.plan.size() + k, z.size(), 1.0, z.data());
+            normal(run_.seeds[sample], run_.plan.size() + k, 0, z.size(), 1.0, z.data());
             const double log_uniform = -(static_cast<double>(z[0]) * static_cast<double>(z[0]) +
                                          static_cast<double>(z[1]) * static_cast<double>(z[1])) /
                                        2;
@@ -80,9 +80,7 @@ class LawLane final : public Lane {
     // The window moves to node k: outputs up to node `known` follow their states, until one of these jumps too far to
     // keep, and the others begin with the last.
     void follow(std::size_t k, std::size_t known) {
-        base_ = k;
-        drawn_ = std::max(drawn_, base_);
-        stop_ = window_.stop[base_];
+        move(k, window_.stop[k], std::max(k, known), k);
         draw_window();
         std::size_t first_new = std::max(k, std::min(known, stop_)) + 1;
         const std::size_t nodes = first_new - k - 1;

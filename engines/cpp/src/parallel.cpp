@@ -31,6 +31,7 @@ class PathwiseLane final : public Lane {
         : Lane(run, window, sample), jacobian_(run.plan, window.slots(), run.dim),
           pieces_((run.dim + piece - 1) / piece) {
         sums_.reserve(2 * pieces_ * window.span);
+        changes_.reserve(window.span);
         extend(0, 0.0F);
     }
 
@@ -38,16 +39,7 @@ class PathwiseLane final : public Lane {
         if (jacobian_.estimated()) {
             estimate_jacobian();
         }
-        const std::size_t nodes = stop_ - base_;
-        sums_.assign(pieces_ * nodes, 0);
-        shared_pieces([&](std::size_t at, std::size_t first, std::size_t count) {
-            for (std::size_t k = base_ + 1; k <= stop_; ++k) {
-                const auto g = static_cast<float>(run_.plan.evaluated[k] && k < stop_ ? jacobian_.at(k) : 0.0);
-                sums_[at * nodes + k - base_ - 1] =
-                    kernels().advance(track_.row(run_.plan, k, first), count, draws(k, first), g, track_.x[k] + first,
-                                      track_.D[k] + first);
-            }
-        });
+        advance();
         std::size_t accepted = stop_, steady = window_.last;
         double worst = 0;
         left_ = 0;
@@ -55,11 +47,7 @@ class PathwiseLane final : public Lane {
             if (!run_.plan.evaluated[k]) {
                 continue;
             }
-            double sum = 0;
-            for (std::size_t at = 0; at < pieces_; ++at) {
-                sum += sums_[at * nodes + k - base_ - 1];
-            }
-            const double residual = std::sqrt(sum) * window_.scale[k]; // the change over the noise level
+            const double residual = std::sqrt(changes_[k - base_]) * window_.scale[k]; // over the noise level
             left_ = accepted != stop_ || !(residual <= run_.options.tolerance) ? std::max(left_, residual) : left_;
             if (accepted == stop_ && !(residual <= run_.options.tolerance)) {
                 accepted = k;
@@ -78,6 +66,31 @@ class PathwiseLane final : public Lane {
     }
 
   private:
+    // New states, and outputs that follow them; changes_ are the sums of the squared changes, of node base_ on.
+    void advance() {
+        const std::size_t nodes = stop_ - base_;
+        sums_.assign(pieces_ * nodes, 0);
+        shared_pieces([&](std::size_t at, std::size_t first, std::size_t count) {
+            double *sums = &sums_[at * nodes];
+            sums[0] = kernels().finite(count, track_.D[base_] + first) ? 0.0 : NAN;
+            for (std::size_t k = base_ + 1; k < stop_; ++k) {
+                const auto g = static_cast<float>(run_.plan.evaluated[k] ? jacobian_.at(k) : 0.0);
+                sums[k - base_] = kernels().advance(track_.row(run_.plan, k, first), count, draws(k, first), g,
+                                                    track_.x[k] + first, track_.D[k] + first);
+            }
+            kernels().state(track_.row(run_.plan, stop_, first), count, draws(stop_, first), track_.x[stop_] + first);
+        });
+        changes_.assign(nodes, 0);
+        for (std::size_t i = 0; i < sums_.size(); ++i) {
+            changes_[i % nodes] += sums_[i];
+        }
+        for (std::size_t k = base_; k < stop_; ++k) {
+            if (run_.plan.evaluated[k] && !std::isfinite(changes_[k - base_])) {
+                run_.evaluator.check(sample, k, track_.D[k]);
+            }
+        }
+    }
+
     void estimate_jacobian() {
         const std::size_t nodes = stop_ - base_;
         sums_.assign(2 * pieces_ * nodes, 0);
@@ -104,9 +117,9 @@ class PathwiseLane final : public Lane {
         const std::size_t known = window_.previous[std::min(steady, stop_)]; // the last node whose output stays
         const float g = static_cast<float>(jacobian_.at(known));
         std::copy_n(track_.D[known], run_.dim, frozen_.begin());
-        base_ = accepted;
-        drawn_ = std::max(drawn_, base_);
-        stop_ = std::min(window_.stop[base_], window_.next[steady]);
+        const std::size_t stop = std::min(window_.stop[accepted], window_.next[steady]);
+        const std::size_t used = known + 1 - std::min(run_.plan.reach, known + 1);
+        move(accepted, stop, std::min(stop_, stop), used);
         if (window_.previous[stop_] > known) {
             extend(known + 1, g);
         }
@@ -124,7 +137,7 @@ class PathwiseLane final : public Lane {
 
     Jacobian jacobian_;
     const std::size_t pieces_;
-    std::vector<double> sums_; // of the pieces, for every node
+    std::vector<double> sums_, changes_; // for every node, of the pieces and of all values
 };
 
 class Parallel final : public Driver {
@@ -152,7 +165,8 @@ class Parallel final : public Driver {
         for (const auto &lane : lanes_) {
             lane->submit(run_.evaluator);
         }
-        const std::size_t rows = run_.evaluator.run(run_.helper);
+        const bool in_law = run_.options.acceptance == Acceptance::law; // others check outputs as they use them
+        const std::size_t rows = run_.evaluator.run(run_.helper, in_law);
         for (const auto &lane : lanes_) {
             const std::size_t i = lane->sample;
             lane->sweep();

@@ -65,7 +65,7 @@ class Sequential final : public Driver {
             Track &track = tracks_[i - first_];
             std::fill(noise_.begin(), noise_.end(), 0.0F);
             if (plan.noise[k_] != 0) {
-                normal(run_.seeds[i], k_, run_.dim, plan.noise[k_], noise_.data());
+                normal(run_.seeds[i], k_, 0, run_.dim, plan.noise[k_], noise_.data());
             }
             float *x = track.x[k_];
             each_piece(run_.dim, [&](std::size_t first, std::size_t count) {

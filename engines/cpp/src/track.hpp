@@ -1,5 +1,5 @@
-// The states and outputs of consecutive nodes of one sample, in a ring: node k lives in slot k mod the number of slots,
-// so that a window slides without moving anything.
+// The states and outputs of consecutive nodes of one sample, in a ring: node k lives in slot k - origin mod the number
+// of slots, so that a window slides without moving anything.
 #pragma once
 
 #include <algorithm>
@@ -15,18 +15,27 @@ class Ring {
   public:
     Ring(std::size_t slots, std::size_t dim) : slots_(slots), dim_(dim), values_(slots * dim) {}
 
-    float *operator[](std::size_t node) { return values_.data() + node % slots_ * dim_; }
+    float *operator[](std::size_t node) { return values_.data() + (node - origin_) % slots_ * dim_; }
+
+    // Whether node k lies behind the others in memory, with no turn of the ring between.
+    bool straight(std::size_t node) const { return node - origin_ < slots_; }
+
+    // Copies values `at` to `at + count` of a node into a slot.
+    void move(std::size_t node, std::size_t slot, std::size_t at, std::size_t count) {
+        std::copy_n((*this)[node] + at, count, values_.data() + slot * dim_ + at);
+    }
+    void set_origin(std::size_t node) { origin_ = node; }
 
   private:
-    std::size_t slots_, dim_;
+    std::size_t slots_, dim_, origin_ = 0;
     std::vector<float> values_;
 };
 
 struct Track {
     Track(std::size_t slots, std::size_t dim) : x(slots, dim), D(slots, dim), dim(dim) {}
 
-    // Row k of the plan, from value `first` on.
-    Terms row(const Plan &plan, std::size_t k, std::size_t first);
+    // Row k of the plan, from value `first` on. newest: what D of node k - 1 is from there on, if not what is kept.
+    Terms row(const Plan &plan, std::size_t k, std::size_t first, const float *newest = nullptr);
 
     Ring x, D;
     std::size_t dim;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <set>
 
 #include "allocations.hpp"
 #include "check.hpp"
@@ -436,6 +437,47 @@ void a_steady_sweep_allocates_nothing() {
     }
 }
 
+// Says where the states of its calls lie.
+class Watched : public Mixture {
+  public:
+    using Mixture::Mixture;
+    void denoise(const Batch &batch) override {
+        places.insert(batch.x);
+        Mixture::denoise(batch);
+    }
+    std::set<const float *> places;
+};
+
+void one_sample_is_evaluated_where_it_lies() {
+    for (const Plan &plan : plans()) {
+        for (const Acceptance acceptance : {Acceptance::pathwise, Acceptance::law}) {
+            if (acceptance == Acceptance::law && (!plan.stochastic() || plan.evaluations() + 1 < plan.size())) {
+                continue;
+            }
+            Watched engine(dim);
+            Options options = window(5);
+            options.acceptance = acceptance;
+            std::vector<float> previews;
+            const auto of_first = [&](const std::vector<std::uint64_t> &of) {
+                previews.clear();
+                options.on_sweep = [&](const Sweep &sweep) {
+                    if (sweep.accepted[0] < plan.size()) {
+                        previews.insert(previews.end(), sweep.estimates[0], sweep.estimates[0] + dim);
+                    }
+                };
+                Result result = Sampler(engine, plan, options).sample(of);
+                result.samples.resize(dim);
+                return result.samples;
+            };
+            const std::vector<float> copied = of_first(seeds), estimates = previews;
+            CHECK(engine.places.size() < 3); // the first call is the largest
+            engine.places.clear();
+            CHECK(of_first({seeds[0]}) == copied && previews == estimates);
+            CHECK(engine.places.size() > 5 || plan.evaluations() + 1 < plan.size()); // there a window has gaps
+        }
+    }
+}
+
 void noise_drawn_meanwhile_is_the_same() {
     // More values than fit into a block, and samples that wait for a lane: as one after the other.
     Mixture engine(2049);
@@ -482,12 +524,15 @@ void wrong_values_are_named() {
 
 void nan_ends_the_run() {
     for (const std::size_t width : {0, 6}) {
-        Mixture engine(dim);
-        engine.poison = 1;
-        const Sampler sampler(engine, make_plan(20, 0), window(width));
-        const std::string what = thrown<NumericalError>([&] { sampler.sample(seeds); });
-        CHECK(what == "the network returned NaN or infinity at node 10 (sigma = 0.774264) of sample 0; check the model "
-                      "there (ncdeploy verify), or its precision");
+        for (const std::size_t n : {std::size_t{1}, seeds.size()}) {
+            Mixture engine(dim);
+            engine.poison = 1;
+            const Sampler sampler(engine, make_plan(20, 0), window(width));
+            const std::vector<std::uint64_t> some(seeds.begin(), seeds.begin() + static_cast<std::ptrdiff_t>(n));
+            const std::string what = thrown<NumericalError>([&] { sampler.sample(some); });
+            CHECK(what == "the network returned NaN or infinity at node 10 (sigma = 0.774264) of sample 0; check the "
+                          "model there (ncdeploy verify), or its precision");
+        }
     }
     // Coefficients that overflow must not send the window anywhere.
     Plan plan = make_plan(41, 1, true);
@@ -573,6 +618,7 @@ int main() {
     a_chunk_is_shifted();
     progress_is_told();
     a_steady_sweep_allocates_nothing();
+    one_sample_is_evaluated_where_it_lies();
     noise_drawn_meanwhile_is_the_same();
     wrong_values_are_named();
     nan_ends_the_run();

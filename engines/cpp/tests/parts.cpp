@@ -3,6 +3,7 @@
 
 #include "check.hpp"
 #include "json.hpp"
+#include "noise.hpp"
 #include "plans.hpp"
 #include "sha256.hpp"
 #include "sha256_blocks.hpp"
@@ -26,6 +27,12 @@ void noise_is_philox() {
     CHECK(xi[2] == gauss(0xbc57ac4c, 0x9b00dbd8, false));
     CHECK(xi[3] == gauss(0xbc57ac4c, 0x9b00dbd8, true));
     CHECK(normal(0, 1, 7) != xi);
+    const std::vector<float> whole = normal(0, 0, 300); // in parts, the same
+    std::vector<float> part(133);
+    detail::normal(0, 0, 100, part.size(), 2, part.data());
+    for (std::size_t i = 0; i < part.size(); ++i) {
+        CHECK(part[i] == 2 * whole[100 + i]);
+    }
     CHECK(normal(std::uint64_t{1} << 40, 0, 7) != xi);
 }
 
