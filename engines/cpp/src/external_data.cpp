@@ -74,12 +74,21 @@ class Walker {
             } else if (message == Message::external && (number == 1 || number == 2) && size <= max_text) {
                 read(number == 1 ? key : value, size);
             } else {
-                at_ += size;
-                file_.seekg(static_cast<std::streamoff>(at_));
+                skip(size);
             }
         }
         if (message == Message::external && key == "location") {
             found_.insert(value);
+        }
+    }
+
+    // Most fields are short and in the stream's buffer, which a seek would throw away.
+    void skip(std::uint64_t size) {
+        at_ += size;
+        if (size <= max_text) {
+            file_.ignore(static_cast<std::streamsize>(size));
+        } else {
+            file_.seekg(static_cast<std::streamoff>(at_));
         }
     }
 
