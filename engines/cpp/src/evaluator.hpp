@@ -9,6 +9,7 @@
 
 #include "conditions.hpp"
 #include "helper.hpp"
+#include "memory.hpp"
 #include "ncdeploy/ncdeploy.hpp"
 
 namespace ncdeploy::detail {
@@ -56,7 +57,8 @@ class Evaluator {
     std::size_t dim_;
 
     std::vector<Row> pending_;
-    std::vector<float> x_, sigma_, weights_, out_;
+    Floats x_, out_;
+    std::vector<float> sigma_, weights_;
     std::vector<std::int64_t> sample_, labels_;
 };
 

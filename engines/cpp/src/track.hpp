@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <vector>
 
 #include "kernels.hpp"
+#include "memory.hpp"
 #include "ncdeploy/ncdeploy.hpp"
 
 namespace ncdeploy::detail {
@@ -28,7 +28,7 @@ class Ring {
 
   private:
     std::size_t slots_, dim_, origin_ = 0;
-    std::vector<float> values_;
+    Floats values_;
 };
 
 struct Track {
