@@ -25,7 +25,7 @@ from ncdeploy.sampling.result import Choice
 
 HARDNESS = 1.1
 _WORTH = 0.97  # of the time without it: a change that is predicted to gain less is not made
-_TIE = 1.002  # of the least time: as fast
+_FREE = 1.001  # times as long takes a call that costs nothing more
 _CLEARLY = 0.85  # of the time of all samples at once: a larger batch that seems slower by less is a disturbance
 CHANGE = 0.2  # seconds that another window has to save: it needs tables of its own
 _MOOD = 3.0  # a busy machine's calls vary by such a factor from one second to the next, whatever their rows
@@ -134,10 +134,14 @@ class Tuner:
             ways = {(w, m) for w in windows for m in lanes}
         else:  # windows that fill a call
             ways = {(min(size // m, windows[-1]), m) for size in CallSizes().up_to(job.max_rows) for m in lanes}
-        found = [self._parallel(w, m) for w, m in ways if w and w * m <= job.max_rows]
-        least = min(map(_seconds, found))
-        # Of those that are predicted to be as fast, the widest: it takes no more sweeps.
-        return max((c for c in found if c.seconds <= _TIE * least), key=lambda c: (c.window or 0, c.lanes))
+        fitting = sorted((w, m) for w, m in ways if w and w * m <= job.max_rows)
+        best = min((self._parallel(w, m) for w, m in fitting), key=_seconds)
+        # Where further rows cost nothing, as up to the next step of a staircase, the window takes them.
+        wide, m = best.window or 1, best.lanes
+        most, widest = _FREE * self._seconds(wide * m), min(windows[-1], job.max_rows // m)
+        while wide < widest and self._seconds((wide + 1) * m) <= most:
+            wide += 1
+        return self._parallel(wide, m)
 
     def _alone(self, lanes: list[int], driver: float) -> Choice:
         """Sequential, with all samples at once unless fewer are clearly faster."""
@@ -161,8 +165,7 @@ class Tuner:
         rows = e * self.job.plan.evaluations / s
 
         def call(m: int) -> float:
-            sizes = (min(max(part * m * rows, 1.0), m * window) for part in spread)
-            network = sum(self._seconds(self._asked(size)) for size in sizes) / len(spread)
+            network = sum(self._seconds(self._asked(max(part * m * rows, 1.0))) for part in spread) / len(spread)
             return network + self._driver(window, m, network)
 
         seconds = sweeps * self._in_turn(lanes, call) + self._set_up(window * lanes, 1)
