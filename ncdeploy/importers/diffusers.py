@@ -26,6 +26,7 @@ from ncdeploy.denoisers.foreign.diffusers_unet import DiffusersUNet, DiffusersUN
 from ncdeploy.denoisers.precondition import VP
 from ncdeploy.errors import FileError, InputError, NcdeployError
 from ncdeploy.files import user_path
+from ncdeploy.importers.diffusers_clip import CLIPPED, RAW_NOISE, cutting, limit_of
 from ncdeploy.importers.diffusers_decoder import read_decoder
 from ncdeploy.importers.diffusers_files import read_json, read_model_weights, renamed
 from ncdeploy.importers.diffusers_flow import FlowTrained, flow_plan, read_flow
@@ -41,16 +42,6 @@ from ncdeploy.modelinfo import ModelInfo
 from ncdeploy.ports import Condition
 
 ROUNDING = 0.002  # steps by which their float32 tables differ from the float64 ones of the same name
-CLIPPED = (
-    "clip_sample: D is cut to -{limit:g} .. {limit:g}, and ddim takes the noise it follows from that, as OpenAI's code "
-    "does; DDIMPipeline takes it from the uncut D unless told use_clipped_model_output: import with --raw-noise for "
-    "its samples (--no-clip never cuts)"
-)
-RAW_NOISE = (
-    "clip_sample: the model does not cut D, its plan does, to -{limit:g} .. {limit:g}: ddim has the samples of "
-    "DDIMPipeline, other solvers get the cut D. So do plans of info.plan and of the command line; ncdeploy.make_plan "
-    "must be told clip={limit:g}"
-)
 IDS_OF = "its text encoder takes prompt_ids: the pipeline's tokenizer(text, padding='max_length', truncation=True)"
 LEARNED = ("DiTTransformer2DModel", "PixArtTransformer2DModel")  # whose second half of the output is a variance
 FLUX_SIDE = 128  # of a latent of its pipelines, 1024 pixels; its settings name none
@@ -136,9 +127,9 @@ def load(
         if family is None:
             settings["out_channels"] = channels
     low, high, plan = _noise(trained)
-    limit = _limit(trained, clip)
+    limit = limit_of(trained, clip)
     if raw_noise:
-        plan = _cutting(plan, limit)
+        plan = cutting(plan, limit)
     info = ModelInfo(
         shape=shape,
         sigma_min=low,
@@ -271,22 +262,6 @@ def _noise(trained: Trained | FlowTrained) -> tuple[float, float, dict[str, Any]
         spacing=trained.spacing, offset=trained.offset, ends_at_first=trained.ends_at_first, within=ROUNDING
     )
     return float(sigmas[0]), float(sigmas[-1]), plan
-
-
-def _limit(trained: Trained | FlowTrained, clip: bool | None) -> float | None:
-    """Where D is cut."""
-    if isinstance(trained, Trained):
-        return trained.clip if clip is None else (trained.clip or 1.0) if clip else None
-    if clip is not None:
-        raise InputError("clip: is of models of pictures in [-1, 1]; leave it out")
-    return None
-
-
-def _cutting(plan: dict[str, Any], limit: float | None) -> dict[str, Any]:
-    """The plan with that in it."""
-    if limit is None:
-        raise InputError("raw-noise: nothing is cut here, so that all noise is raw; leave it out, or give --clip")
-    return {**plan, "clip": limit, "raw_noise": True}
 
 
 def _channels(settings: dict[str, Any], family: Family | None) -> tuple[int, int]:
