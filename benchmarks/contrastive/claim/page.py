@@ -148,7 +148,7 @@ def picture(found: Found, path: Path) -> None:
     right.set(
         xlabel="noise on the state over noise claimed", ylabel="rms error of D, mean over noise levels", yscale="log"
     )
-    right.set_title("answers where the noise is not what is claimed")
+    right.set_title("where the noise is not what is claimed")
     right.legend(frameon=False, fontsize=8)
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
