@@ -20,7 +20,9 @@ def cut_short(
     n: int, repetitions: int, output: Path | None, as_json: bool, **how: Any,
 ) -> None:  # fmt: skip
     """Measure, show and draw; how: further arguments of `against_deadlines`. Closes the engine."""
-    from ncdeploy.evaluation.deadlines import against_deadlines, figures, runs_of, write_chart
+    from dataclasses import asdict
+
+    from ncdeploy.evaluation.deadlines import against_deadlines, runs_of, write_chart
 
     limits = sorted(set(limits))
     with console.progress("measuring", runs_of(len(plans), len(windows), len(limits), repetitions), "runs") as bar:
@@ -32,7 +34,8 @@ def cut_short(
     if output is not None:
         write_chart(output, cuts, title=f"{console.samples(n)} by a deadline on {engine.name}")
     if as_json:
-        console.print_json({"rows": figures(cuts), "engine": engine.name, "n": n, "output": output and str(output)})
+        rows = [asdict(cut) for cut in cuts]
+        console.print_json({"rows": rows, "engine": engine.name, "n": n, "output": output and str(output)})
         return
     out = console.stdout()
     out.print(_table(cuts, f"{engine.name}, {console.samples(n)} at once, {repetitions} runs of each"))

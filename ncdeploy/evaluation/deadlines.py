@@ -6,7 +6,7 @@ of a whole run on, that of parallel sampling, or nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +108,6 @@ def against_deadlines(
 def runs_of(plans: int, windows: int, deadlines: int, repetitions: int) -> int:
     """How often `against_deadlines` will call `on_run`, at most."""
     return plans * (1 + repetitions * (1 + deadlines * (windows + 1)))
-
-
-def figures(cuts: Sequence[Cut]) -> list[dict[str, Any]]:
-    """JSON-able."""
-    return [asdict(cut) for cut in cuts]
 
 
 def write_chart(path: Path, cuts: Sequence[Cut], *, title: str) -> None:
